@@ -1,6 +1,6 @@
 // Speed of the matrix products, per format: GB/s of weights read and weights per clock cycle and core.
 //
-//   kernels [--format NAME] [--tokens N] [--mib N] [--threads N] [--repeats N] [--isa ref|avx2]
+//   kernels [--format NAME] [--tokens N] [--mib N] [--threads N] [--repeats N] [--isa ref|avx2|avx512]
 //
 // With one token the weights come from memory once (choose --mib well above the last-level cache), and GB/s
 // is to be compared with what the machine's memory gives. With many tokens (--tokens 512) arithmetic decides:
@@ -44,7 +44,8 @@ Options parse(int argc, char** argv) {
     } else if (name == "--repeats") {
       options.repeats = std::stoll(value);
     } else if (name == "--isa") {
-      options.level = value == "ref" ? IsaLevel::ref : IsaLevel::avx2;
+      options.level = value == "ref" ? IsaLevel::ref : value == "avx2" ? IsaLevel::avx2 : IsaLevel::avx512;
+      if (options.level > best_isa_level()) fail("--isa {}: this CPU does not have it", value);
     } else {
       fail("unknown option {}; there are --format --tokens --mib --threads --repeats --isa", name);
     }

@@ -68,8 +68,9 @@ struct LeafTable {
 // The table of a level: ref overlaid by every level up to and including `level`. Built once; any thread.
 const LeafTable& leaf_table(IsaLevel level);
 
-// What each level's library exports (levels that this build lacks are not linked).
+// What each level's library exports. They only store addresses: any CPU may call them.
 void fill_ref(LeafTable& table);
 void fill_avx2(LeafTable& table);
+void fill_avx512(LeafTable& table);
 
 }  // namespace stoker

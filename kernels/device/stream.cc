@@ -21,11 +21,16 @@ static bool has_f16c() {
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
-// What the avx2 library is compiled with (kernels/cpu/meson.build).
+// What the levels' libraries are compiled with (kernels/cpu/meson.build).
 static IsaLevel detect_isa_level() {
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
               has_f16c();
-  return avx2 ? IsaLevel::avx2 : IsaLevel::ref;
+  if (!avx2) return IsaLevel::ref;
+  bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+                __builtin_cpu_supports("avx512bitalg");
+  return avx512 ? IsaLevel::avx512 : IsaLevel::avx2;
 }
 
 // Asked for by every op. CPUID leaves a virtual machine each time, which took half of a small model's decode.

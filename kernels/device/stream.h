@@ -7,6 +7,8 @@
 
 namespace stoker {
 
+// avx2: AVX2, FMA, F16C, BMI2 (Haswell, Zen and later). avx512: F, BW, VL, DQ, VNNI, VBMI, BITALG (Ice Lake, Zen 4 and
+// later). Each level includes those before it.
 enum class IsaLevel { ref, avx2, avx512 };
 
 std::string_view name(IsaLevel level);

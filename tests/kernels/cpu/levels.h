@@ -9,7 +9,8 @@ namespace stoker::test {
 
 inline std::vector<IsaLevel> levels() {
   std::vector<IsaLevel> result = {IsaLevel::ref};
-  if (best_isa_level() >= IsaLevel::avx2) result.push_back(IsaLevel::avx2);
+  for (IsaLevel level : {IsaLevel::avx2, IsaLevel::avx512})
+    if (level <= best_isa_level()) result.push_back(level);
   return result;
 }
 

@@ -1,4 +1,4 @@
-// The AVX2 matrix products against their plain twins, over the list in matmul_cases.h.
+// The matrix products of each instruction level against their plain twins, over the list in matmul_cases.h.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -23,9 +23,9 @@ static MatmulLeaf leaf(const LeafTable& table, const MatmulCase& c) {
   return c.exact ? table.matmul_f32[type] : table.matmul_q8[type];
 }
 
-static bool can_run_avx2() {
-  if (best_isa_level() >= IsaLevel::avx2) return true;
-  std::printf("skipped: this CPU has no AVX2\n");
+static bool can_run(IsaLevel level) {
+  if (best_isa_level() >= level) return true;
+  std::printf("skipped: this CPU has no %s\n", std::string(name(level)).c_str());
   return false;
 }
 
@@ -57,10 +57,11 @@ static Worst worst_of(const MatmulCase& c, MatmulData& data, const f32* expected
   return worst;
 }
 
-TEST_CASE("every AVX2 matrix product agrees with its plain twin") {
-  if (!can_run_avx2()) return;
+// What avx512 does not overlay is avx2's, and is compared again under the other name.
+static void compare_with_twin(IsaLevel level) {
+  if (!can_run(level)) return;
   const LeafTable& ref = leaf_table(IsaLevel::ref);
-  const LeafTable& fast = leaf_table(IsaLevel::avx2);
+  const LeafTable& fast = leaf_table(level);
   u64 seed = kSeed;
   for (const MatmulCase& c : matmul_cases()) {
     INFO(c.name() << ", seed " << ++seed);
@@ -83,9 +84,12 @@ TEST_CASE("every AVX2 matrix product agrees with its plain twin") {
   }
 }
 
-TEST_CASE("an AVX2 result depends on its own row and token only, bit for bit") {
-  if (!can_run_avx2()) return;
-  const LeafTable& fast = leaf_table(IsaLevel::avx2);
+TEST_CASE("every AVX2 matrix product agrees with its plain twin") { compare_with_twin(IsaLevel::avx2); }
+TEST_CASE("every AVX-512 matrix product agrees with its plain twin") { compare_with_twin(IsaLevel::avx512); }
+
+static void compare_with_itself_alone(IsaLevel level) {
+  if (!can_run(level)) return;
+  const LeafTable& fast = leaf_table(level);
   u64 seed = kSeed;
   for (const MatmulCase& c : matmul_cases()) {
     if (c.fill != Fill::random) continue;
@@ -113,6 +117,13 @@ TEST_CASE("an AVX2 result depends on its own row and token only, bit for bit") {
       }
     CHECK(different == 0);
   }
+}
+
+TEST_CASE("an AVX2 result depends on its own row and token only, bit for bit") {
+  compare_with_itself_alone(IsaLevel::avx2);
+}
+TEST_CASE("an AVX-512 result depends on its own row and token only, bit for bit") {
+  compare_with_itself_alone(IsaLevel::avx512);
 }
 
 TEST_CASE("the tolerance of the comparison notices one wrong code in one weight") {
