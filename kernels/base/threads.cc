@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "kernels/base/check.h"
+#include "kernels/base/work_ranges.h"
 
 namespace stoker {
 
@@ -72,6 +73,10 @@ bool spin_then_yield(Done done) {
   return false;
 }
 
+// Ranges that for_ranges() makes for each worker: enough for the others to take over from one that is late, few enough
+// for streams of weights to stay long.
+constexpr i64 kPiecesPerWorker = 8;
+
 }  // namespace
 
 int physical_cores() {
@@ -84,7 +89,7 @@ void unpin_this_thread() { sched_setaffinity(0, sizeof start_affinity, &start_af
 WorkerPool::WorkerPool(Options options) {
   std::vector<int> cores = first_threads_of_cores();
   int available = cores.empty() ? physical_cores() : static_cast<int>(cores.size());
-  size_ = options.workers > 0 ? options.workers : available;
+  size_ = std::min(options.workers > 0 ? options.workers : available, kMaxWorkers);
   // More workers than cores (tests on small machines): pinning would stack them, so leave them to the kernel.
   bool pin = options.pin && size_ <= static_cast<int>(cores.size());
   if (pin) pin_this_thread(cores[0]);
@@ -94,22 +99,37 @@ WorkerPool::WorkerPool(Options options) {
 
 WorkerPool::~WorkerPool() {
   stop_.store(true);
-  epoch_.fetch_add(1);
-  epoch_.notify_all();
+  state_.fetch_add(kEpochStep | kOpen);
+  state_.notify_all();
   for (std::thread& t : threads_) t.join();
 }
 
 void WorkerPool::run(FunctionRef<void(int)> body) {
   if (size_ == 1) return body(0);
   body_ = &body;
-  running_.store(size_ - 1, std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  state_.fetch_add(kEpochStep | kOpen, std::memory_order_release);
+  state_.notify_all();
   body(0);
-  auto done = [this] { return running_.load(std::memory_order_acquire) == 0; };
-  while (!spin_then_yield(done)) {
-    i32 left = running_.load(std::memory_order_acquire);
-    if (left != 0) running_.wait(left, std::memory_order_acquire);
+  state_.fetch_and(~kOpen, std::memory_order_relaxed);
+  // What is left are pieces in progress: too short to sleep for.
+  auto done = [this] { return (state_.load(std::memory_order_acquire) & kInside) == 0; };
+  while (!spin_then_yield(done)) continue;
+}
+
+// Waits for the next region and enters it.
+void WorkerPool::enter(u32& seen) {
+  for (;;) {
+    u32 state = 0;
+    auto open = [&] {
+      state = state_.load(std::memory_order_acquire);
+      return (state & kOpen) != 0 && state / kEpochStep != seen;
+    };
+    if (!spin_then_yield(open)) {
+      state_.wait(state, std::memory_order_acquire);
+    } else if (state_.compare_exchange_strong(state, state + 1, std::memory_order_acquire)) {
+      seen = state / kEpochStep;
+      return;
+    }
   }
 }
 
@@ -117,12 +137,10 @@ void WorkerPool::worker_loop(int worker, int core) {
   if (core >= 0) pin_this_thread(core);
   u32 seen = 0;
   for (;;) {
-    auto next = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
-    while (!spin_then_yield(next)) epoch_.wait(seen, std::memory_order_acquire);
-    seen++;
+    enter(seen);
     if (stop_.load()) return;
     (*body_)(worker);
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+    state_.fetch_sub(1, std::memory_order_release);
   }
 }
 
@@ -133,18 +151,17 @@ void WorkerPool::for_ranges(i64 count, i64 grain, FunctionRef<void(i64, i64)> bo
     if (count > 0) body(0, count);
     return;
   }
-  run([&](int worker) {
-    i64 begin = units * worker / size_ * grain;
-    i64 end = std::min(count, units * (worker + 1) / size_ * grain);
-    if (begin < end) body(begin, end);
+  i64 pieces = std::min<i64>(units, size_ * kPiecesPerWorker);
+  for_each(pieces, [&](i64 i, int) {
+    body(units * i / pieces * grain, std::min(count, units * (i + 1) / pieces * grain));
   });
 }
 
 void WorkerPool::for_each(i64 count, FunctionRef<void(i64, int)> body) {
   if (count <= 0) return;
-  std::atomic<i64> next{0};
+  WorkRanges ranges(count, size_);
   run([&](int worker) {
-    for (i64 i = next.fetch_add(1); i < count; i = next.fetch_add(1)) body(i, worker);
+    for (i64 i = ranges.take(worker); i >= 0; i = ranges.take(worker)) body(i, worker);
   });
 }
 

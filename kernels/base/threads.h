@@ -1,8 +1,10 @@
 // WorkerPool: the compute threads. One per physical core, pinned there (hwloc), because SMT siblings share the
 // load ports that our kernels saturate. The calling thread is worker 0.
 //
-// A region costs about a microsecond while workers are awake: they spin, then yield, then sleep. Work is split
-// by count alone and every index is computed by one worker, so results do not depend on the number of threads.
+// A region costs about a microsecond while workers are awake: they spin, then yield, then sleep. A region does not wait
+// for workers that have not come yet, because all work is taken piece by piece (WorkRanges): one that sleeps or was
+// pushed off its core misses the region instead of delaying it. Every index is computed by one worker, so results do not
+// depend on the number of threads or on who came.
 #pragma once
 
 #include <atomic>
@@ -55,23 +57,29 @@ class WorkerPool {
 
   int size() const { return size_; }
 
-  // Runs body(worker) once on every worker and returns when all are done. Owner thread only; not reentrant.
+  // A region: body(0) on the caller and body(worker), once, on every other worker that comes before body(0) returns.
+  // Returns when all of them are done. Body takes its work from a queue that they share. Owner thread only; not
+  // reentrant.
   void run(FunctionRef<void(int worker)> body);
 
-  // body(begin, end) over [0, count), one contiguous range per worker, borders at multiples of `grain`.
+  // body(begin, end) over [0, count) in ranges with borders at multiples of `grain`, a few per worker.
   void for_ranges(i64 count, i64 grain, FunctionRef<void(i64 begin, i64 end)> body);
 
-  // body(index, worker) for every index, handed out one at a time: for items of unequal cost.
+  // body(index, worker) for every index, one at a time: for items of unequal cost.
   void for_each(i64 count, FunctionRef<void(i64 index, int worker)> body);
 
  private:
   void worker_loop(int worker, int core);
+  void enter(u32& seen_epoch);
 
   int size_;
-  std::vector<std::thread> threads_;                    // size_ - 1
-  alignas(64) std::atomic<u32> epoch_{0};               // rises by one per region; odd-even free, wraps
-  alignas(64) std::atomic<i32> running_{0};             // workers still inside the region
-  const FunctionRef<void(int)>* body_ = nullptr;        // published by epoch_
+  std::vector<std::thread> threads_;  // size_ - 1
+  // One word, so that entering and closing exclude each other: workers inside the region (bits 0 .. 10), whether it is
+  // open (bit 11), and its number, which wraps.
+  static constexpr u32 kInside = (1u << 11) - 1, kOpen = 1u << 11, kEpochStep = 1u << 12;
+  static constexpr int kMaxWorkers = 2048;  // the caller is not counted
+  alignas(64) std::atomic<u32> state_{0};
+  const FunctionRef<void(int)>* body_ = nullptr;  // of the open region; read by those inside only
   std::atomic<bool> stop_{false};
 };
 

@@ -1,19 +1,39 @@
-// The fused FFN of many experts: three parallel regions, whatever their number. Work is handed out in blocks of rows
-// from one queue, so that a mix of formats, sizes and token counts still ends at the same time on all cores.
+// The fused FFN of many experts in one parallel region. Gate and up of a block of rows are multiplied and joined by one
+// worker, blocks are shared out so that each core reads long streams whatever the mix of formats and token counts, and
+// an expert's down matrix starts when its own inner row is complete: cores do not wait for the other experts.
+#include <immintrin.h>
+
 #include <algorithm>
+#include <atomic>
+#include <new>
+#include <thread>
 
 #include "kernels/base/check.h"
+#include "kernels/base/work_ranges.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/tiles.h"
 #include "kernels/device/stream.h"
 
 namespace stoker {
 
+namespace {
+
+// One expert's way through the region.
+struct Progress {
+  static constexpr i32 kInnerReady = -1;
+  i64 first_token;               // its place in the scratch rows
+  std::atomic<i32> blocks_left;  // of gate and up; kInnerReady once the inner rows are in the form that down wants
+};
+
 // Bytes of an activation in the wider of the two 8-bit forms, rounded up for a row.
-static i64 q8_row_bytes(i64 ffn) { return div_up(ffn, 32) * i64{sizeof(ActQ8_32)} + i64{sizeof(ActQ8_256)}; }
+i64 q8_row_bytes(i64 ffn) { return div_up(ffn, 32) * i64{sizeof(ActQ8_32)} + i64{sizeof(ActQ8_256)}; }
+i64 inner_row_bytes(i64 ffn) { return round_up(q8_row_bytes(ffn), 64); }
+
+}  // namespace
 
 i64 expert_scratch_bytes(i64 total_tokens, i64 ffn) {
-  return total_tokens * (2 * ffn * i64{sizeof(f32)} + round_up(q8_row_bytes(ffn), 64));
+  // Every expert has a token, so there are no more experts than tokens.
+  return total_tokens * (2 * ffn * i64{sizeof(f32)} + inner_row_bytes(ffn) + i64{sizeof(Progress)});
 }
 
 namespace cpu {
@@ -23,41 +43,59 @@ namespace {
 class ExpertFfn {
  public:
   ExpertFfn(Stream& stream, const ExpertFfnArgs& args) : stream_(stream), a_(args) {
-    for (const ExpertWork& w : a_.work) tokens_ += w.tokens;
-    CHECK(expert_scratch_bytes(tokens_, a_.ffn) <= a_.scratch_bytes);
+    i64 tokens = 0;
+    for (const ExpertWork& w : a_.work) tokens += w.tokens;
+    CHECK(expert_scratch_bytes(tokens, a_.ffn) <= a_.scratch_bytes);
     gate_ = reinterpret_cast<f32*>(a_.scratch);
-    up_ = gate_ + tokens_ * a_.ffn;
-    inner_ = reinterpret_cast<std::byte*>(up_ + tokens_ * a_.ffn);
-    inner_bytes_ = round_up(q8_row_bytes(a_.ffn), 64);
+    up_ = gate_ + tokens * a_.ffn;
+    inner_ = reinterpret_cast<std::byte*>(up_ + tokens * a_.ffn);
+    inner_bytes_ = inner_row_bytes(a_.ffn);
+    progress_ = reinterpret_cast<Progress*>(inner_ + tokens * inner_bytes_);
+    i64 first = 0;
+    for (i64 i = 0; i < count(); first += work(i++).tokens)
+      new (progress_ + i) Progress{first, static_cast<i32>(inner_blocks())};
   }
 
   void run() {
-    i64 blocks = div_up(a_.ffn, kTileRows);
-    // Index: expert, then gate and up of a block of rows next to each other (they share the activations).
-    stream_.workers().for_each(count() * blocks * 2, [&](i64 i, int) {
-      gate_or_up(i / (2 * blocks), i % 2 == 0, i % (2 * blocks) / 2 * kTileRows);
+    WorkRanges inner(count() * inner_blocks(), stream_.workers().size());
+    i64 down_blocks = div_up(a_.hidden, kTileRows);
+    WorkRanges outer(count() * down_blocks, stream_.workers().size());
+    stream_.workers().run([&](int worker) {
+      for (i64 i = inner.take(worker); i >= 0; i = inner.take(worker))
+        gate_and_up(i / inner_blocks(), i % inner_blocks() * kTileRows);
+      for (i64 i = outer.take(worker); i >= 0; i = outer.take(worker)) {
+        wait_for_inner(i / down_blocks);
+        down(i / down_blocks, i % down_blocks * kTileRows);
+      }
     });
-    stream_.workers().for_each(tokens_, [&](i64 i, int) { activate(i); });
-    blocks = div_up(a_.hidden, kTileRows);
-    stream_.workers().for_each(count() * blocks, [&](i64 i, int) { down(i / blocks, i % blocks * kTileRows); });
   }
 
  private:
   i64 count() const { return static_cast<i64>(a_.work.size()); }
   const ExpertWork& work(i64 i) const { return a_.work[static_cast<size_t>(i)]; }
 
-  // Place of an expert's first token in the scratch rows.
-  i64 first_token(i64 expert) const {
-    i64 first = 0;
-    for (i64 i = 0; i < expert; i++) first += work(i).tokens;
-    return first;
-  }
+  i64 inner_blocks() const { return div_up(a_.ffn, kTileRows); }
+  i64 first_token(i64 expert) const { return progress_[expert].first_token; }
 
   ActivationForm form(BlockType type) const { return weight_input(type, a_.exact); }
 
-  void gate_or_up(i64 expert, bool is_gate, i64 row) const {
+  // silu(gate x) * (up x) for rows row .. row + kTileRows of one expert, while both are in L1.
+  void gate_and_up(i64 expert, i64 row) const {
     const ExpertWork& w = work(expert);
-    const Matrix& m = is_gate ? w.gate : w.up;
+    multiply_inner(expert, w.gate, row, gate_);
+    multiply_inner(expert, w.up, row, up_);
+    i64 rows = std::min(kTileRows, a_.ffn - row);
+    for (i64 t = 0; t < w.tokens; t++) {
+      i64 at = (first_token(expert) + t) * a_.ffn + row;
+      leaves_.silu_mul(gate_ + at, up_ + at, gate_ + at, rows);
+    }
+    if (progress_[expert].blocks_left.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    for (i64 t = 0; t < w.tokens; t++) quantize_inner(form(w.down.type), first_token(expert) + t);
+    progress_[expert].blocks_left.store(Progress::kInnerReady, std::memory_order_release);
+  }
+
+  void multiply_inner(i64 expert, const Matrix& m, i64 row, f32* out) const {
+    const ExpertWork& w = work(expert);
     ActivationForm x_form = form(m.type);
     const void* x = x_form == ActivationForm::F32     ? a_.x
                     : x_form == ActivationForm::Q8_32 ? a_.x_q8_32
@@ -69,25 +107,30 @@ class ExpertFfn {
                      .x = static_cast<const std::byte*>(x),
                      .x_stride_bytes = activation_row_bytes(x_form, m.cols),
                      .x_rows = w.rows,
-                     .y = (is_gate ? gate_ : up_) + first_token(expert) * a_.ffn,
+                     .y = out + first_token(expert) * a_.ffn,
                      .y_stride = a_.ffn,
                      .y_rows = nullptr,
                      .tokens = w.tokens};
     run_tiles(matmul_leaf(stream_, m.type, x_form), whole, row, std::min(row + kTileRows, a_.ffn));
   }
 
-  // silu(gate) * up of one token of one expert, then into the form that its down matrix wants.
-  void activate(i64 token) const {
-    const LeafTable& leaves = leaf_table(stream_.level());
-    f32* g = gate_ + token * a_.ffn;
-    leaves.silu_mul(g, up_ + token * a_.ffn, g, a_.ffn);
-    i64 expert = 0;
-    for (i64 left = token; left >= work(expert).tokens; expert++) left -= work(expert).tokens;
+  // The inner row of one token in the form that its down matrix wants.
+  void quantize_inner(ActivationForm form, i64 token) const {
+    const f32* from = gate_ + token * a_.ffn;
     std::byte* to = inner_ + token * inner_bytes_;
-    switch (form(work(expert).down.type)) {
+    switch (form) {
       case ActivationForm::F32: break;
-      case ActivationForm::Q8_32: leaves.quantize_q8_32(g, reinterpret_cast<ActQ8_32*>(to), a_.ffn); break;
-      case ActivationForm::Q8_256: leaves.quantize_q8_256(g, reinterpret_cast<ActQ8_256*>(to), a_.ffn); break;
+      case ActivationForm::Q8_32: leaves_.quantize_q8_32(from, reinterpret_cast<ActQ8_32*>(to), a_.ffn); break;
+      case ActivationForm::Q8_256: leaves_.quantize_q8_256(from, reinterpret_cast<ActQ8_256*>(to), a_.ffn); break;
+    }
+  }
+
+  // Short: all of the expert's blocks have been taken, by workers that compute them right now.
+  void wait_for_inner(i64 expert) const {
+    const std::atomic<i32>& left = progress_[expert].blocks_left;
+    for (int i = 0; left.load(std::memory_order_acquire) != Progress::kInnerReady; i++) {
+      _mm_pause();
+      if (i >= 1000) std::this_thread::yield();
     }
   }
 
@@ -112,12 +155,14 @@ class ExpertFfn {
   }
 
   Stream& stream_;
+  const LeafTable& leaves_ = leaf_table(stream_.level());
   const ExpertFfnArgs& a_;
-  i64 tokens_ = 0;
-  f32* gate_;         // [tokens, ffn]; silu(gate) * up after the second region
-  f32* up_;           // [tokens, ffn]
-  std::byte* inner_;  // [tokens], 8-bit rows of inner_bytes_
+  // Parts of the scratch.
+  f32* gate_;           // [tokens, ffn]; silu(gate) * up once a block is done
+  f32* up_;             // [tokens, ffn]
+  std::byte* inner_;    // [tokens], 8-bit rows of inner_bytes_
   i64 inner_bytes_;
+  Progress* progress_;  // [experts]
 };
 
 }  // namespace

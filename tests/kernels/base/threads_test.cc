@@ -1,8 +1,12 @@
 #include "kernels/base/threads.h"
 
+#include "kernels/base/work_ranges.h"
+
 #include <doctest/doctest.h>
 
+#include <array>
 #include <atomic>
+#include <thread>
 #include <vector>
 
 using namespace stoker;
@@ -28,6 +32,35 @@ TEST_CASE("every index of a range is visited once, whatever the number of worker
 TEST_CASE("a pool survives many short regions and sleeps between them") {
   WorkerPool pool({.workers = 3});
   std::atomic<i64> sum{0};
-  for (int i = 0; i < 5000; i++) pool.run([&](int worker) { sum += worker; });
-  CHECK(sum == 5000 * 3);
+  for (int i = 0; i < 5000; i++) pool.for_each(10, [&](i64 index, int) { sum += index; });
+  CHECK(sum == 5000 * 45);
+}
+
+TEST_CASE("a region runs on the caller and at most once on every other worker") {
+  WorkerPool pool({.workers = 4});
+  for (int i = 0; i < 2000; i++) {
+    std::array<std::atomic<int>, 4> entered{};
+    pool.run([&](int worker) { entered[static_cast<size_t>(worker)]++; });
+    CHECK(entered[0] == 1);
+    for (auto& times : entered) CHECK(times <= 1);
+  }
+}
+
+TEST_CASE("all workers take part in a region that lasts") {
+  WorkerPool pool({.workers = 3});
+  std::atomic<int> present{0};
+  pool.run([&](int) {
+    present++;
+    while (present < 3) std::this_thread::yield();  // would never end if a worker stayed away
+  });
+  CHECK(present == 3);
+}
+
+TEST_CASE("a worker that holds a piece does not keep the others from the rest of its range") {
+  WorkRanges ranges(10, 2);
+  CHECK(ranges.take(1) == 5);
+  std::vector<i64> others;
+  for (i64 i = ranges.take(0); i >= 0; i = ranges.take(0)) others.push_back(i);
+  CHECK(others == std::vector<i64>{0, 1, 2, 3, 4, 6, 7, 8, 9});
+  CHECK(ranges.take(1) == -1);
 }
