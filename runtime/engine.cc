@@ -196,6 +196,10 @@ EngineFootprint Engine::footprint() const {
           .expert_total_bytes = e.experts.total_bytes()};
 }
 
+TokenBytes Engine::token_bytes() const {
+  return stoker::token_bytes(*impl_->weights, impl_->experts, *impl_->sequences.front());
+}
+
 KvCache& Engine::sequence(SequenceId id) {
   CHECK(id.valid() && id.value < static_cast<i32>(impl_->sequences.size()));
   return *impl_->sequences[static_cast<size_t>(id.value)];

@@ -17,6 +17,7 @@
 #include "runtime/hparams.h"
 #include "runtime/interrupted.h"
 #include "runtime/kv_cache.h"
+#include "runtime/token_bytes.h"
 #include "scheduler/plan.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/tiers/open_reader.h"
@@ -77,6 +78,7 @@ class Engine {
   bool is_end(i32 token) const;
   const Plan& plan() const;
   EngineFootprint footprint() const;
+  TokenBytes token_bytes() const;  // what decoding a token reads
   int threads() const;
   IsaLevel isa() const;
   std::string io_description() const;  // "io_uring, O_DIRECT, registered"

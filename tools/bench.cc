@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "runtime/tokenizer/tokenizer.h"
+#include "scheduler/memory_probe.h"
 #include "scheduler/model_file/gguf.h"
 #include "tools/bench_text.h"
 #include "tools/commands.h"
@@ -27,6 +28,7 @@ constexpr i64 kWarmUpTokens = 16;
 struct TestResult {
   std::string test;  // "pp512"
   i64 prompt_tokens = 0, generated_tokens = 0;
+  f64 bytes_per_token = 0;  // of weights and cache that decoding must read; 0 for a prompt, which reuses them
   std::vector<Phase> repetitions;
   Phase all;  // their sum
 
@@ -35,6 +37,7 @@ struct TestResult {
     for (const Phase& p : repetitions) sum += p.tokens_per_second();
     return sum / static_cast<f64>(repetitions.size());
   }
+  f64 touched_gb_per_second() const { return bytes_per_token * mean() * 1e-9; }
   f64 standard_deviation() const {
     if (repetitions.size() < 2) return 0;
     f64 m = mean(), sum = 0;
@@ -68,22 +71,42 @@ class Bench {
 
   TestResult prompt_test() {
     TestResult result;
-    result.test = fmt::format("pp{}", options_.bench_prompt);
+    result.test = test_name("pp", options_.bench_prompt);
     result.prompt_tokens = options_.bench_prompt;
     measure(options_.bench_prompt, options_.batch, result);
     return result;
   }
   TestResult generation_test() {
     TestResult result;
-    result.test = fmt::format("tg{}", options_.bench_generate);
+    result.test = test_name("tg", options_.bench_generate);
     result.generated_tokens = options_.bench_generate;
+    TokenBytes bytes = engine_.token_bytes();
+    f64 positions = static_cast<f64>(options_.bench_depth) + 0.5 * static_cast<f64>(options_.bench_generate + 1);
+    result.bytes_per_token =
+        static_cast<f64>(bytes.weights()) + static_cast<f64>(bytes.cache_per_position) * positions;
     measure(options_.bench_generate, 1, result);
     return result;
   }
   u64 hash() const { return hash_; }
 
  private:
+  // As llama-bench names them: "tg128", "tg128 @ d4096".
+  std::string test_name(std::string_view kind, i64 tokens) const {
+    std::string name = fmt::format("{}{}", kind, tokens);
+    return options_.bench_depth > 0 ? fmt::format("{} @ d{}", name, options_.bench_depth) : name;
+  }
+
+  // The context that every repetition starts from. It is computed once and kept.
+  void fill_depth() {
+    if (engine_.sequence(SequenceId(0)).length() >= options_.bench_depth) return;
+    teacher_.feed(tape_.next(options_.bench_depth), options_.batch, WantLogits::last,
+                  [&](i64 first, std::span<const f32>) {
+                    show_progress("context", first + 1, options_.bench_depth, ProgressUnit::tokens);
+                  });
+  }
+
   void measure(i64 tokens, i64 chunk, TestResult& result) {
+    fill_depth();
     i64 warm_up = chunk == 1 ? std::min(tokens, kWarmUpTokens) : tokens;
     feed(warm_up, chunk, result.test + " warm-up");
     for (i64 r = 0; r < options_.repetitions; ++r) {
@@ -95,7 +118,7 @@ class Bench {
 
   Phase feed(i64 count, i64 chunk, const std::string& label) {
     std::vector<i32> tokens = tape_.next(count);
-    teacher_.restart();
+    teacher_.rewind(options_.bench_depth);
     PhaseMeter meter(engine_);
     teacher_.feed(tokens, chunk, WantLogits::last, [&](i64 first, std::span<const f32> logits) {
       hash_ = hash_logits(logits, hash_);
@@ -117,25 +140,34 @@ class Bench {
 struct BenchModel {
   std::string name;
   ModelSizes sizes;
+  f64 memory_gb_per_second = 0;  // what the cores can read; 0: not measured
 };
+
+// Share of the memory's speed that weights and cache were read with.
+f64 share_of_roof(const BenchModel& model, const TestResult& r) {
+  return model.memory_gb_per_second > 0 ? r.touched_gb_per_second() / model.memory_gb_per_second : 0;
+}
+
+std::string percent_or_dash(f64 share) { return share > 0 ? fmt::format("{:.0f}%", share * 100) : "-"; }
 
 std::string markdown(const BenchModel& model, const Engine& engine, const std::vector<TestResult>& results) {
   std::string text =
       "| model                          |       size |     params | backend    | threads |        ram |   "
-      "test |"
-      "                  t/s |  hits | disk GB/s | disk busy |\n"
+      "       test |"
+      "                  t/s | of memory roof |  hits | disk GB/s | disk busy |\n"
       "| ------------------------------ | ---------: | ---------: | ---------- | ------: | ---------: | "
-      "-----: |"
-      " -------------------: | ----: | --------: | --------: |\n";
+      "-----------: |"
+      " -------------------: | -------------: | ----: | --------: | --------: |\n";
   for (const TestResult& r : results) {
     text += fmt::format(
-        "| {:<30} | {:>10} | {:>10} | {:<10} | {:>7} | {:>10} | {:>6} | {:>20} | {:>4.0f}% | {:>9.2f} | "
+        "| {:<30} | {:>10} | {:>10} | {:<10} | {:>7} | {:>10} | {:>12} | {:>20} | {:>14} | {:>4.0f}% | {:>9.2f} | "
         "{:>8.0f}% |\n",
         model.name, human_bytes(model.sizes.file_bytes()), human_parameters(model.sizes.parameters),
         fmt::format("CPU {}", name(engine.isa())), engine.threads(),
         human_bytes(engine.footprint().expert_budget_bytes), r.test,
-        fmt::format("{:.2f} ± {:.2f}", r.mean(), r.standard_deviation()), r.all.hit_rate() * 100,
-        r.all.disk_gb_per_second(), r.all.disk_busy_share() * 100);
+        fmt::format("{:.2f} ± {:.2f}", r.mean(), r.standard_deviation()),
+        percent_or_dash(share_of_roof(model, r)), r.all.hit_rate() * 100, r.all.disk_gb_per_second(),
+        r.all.disk_busy_share() * 100);
   }
   return text;
 }
@@ -155,12 +187,19 @@ nlohmann::ordered_json row_json(const BenchModel& model, const Options& o, const
       {"n_threads", engine.threads()},
       {"n_prompt", r.prompt_tokens},
       {"n_gen", r.generated_tokens},
+      {"n_depth", o.bench_depth},
       {"test", r.test},
       {"avg_ns", r.all.wall_ns / static_cast<i64>(r.repetitions.size())},
       {"avg_ts", r.mean()},
       {"stddev_ts", r.standard_deviation()},
       {"samples_ts", speeds},
   };
+  if (r.bytes_per_token > 0) {
+    json["bytes_per_token"] = static_cast<i64>(r.bytes_per_token);
+    json["touched_gb_per_second"] = r.touched_gb_per_second();
+    json["memory_gb_per_second"] = model.memory_gb_per_second;
+    json["share_of_memory_roof"] = share_of_roof(model, r);
+  }
   json.update(to_json(r.all));
   for (const char* twice : {"tokens_per_second"}) json.erase(twice);  // avg_ts is the mean of the samples
   return json;
@@ -193,18 +232,34 @@ std::vector<i32> bench_tokens(const Options& o, const Gguf& gguf) {
   return tokens;
 }
 
-void note_details(const Engine& engine, const std::vector<TestResult>& results, u64 hash) {
+// Before the model takes the memory. 0 when there is not enough even so.
+f64 measure_roof(int threads) {
+  try {
+    f64 speed = measure_memory({.threads = threads}).best().gb_per_second;
+    reset_peak_rss();
+    return speed;
+  } catch (const Error& e) {
+    note("memory not measured: {}", e.what());
+    return 0;
+  }
+}
+
+void note_details(const BenchModel& model, const Engine& engine, const std::vector<TestResult>& results, u64 hash) {
   EngineFootprint f = engine.footprint();
   for (const TestResult& r : results) {
     const Phase& p = r.all;
+    if (r.bytes_per_token > 0)
+      note("{:<{}}{} of weights and cache per token: {:.2f} GB/s of the {:.2f} GB/s that memory gives", r.test,
+           results.back().test.size() + 3, human_bytes(static_cast<i64>(r.bytes_per_token)), r.touched_gb_per_second(),
+           model.memory_gb_per_second);
     note(
-        "{:<7}{:.1f} ms per token: attention {:.1f}, experts {:.1f}, waiting for disk {:.1f}, rest {:.1f}; "
+        "{:<{}}{:.1f} ms per token: attention {:.1f}, experts {:.1f}, waiting for disk {:.1f}, rest {:.1f}; "
         "{} read, {:.2f} GB/s while "
-        "busy; the disk was {}the bottleneck",
-        r.test, p.seconds() * 1e3 / static_cast<f64>(p.tokens), p.ms_per_token(Stage::attention),
+        "busy; {}",
+        r.test, results.back().test.size() + 3, p.seconds() * 1e3 / static_cast<f64>(p.tokens), p.ms_per_token(Stage::attention),
         p.ms_per_token(Stage::experts), p.ms_per_token(Stage::disk_wait), p.ms_per_token(Stage::rest),
         human_bytes(p.experts.bytes_read), p.disk_gb_per_second_busy(),
-        p.disk_was_bottleneck() ? "" : "not ");
+        describe(p.bottleneck()));
   }
   note("memory {} peak RSS; {} resident weights, {} KV cache, {} scratch, {} budget for {} of {} experts",
        human_bytes(peak_rss_bytes()), human_bytes(f.resident_bytes), human_bytes(f.kv_bytes),
@@ -218,13 +273,14 @@ void note_details(const Engine& engine, const std::vector<TestResult>& results, 
 int bench_command(const Options& o) {
   std::vector<i32> tokens = bench_tokens(o, Gguf::open(o.model));
   EngineOptions settings = engine_options(o);
-  settings.context = std::max(o.bench_prompt, o.bench_generate);
+  settings.context = o.bench_depth + std::max(o.bench_prompt, o.bench_generate);
+  f64 memory_speed = o.bench_generate > 0 ? measure_roof(settings.threads) : 0;
   std::unique_ptr<Engine> engine = load_engine(settings);
   for (i32 token : tokens) {
     if (token >= engine->hparams().vocab)
       fail("{}: its tokenizer has ids that its output matrix lacks ({})", o.model, token);
   }
-  BenchModel model{engine->hparams().name, model_sizes(engine->gguf(), engine->hparams())};
+  BenchModel model{engine->hparams().name, model_sizes(engine->gguf(), engine->hparams()), memory_speed};
 
   Bench bench(o, *engine, std::move(tokens));
   std::vector<TestResult> results;
@@ -234,7 +290,7 @@ int bench_command(const Options& o) {
   std::string format = o.json ? "json" : o.format;
   if (format == "md") {
     print(markdown(model, *engine, results) + "\nbuild: " STOKER_VERSION "\n");
-    note_details(*engine, results, bench.hash());
+    note_details(model, *engine, results, bench.hash());
     return 0;
   }
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();

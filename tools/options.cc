@@ -59,6 +59,8 @@ constexpr std::array kRows = {
               kMany},
     OptionRow{kBench, "-n, --n-gen", "N", &O::bench_generate, "tokens of the generation test; 0: none", 0,
               kMany},
+    OptionRow{kBench, "-d, --n-depth", "N", &O::bench_depth, "tokens that are in the context before each test", 0,
+              kMany},
     OptionRow{kBench, "-r, --repetitions", "N", &O::repetitions, "times each test is measured", 1, 10000},
     OptionRow{kRun | kEval, "-c, --ctx-size", "N", &O::context, "most tokens of prompt and answer together",
               1, kMany},

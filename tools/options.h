@@ -76,6 +76,7 @@ struct Options {
   // bench
   i64 bench_prompt = 512;
   i64 bench_generate = 128;
+  i64 bench_depth = 0;
   i64 repetitions = 5;
   std::string format = "md";
 

@@ -4,7 +4,6 @@
 #include <fstream>
 
 #include "runtime/engine.h"
-#include "tools/model_sizes.h"
 #include "tools/terminal.h"
 
 namespace stoker {
@@ -30,7 +29,28 @@ std::string speed_line(std::string_view what, const Phase& p) {
                      p.tokens_per_second());
 }
 
+// A disk that is busy for this share of the time leaves nothing to gain but fewer bytes.
+constexpr f64 kSaturated = 0.9;
+
 }  // namespace
+
+std::string_view name(Bottleneck bottleneck) {
+  switch (bottleneck) {
+    case Bottleneck::disk: return "disk";
+    case Bottleneck::compute: return "compute";
+    case Bottleneck::turns: break;
+  }
+  return "turns";
+}
+
+std::string_view describe(Bottleneck bottleneck) {
+  switch (bottleneck) {
+    case Bottleneck::disk: return "the disk was the bottleneck";
+    case Bottleneck::compute: return "the disk was not the bottleneck";
+    case Bottleneck::turns: break;
+  }
+  return "disk and compute took turns, neither was full";
+}
 
 f64 Phase::tokens_per_second() const { return wall_ns > 0 ? static_cast<f64>(tokens) / seconds() : 0; }
 f64 Phase::ms_per_token(Stage stage) const {
@@ -43,7 +63,10 @@ f64 Phase::compute_share() const {
 }
 f64 Phase::disk_gb_per_second() const { return ratio(experts.bytes_read, wall_ns); }
 f64 Phase::disk_gb_per_second_busy() const { return ratio(experts.bytes_read, experts.disk_busy_ns); }
-bool Phase::disk_was_bottleneck() const { return experts.misses > 0 && disk_busy_share() > compute_share(); }
+Bottleneck Phase::bottleneck() const {
+  if (experts.misses == 0 || disk_busy_share() <= compute_share()) return Bottleneck::compute;
+  return disk_busy_share() >= kSaturated ? Bottleneck::disk : Bottleneck::turns;
+}
 
 Phase& Phase::operator+=(const Phase& other) {
   tokens += other.tokens;
@@ -99,7 +122,7 @@ nlohmann::ordered_json to_json(const Phase& p) {
       {"disk_gb_per_second", p.disk_gb_per_second()},
       {"disk_gb_per_second_busy", p.disk_gb_per_second_busy()},
       {"disk_busy_share", p.disk_busy_share()},
-      {"disk_was_bottleneck", p.disk_was_bottleneck()},
+      {"bottleneck", name(p.bottleneck())},
   };
 }
 
@@ -136,11 +159,10 @@ void note_run_report(const Engine& engine, const RunReport& report) {
     note("disk:    {} read, {:.2f} GB/s over the run, {:.2f} GB/s while busy",
          human_bytes(both.experts.bytes_read), both.disk_gb_per_second(), both.disk_gb_per_second_busy());
     const Phase& judged = d.tokens > 0 ? d : both;
-    note("         busy {:.0f} % of the {}, computing {:.0f} %: the disk was {}the bottleneck",
-         judged.disk_busy_share() * 100, d.tokens > 0 ? "decode time" : "time", judged.compute_share() * 100,
-         judged.disk_was_bottleneck() ? "" : "not ");
+    note("         busy {:.0f} % of the {}, computing {:.0f} %: {}", judged.disk_busy_share() * 100,
+         d.tokens > 0 ? "decode time" : "time", judged.compute_share() * 100, describe(judged.bottleneck()));
   } else {
-    note("disk:    nothing read after loading; the disk was not the bottleneck");
+    note("disk:    nothing read after loading");
   }
   note("memory:  {} resident weights, {} KV cache, {} peak RSS", human_bytes(f.resident_bytes),
        human_bytes(f.kv_bytes), human_bytes(peak_rss_bytes()));
@@ -149,19 +171,17 @@ void note_run_report(const Engine& engine, const RunReport& report) {
 
 void note_perf_table(const Engine& engine, const Phase& decode) {
   if (decode.tokens == 0) return;
-  ModelSizes sizes = model_sizes(engine.gguf(), engine.hparams());
-  const Hparams& h = engine.hparams();
+  TokenBytes bytes = engine.token_bytes();
   f64 per_token = static_cast<f64>(decode.tokens);
-  f64 share = h.experts > 0 ? static_cast<f64>(h.top_k) / static_cast<f64>(h.experts) : 0;
   struct Line {
     Stage stage;
     f64 bytes;  // of weights per token; the disk's: bytes read per token
   };
   const std::array<Line, kStages> lines = {
-      Line{Stage::attention, static_cast<f64>(sizes.attention_bytes)},
-      Line{Stage::experts, static_cast<f64>(sizes.routed_bytes) * share},
+      Line{Stage::attention, static_cast<f64>(bytes.attention)},
+      Line{Stage::experts, static_cast<f64>(bytes.experts)},
       Line{Stage::disk_wait, static_cast<f64>(decode.experts.bytes_read) / per_token},
-      Line{Stage::rest, static_cast<f64>(sizes.dense_bytes + sizes.shared_bytes + sizes.head_bytes)},
+      Line{Stage::rest, static_cast<f64>(bytes.rest)},
   };
   note("stage        ms/token   share      MiB/token       GB/s");
   for (const Line& line : lines) {
@@ -172,6 +192,8 @@ void note_perf_table(const Engine& engine, const Phase& decode) {
          ms > 0 ? line.bytes / (ms * 1e6) : 0);
   }
 }
+
+void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5\n"; }
 
 i64 peak_rss_bytes() {
   std::ifstream status("/proc/self/status");

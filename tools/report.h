@@ -6,6 +6,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 #include "kernels/base/stats.h"
 #include "scheduler/scheduler.h"
@@ -13,6 +14,12 @@
 namespace stoker {
 
 class Engine;
+
+// What decided the speed. disk: reads were in flight nearly all the time. turns: for more of the time than there was
+// something to compute, but not nearly all: each waited for the other. compute: neither of these.
+enum class Bottleneck { disk, turns, compute };
+std::string_view name(Bottleneck bottleneck);      // "disk"
+std::string_view describe(Bottleneck bottleneck);  // "the disk was the bottleneck"
 
 struct Phase {
   i64 tokens = 0;
@@ -28,9 +35,7 @@ struct Phase {
   f64 compute_share() const;            // of wall time: not waiting for the disk
   f64 disk_gb_per_second() const;       // bytes read / wall time
   f64 disk_gb_per_second_busy() const;  // bytes read / busy time
-  // The resource that was idle least: the disk when something was in flight for a larger share of the time
-  // than the CPU had something to compute.
-  bool disk_was_bottleneck() const;
+  Bottleneck bottleneck() const;
 
   Phase& operator+=(const Phase& other);
 };
@@ -63,5 +68,7 @@ void note_perf_table(const Engine& engine, const Phase& decode);
 
 // Most memory this process ever had resident (VmHWM), bytes; 0 when the kernel does not tell.
 i64 peak_rss_bytes();
+// Lets the peak start again from now (Linux 4.0; elsewhere it goes on).
+void reset_peak_rss();
 
 }  // namespace stoker

@@ -36,7 +36,7 @@ void Teacher::feed(std::span<const i32> tokens, i64 chunk, WantLogits want, cons
   }
 }
 
-void Teacher::restart() { engine_.sequence(SequenceId(0)).truncate(0); }
+void Teacher::rewind(i64 length) { engine_.sequence(SequenceId(0)).truncate(length); }
 
 u64 hash_logits(std::span<const f32> logits, u64 hash) {
   for (f32 value : logits) hash = (hash ^ std::bit_cast<u32>(value)) * 0x100000001b3u;

@@ -23,8 +23,8 @@ class Teacher {
 
   explicit Teacher(Engine& engine) : engine_(engine) {}
   void feed(std::span<const i32> tokens, i64 chunk, WantLogits want, const OnLogits& on_logits);
-  // Forgets the sequence.
-  void restart();
+  // Forgets all but the first `length` tokens of the sequence.
+  void rewind(i64 length);
 
  private:
   Engine& engine_;

@@ -416,9 +416,23 @@ class OtherCommands(Folder):
         rows = json.loads(expect(self, 0, *options, "-o", "json").stdout)
         self.assertEqual([row["test"] for row in rows], ["pp16", "tg4"])
         self.assertEqual(len(rows[0]["samples_ts"]), 2)
+        self.assertNotIn("bytes_per_token", rows[0])
+        self.assertGreater(rows[1]["bytes_per_token"], 5 << 20)
+        self.assertLess(rows[1]["bytes_per_token"], rows[1]["model_size"])
+        self.assertGreater(rows[1]["memory_gb_per_second"], 0.5)
+        self.assertAlmostEqual(
+            rows[1]["share_of_memory_roof"],
+            rows[1]["bytes_per_token"] * rows[1]["avg_ts"] * 1e-9 / rows[1]["memory_gb_per_second"],
+        )
         lines = expect(self, 0, *options, "-o", "csv").stdout.decode().strip().split("\n")
         self.assertEqual(len(lines), 3)
         self.assertEqual(lines[0].split(",")[0], "build_version")
+
+    def test_bench_starts_from_a_given_depth(self):
+        options = ("bench", "-m", MODEL, "-p", "8", "-n", "4", "-r", "2", "-d", "20", "--json")
+        rows = json.loads(expect(self, 0, *options).stdout)
+        self.assertEqual([row["test"] for row in rows], ["pp8 @ d20", "tg4 @ d20"])
+        self.assertEqual([row["n_depth"] for row in rows], [20, 20])
 
     def test_bench_computes_the_same_streamed_and_in_memory(self):
         smallest, full = budgets(self)
