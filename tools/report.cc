@@ -162,7 +162,7 @@ void note_run_report(const Engine& engine, const RunReport& report) {
     note("         busy {:.0f} % of the {}, computing {:.0f} %: {}", judged.disk_busy_share() * 100,
          d.tokens > 0 ? "decode time" : "time", judged.compute_share() * 100, describe(judged.bottleneck()));
   } else {
-    note("disk:    nothing read after loading");
+    note("disk:    nothing read after loading: not the bottleneck");
   }
   note("memory:  {} resident weights, {} KV cache, {} peak RSS", human_bytes(f.resident_bytes),
        human_bytes(f.kv_bytes), human_bytes(peak_rss_bytes()));
