@@ -6,7 +6,6 @@
 #include <filesystem>
 
 #include "runtime/tokenizer/tokenizer.h"
-#include "scheduler/memory_probe.h"
 #include "scheduler/model_file/gguf.h"
 #include "tools/bench_text.h"
 #include "tools/commands.h"
@@ -232,18 +231,6 @@ std::vector<i32> bench_tokens(const Options& o, const Gguf& gguf) {
   return tokens;
 }
 
-// Before the model takes the memory. 0 when there is not enough even so.
-f64 measure_roof(int threads) {
-  try {
-    f64 speed = measure_memory({.threads = threads}).best().gb_per_second;
-    reset_peak_rss();
-    return speed;
-  } catch (const Error& e) {
-    note("memory not measured: {}", e.what());
-    return 0;
-  }
-}
-
 void note_details(const BenchModel& model, const Engine& engine, const std::vector<TestResult>& results, u64 hash) {
   EngineFootprint f = engine.footprint();
   for (const TestResult& r : results) {
@@ -274,7 +261,7 @@ int bench_command(const Options& o) {
   std::vector<i32> tokens = bench_tokens(o, Gguf::open(o.model));
   EngineOptions settings = engine_options(o);
   settings.context = o.bench_depth + std::max(o.bench_prompt, o.bench_generate);
-  f64 memory_speed = o.bench_generate > 0 ? measure_roof(settings.threads) : 0;
+  f64 memory_speed = o.bench_generate > 0 ? measure_memory_roof(settings.threads) : 0;
   std::unique_ptr<Engine> engine = load_engine(settings);
   for (i32 token : tokens) {
     if (token >= engine->hparams().vocab)

@@ -96,7 +96,7 @@ constexpr std::array kRows = {
     OptionRow{kEval, "--top1", "FILE", &O::top1_file,
               "write the likeliest id after every position; - is stdout"},
     OptionRow{kBench, "-o, --output", kFormatChoices, &O::format, "form of the table"},
-    OptionRow{kRun, "--perf", "", &O::perf, "report time, bytes and GB/s per stage"},
+    OptionRow{kRun, "--perf", "", &O::perf, "report time, bytes, GB/s and share of the memory's speed per stage"},
     OptionRow{kRun | kInspect | kEval, "--json", "", &O::json,
               "print one JSON object on stdout instead of text"},
     OptionRow{kBench, "--json", "", &O::json, "the same as -o json"},

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "runtime/engine.h"
+#include "scheduler/memory_probe.h"
 #include "tools/terminal.h"
 
 namespace stoker {
@@ -23,6 +24,9 @@ SchedulerStats difference(const SchedulerStats& now, const SchedulerStats& befor
   d.evictions -= before.evictions;
   return d;
 }
+
+// Lets VmHWM start again from now (Linux 4.0; elsewhere it goes on).
+void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5\n"; }
 
 std::string speed_line(std::string_view what, const Phase& p) {
   return fmt::format("{} {} tokens in {:.2f} s, {:.2f} tokens/s", what, p.tokens, p.seconds(),
@@ -169,7 +173,7 @@ void note_run_report(const Engine& engine, const RunReport& report) {
   note("logits:  hash {:016x}, seed {}", report.logits_hash, report.seed);
 }
 
-void note_perf_table(const Engine& engine, const Phase& decode) {
+void note_perf_table(const Engine& engine, const Phase& decode, f64 memory_gb_per_second) {
   if (decode.tokens == 0) return;
   TokenBytes bytes = engine.token_bytes();
   f64 per_token = static_cast<f64>(decode.tokens);
@@ -183,17 +187,28 @@ void note_perf_table(const Engine& engine, const Phase& decode) {
       Line{Stage::disk_wait, static_cast<f64>(decode.experts.bytes_read) / per_token},
       Line{Stage::rest, static_cast<f64>(bytes.rest)},
   };
-  note("stage        ms/token   share      MiB/token       GB/s");
+  note("stage        ms/token   share      MiB/token       GB/s   of memory roof");
   for (const Line& line : lines) {
     f64 ms = decode.ms_per_token(line.stage);
     f64 total_ms = decode.seconds() * 1e3 / per_token;
-    note("{:<11}{:10.2f}{:7.0f} %{:15.1f}{:11.2f}", name(line.stage), ms,
-         total_ms > 0 ? ms / total_ms * 100 : 0, line.bytes / static_cast<f64>(kMiB),
-         ms > 0 ? line.bytes / (ms * 1e6) : 0);
+    f64 speed = ms > 0 ? line.bytes / (ms * 1e6) : 0;
+    bool from_memory = line.stage != Stage::disk_wait && memory_gb_per_second > 0;
+    note("{:<11}{:10.2f}{:7.0f} %{:15.1f}{:11.2f}{:>15}", name(line.stage), ms,
+         total_ms > 0 ? ms / total_ms * 100 : 0, line.bytes / static_cast<f64>(kMiB), speed,
+         from_memory ? fmt::format("{:.0f} %", speed / memory_gb_per_second * 100) : "-");
   }
 }
 
-void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5\n"; }
+f64 measure_memory_roof(int threads) {
+  try {
+    f64 speed = measure_memory({.threads = threads}).best().gb_per_second;
+    reset_peak_rss();
+    return speed;
+  } catch (const Error& e) {
+    note("memory not measured: {}", e.what());
+    return 0;
+  }
+}
 
 i64 peak_rss_bytes() {
   std::ifstream status("/proc/self/status");

@@ -63,12 +63,15 @@ nlohmann::ordered_json to_json(const Phase& phase);
 nlohmann::ordered_json engine_json(const Engine& engine);
 
 void note_run_report(const Engine& engine, const RunReport& report);
-// --perf: per stage of the decode phase time, bytes of weights and GB/s.
-void note_perf_table(const Engine& engine, const Phase& decode);
+// --perf: per stage of the decode phase time, bytes of weights and GB/s, and what share that is of the memory's speed
+// (0: not measured).
+void note_perf_table(const Engine& engine, const Phase& decode, f64 memory_gb_per_second);
+
+// What this machine's cores can read from memory, GB/s (scheduler/memory_probe). Before a model takes the memory. 0, with
+// a note, when there is not enough even so.
+f64 measure_memory_roof(int threads);
 
 // Most memory this process ever had resident (VmHWM), bytes; 0 when the kernel does not tell.
 i64 peak_rss_bytes();
-// Lets the peak start again from now (Linux 4.0; elsewhere it goes on).
-void reset_peak_rss();
 
 }  // namespace stoker

@@ -48,8 +48,18 @@ nlohmann::ordered_json answer_json(const Options& o, const Engine& engine, const
   };
 }
 
+// What every answer of this process shares.
+struct Run {
+  const Options& options;
+  Engine& engine;
+  const Tokenizer& tokenizer;
+  f64 memory_gb_per_second = 0;  // measured for --perf, else 0
+};
+
 // After the answer's text: the report, or the JSON object. Returns the exit code that this answer would give.
-int finish_answer(const Options& o, const Engine& engine, const Answer& a) {
+int finish_answer(const Run& run, const Answer& a) {
+  const Options& o = run.options;
+  const Engine& engine = run.engine;
   if (!o.json && !a.text.empty() && a.text.back() != '\n') print("\n");
   if (a.result.reason == StopReason::failed) {
     note("stoker: error: {}", a.result.status.message());
@@ -63,7 +73,7 @@ int finish_answer(const Options& o, const Engine& engine, const Answer& a) {
   } else {
     note_line("");
     note_run_report(engine, a.report);
-    if (o.perf) note_perf_table(engine, a.report.decode);
+    if (o.perf) note_perf_table(engine, a.report.decode, run.memory_gb_per_second);
   }
   return a.result.reason == StopReason::interrupted ? kInterruptedExit : 0;
 }
@@ -87,9 +97,8 @@ std::optional<std::string> next_message() {
   }
 }
 
-int converse(const Options& o, Engine& engine, const Tokenizer& tokenizer, Conversation& conversation,
-             std::string first) {
-  Answerer answerer(engine, tokenizer, o, /*stream=*/!o.json);
+int converse(const Run& run, Conversation& conversation, std::string first) {
+  Answerer answerer(run.engine, run.tokenizer, run.options, /*stream=*/!run.options.json);
   std::optional<std::string> message = first.empty() ? next_message() : std::move(first);
   for (; message; message = next_message()) {
     if (std::optional<i64> bad = first_invalid_utf8(*message)) {
@@ -99,17 +108,16 @@ int converse(const Options& o, Engine& engine, const Tokenizer& tokenizer, Conve
     std::vector<i32> tokens = conversation.user_says(*message);
     interrupt_flag() = false;
     Answer answer = answerer.answer(tokens_to_feed(answerer.session(), tokens));
-    if (int code = finish_answer(o, engine, answer); code == 1) return 1;
+    if (int code = finish_answer(run, answer); code == 1) return 1;
     conversation.answered(answer.text, answer.tokens);
     interrupt_flag() = false;
   }
   return 0;
 }
 
-int answer_once(const Options& o, Engine& engine, const Tokenizer& tokenizer,
-                const std::vector<i32>& prompt) {
-  Answerer answerer(engine, tokenizer, o, /*stream=*/!o.json);
-  return finish_answer(o, engine, answerer.answer(prompt));
+int answer_once(const Run& run, const std::vector<i32>& prompt) {
+  Answerer answerer(run.engine, run.tokenizer, run.options, /*stream=*/!run.options.json);
+  return finish_answer(run, answerer.answer(prompt));
 }
 
 void require_room(const Options& o, size_t tokens) {
@@ -139,9 +147,10 @@ int run_command(const Options& o) {
     require_room(o, prompt.size());
   }
 
+  f64 memory_speed = o.perf && !o.json ? measure_memory_roof(static_cast<int>(o.threads)) : 0;
   std::unique_ptr<Engine> engine = load_engine(engine_options(o));
-  return o.chat ? converse(o, *engine, tokenizer, conversation, text)
-                : answer_once(o, *engine, tokenizer, prompt);
+  Run run{o, *engine, tokenizer, memory_speed};
+  return o.chat ? converse(run, conversation, text) : answer_once(run, prompt);
 }
 
 }  // namespace stoker
