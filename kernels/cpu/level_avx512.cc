@@ -3,6 +3,10 @@
 
 namespace stoker {
 
-void fill_avx512(LeafTable& table) { fill_matmul_float_avx512(table); }
+void fill_avx512(LeafTable& table) {
+  fill_matmul_block32_avx512(table);
+  fill_matmul_k_avx512(table);
+  fill_matmul_float_avx512(table);
+}
 
 }  // namespace stoker
