@@ -1,5 +1,5 @@
-// Streamer: carries out fetch commands. Each expert is three slices, each slice is read in pieces of
-// plan.piece_bytes, so that one expert alone keeps the drive's queue full. Demand goes before background;
+// Streamer: carries out fetch commands. Each expert is one to three ranges of a file (tiers/slice.h), each
+// range is read in pieces of plan.piece_bytes, so that one expert alone keeps the drive's queue full. Demand goes before background;
 // within a priority the expert that was asked for first is completed first, since it can be computed with
 // while the next one lands.
 //
@@ -21,7 +21,6 @@ struct Fetch {
   LayerId layer;
   ExpertId expert;
   SlotId slot;  // at most one fetch per slot at a time
-  i64 slot_class = 0;
   std::byte* to = nullptr;  // the slot's memory
   ReadPriority priority = ReadPriority::demand;
 };
@@ -58,12 +57,13 @@ class Streamer {
   static constexpr i32 kNone = -1;
   struct Transfer {
     Fetch fetch;
-    i64 matrix = 0;  // the next piece: slice and offset within it
+    i64 range = 0;  // the next piece: range and offset within it
     i64 offset = 0;
+    i64 ranges = 0;  // of this expert
     i64 in_flight = 0;       // pieces
     bool submitted = false;  // at least one piece has been
     i32 error = 0;           // first failure and where
-    i32 error_matrix = 0;
+    i32 error_range = 0;
     i64 error_offset = 0;
     i32 next = kNone, previous = kNone;  // in its queue
   };
@@ -77,7 +77,7 @@ class Streamer {
   void take_results();
   void hand_out();
   bool make_piece(i32 index, ReadPiece& piece);
-  bool exhausted(const Transfer& t) const { return t.matrix == kExpertMatrices || t.error != 0; }
+  bool exhausted(const Transfer& t) const { return t.range == t.ranges || t.error != 0; }
   void end_if_complete(i32 index);
   Status status_of(const Transfer& transfer) const;
 

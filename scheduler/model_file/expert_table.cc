@@ -84,20 +84,35 @@ i64 ExpertTable::moe_index(LayerId layer) const {
   return found == layers_.end() || found->layer != layer ? -1 : found - layers_.begin();
 }
 
-Extent ExpertTable::extent(LayerId layer, ExpertId expert, ExpertMatrix matrix) const {
+const ExpertLayer& ExpertTable::layer(LayerId layer) const {
   i64 at = moe_index(layer);
-  CHECK(at >= 0 && expert.value >= 0 && expert.value < experts_);
-  const ExpertLayer& found = layers_[static_cast<size_t>(at)];
+  CHECK(at >= 0);
+  return layers_[static_cast<size_t>(at)];
+}
+
+Extent ExpertTable::extent(LayerId layer_id, ExpertId expert, ExpertMatrix matrix) const {
+  CHECK(expert.value >= 0 && expert.value < experts_);
+  const ExpertLayer& found = layer(layer_id);
   Extent extent = found.base[index(matrix)];
-  extent.offset += expert.value * found.stride_bytes[index(matrix)];
+  if (found.packed.empty()) {
+    extent.offset += expert.value * found.stride_bytes[index(matrix)];
+    return extent;
+  }
+  const ExpertPlace& place = found.packed[static_cast<size_t>(expert.value)];
+  extent.file = place.file;
+  extent.offset = place.offset;
+  for (size_t before = 0; before < index(matrix); before++) extent.offset += found.base[before].bytes;
   return extent;
 }
 
-i64 ExpertTable::expert_bytes(LayerId layer) const {
-  i64 at = moe_index(layer);
-  CHECK(at >= 0);
+const u64* ExpertTable::checksum(LayerId layer_id, ExpertId expert) const {
+  const std::vector<u64>& checksums = layer(layer_id).checksums;
+  return checksums.empty() ? nullptr : &checksums[static_cast<size_t>(expert.value)];
+}
+
+i64 ExpertTable::expert_bytes(LayerId layer_id) const {
   i64 bytes = 0;
-  for (const Extent& extent : layers_[static_cast<size_t>(at)].base) bytes += extent.bytes;
+  for (const Extent& extent : layer(layer_id).base) bytes += extent.bytes;
   return bytes;
 }
 

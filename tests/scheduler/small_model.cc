@@ -17,7 +17,13 @@ ExpertTable small_table(const SmallModel& model) {
       end = round_up(end, 32);
       layer.base[m] = {file, end, bytes, BlockType::F32};
       layer.stride_bytes[m] = bytes;
-      end += bytes * model.experts;
+      if (!model.packed) end += bytes * model.experts;
+    }
+    for (i64 e = 0; model.packed && e < model.experts; e++) {
+      i32 file = static_cast<i32>((l + e) % 2);
+      i64& end = file_bytes[static_cast<size_t>(file)];
+      layer.packed.push_back({file, round_up(end, 4096)});
+      end = layer.packed.back().offset + layer.base[0].bytes + layer.base[1].bytes + layer.base[2].bytes;
     }
     layers.push_back(layer);
   }
