@@ -32,6 +32,9 @@ Streamer::Streamer(const ExpertTable& table, const Plan& plan, Reader& reader, c
       transfers_(static_cast<size_t>(slots)),
       batch_(static_cast<size_t>(kBatch)),
       results_(static_cast<size_t>(kBatch)) {
+  bool checksums = std::any_of(table.layers().begin(), table.layers().end(),
+                               [](const ExpertLayer& layer) { return !layer.checksums.empty(); });
+  if (checksums) checks_ = std::make_unique<ReadCheck[]>(static_cast<size_t>(slots));
   ended_.reserve(static_cast<size_t>(slots));
   for (size_t file = 0; file < table.file_bytes().size(); file++) {
     i64 needed = reader.alignment(static_cast<i32>(file));
@@ -47,9 +50,21 @@ void Streamer::start(const Fetch& fetch) {
   CHECK(!t.fetch.slot.valid());  // one fetch per slot
   t = {};
   t.fetch = fetch;
-  t.ranges = expert_reads(table_, fetch.layer, fetch.expert, plan_.alignment).count;
+  ExpertReads reads = expert_reads(table_, fetch.layer, fetch.expert, plan_.alignment);
+  t.ranges = reads.count;
+  t.checked = table_.checksum(fetch.layer, fetch.expert) != nullptr;
+  if (t.checked) prepare_check(fetch, reads);
   push(queue_of(t), fetch.slot.value);
   under_way_++;
+}
+
+void Streamer::prepare_check(const Fetch& fetch, const ExpertReads& reads) {
+  CHECK(reads.count == 1);  // checksums are of experts in one piece
+  ReadCheck& check = checks_[static_cast<size_t>(fetch.slot.value)];
+  check.pieces_left.store(div_up(reads.ranges[0].bytes, piece_bytes_));
+  check.data = fetch.to + reads.at_slot(ExpertMatrix::gate);
+  check.bytes = table_.expert_bytes(fetch.layer);
+  check.expected = *table_.checksum(fetch.layer, fetch.expert);
 }
 
 bool Streamer::cancel(SlotId slot) {
@@ -158,7 +173,8 @@ bool Streamer::make_piece(i32 index, ReadPiece& piece) {
            .priority = t.fetch.priority,
            .offset = range.offset + t.offset,
            .bytes = bytes,
-           .to = t.fetch.to + range.at_slot + t.offset};
+           .to = t.fetch.to + range.at_slot + t.offset,
+           .check = t.checked ? &checks_[static_cast<size_t>(index)] : nullptr};
   t.offset += bytes;
   if (t.offset == range.bytes) {
     t.offset = 0;
@@ -179,6 +195,13 @@ Status Streamer::status_of(const Transfer& t) const {
   if (t.error == 0) return {};
   ExpertReads reads = expert_reads(table_, t.fetch.layer, t.fetch.expert, plan_.alignment);
   const ExpertReads::Range& range = reads.ranges[static_cast<size_t>(t.error_range)];
+  if (t.error == kChecksumMismatch)
+    return Status::failure(fmt::format(
+        "layer {}, expert {}: the data does not match its checksum ({}, {} bytes from offset {} on): the file is "
+        "damaged; `stoker pack --verify` finds all such places",
+        t.fetch.layer.value, t.fetch.expert.value, reader_.file_name(range.file),
+        table_.expert_bytes(t.fetch.layer),
+        table_.extent(t.fetch.layer, t.fetch.expert, ExpertMatrix::gate).offset));
   return Status::failure(fmt::format("cannot read expert {} in layer {} ({}, offset {}): {}",
                                      t.fetch.expert.value, t.fetch.layer.value, reader_.file_name(range.file),
                                      range.offset + t.error_offset, std::strerror(t.error)));

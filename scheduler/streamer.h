@@ -6,6 +6,7 @@
 // Owner: the scheduler's thread. Nothing is allocated after construction except the text of a failure.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "kernels/base/clock.h"
@@ -16,6 +17,8 @@
 #include "scheduler/tiers/reader.h"
 
 namespace stoker {
+
+struct ExpertReads;
 
 struct Fetch {
   LayerId layer;
@@ -61,6 +64,7 @@ class Streamer {
     i64 offset = 0;
     i64 ranges = 0;  // of this expert
     i64 in_flight = 0;       // pieces
+    bool checked = false;    // its bytes are compared with a checksum
     bool submitted = false;  // at least one piece has been
     i32 error = 0;           // first failure and where
     i32 error_range = 0;
@@ -76,6 +80,7 @@ class Streamer {
   Queue& queue_of(const Transfer& transfer) { return queues_[static_cast<size_t>(transfer.fetch.priority)]; }
   void take_results();
   void hand_out();
+  void prepare_check(const Fetch& fetch, const ExpertReads& reads);
   bool make_piece(i32 index, ReadPiece& piece);
   bool exhausted(const Transfer& t) const { return t.range == t.ranges || t.error != 0; }
   void end_if_complete(i32 index);
@@ -86,7 +91,8 @@ class Streamer {
   Reader& reader_;
   const Clock& clock_;
   i64 piece_bytes_;
-  std::vector<Transfer> transfers_;  // [slots]
+  std::vector<Transfer> transfers_;      // [slots]
+  std::unique_ptr<ReadCheck[]> checks_;  // [slots]; none when the file has no checksums
   Queue queues_[kReadPriorities];    // transfers with pieces left to submit
   std::vector<i32> ended_;           // slots, oldest first; read from ended_head_
   size_t ended_head_ = 0;
