@@ -7,6 +7,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/error.h"
 #include "scheduler/model_file/gguf.h"
+#include "scheduler/model_file/pack.h"
 
 namespace stoker {
 
@@ -71,8 +72,12 @@ static ExpertLayer read_layer(const Gguf& gguf, const ExpertTable::Shape& shape,
 ExpertTable ExpertTable::from_gguf(const Gguf& gguf, const Shape& shape) {
   CHECK(shape.first_layer >= 0 && shape.experts > 0);
   std::vector<ExpertLayer> layers;
-  for (i64 number = shape.first_layer; number < shape.end_layer; number++)
-    layers.push_back(read_layer(gguf, shape, number));
+  if (is_pack(gguf)) {
+    layers = read_packed_layers(gguf, shape);
+  } else {
+    for (i64 number = shape.first_layer; number < shape.end_layer; number++)
+      layers.push_back(read_layer(gguf, shape, number));
+  }
   std::vector<i64> file_bytes;
   for (const GgufFileInfo& file : gguf.files()) file_bytes.push_back(file.bytes);
   return ExpertTable(std::move(layers), shape.experts, shape.top_k, std::move(file_bytes));

@@ -48,7 +48,7 @@ class ExpertTable {
   // For tests and simulation.
   ExpertTable(std::vector<ExpertLayer> layers, i64 experts_per_layer, i64 top_k, std::vector<i64> file_bytes);
   // From blk.N.ffn_{gate,up,down}_exps.weight or blk.N.ffn_gate_up_exps.weight (gate rows first) of the MoE layers
-  // [first_layer, end_layer). Throws Error for a missing tensor or one of the wrong shape.
+  // [first_layer, end_layer), or from a pack (pack.h). Throws Error for a missing tensor or one of the wrong shape.
   struct Shape {
     i64 first_layer, end_layer;
     i64 experts, top_k, hidden, ffn;

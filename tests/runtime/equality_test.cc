@@ -29,13 +29,7 @@ EngineOptions ember_options(bool exact = false) {
 
 ExpertTable expert_table(const std::string& path) {
   Gguf gguf = Gguf::open(path);
-  Hparams h = read_deepseek2(gguf);
-  return ExpertTable::from_gguf(gguf, {.first_layer = h.dense_layers,
-                                       .end_layer = h.layers,
-                                       .experts = h.experts,
-                                       .top_k = h.top_k,
-                                       .hidden = h.hidden,
-                                       .ffn = h.expert_ffn});
+  return ExpertTable::from_gguf(gguf, read_deepseek2(gguf).expert_shape());
 }
 
 i64 smallest_ram(const std::string& path) { return smallest_budget(expert_table(path), 4096); }

@@ -87,16 +87,18 @@ TEST_CASE("experts stream from real files with the right bytes, through io_uring
     // The table's last slice ends where its file ends, which is no multiple of any alignment.
     PatternFile a(0, table.file_bytes()[0]), b(1, table.file_bytes()[1]);
     i64 least = smallest_budget(table, 4096), full = full_budget(table, 4096);
-    for (IoPath io : io_paths()) for (i64 budget : {least, (least + full) / 2, full}) {
-      Rig rig(table, {a.path(), b.path()}, io, budget);
-      Rng rng(9);
-      for (int token = 0; token < 30; token++)
-        for (i64 l = 0; l < kModel.layers; l++)
-          CHECK(rig.use(l, some_experts(rng, token % 10 == 9 ? 32 : 4)).ok());
-      const SchedulerStats& s = rig.scheduler->stats();
-      CHECK(s.misses > 0);
-      CHECK(s.bytes_read > 0);
-      CHECK(s.disk_busy_ns > 0);
+    for (IoPath io : io_paths()) {
+      for (i64 budget : {least, (least + full) / 2, full}) {
+        Rig rig(table, {a.path(), b.path()}, io, budget);
+        Rng rng(9);
+        for (int token = 0; token < 30; token++)
+          for (i64 l = 0; l < kModel.layers; l++)
+            CHECK(rig.use(l, some_experts(rng, token % 10 == 9 ? 32 : 4)).ok());
+        const SchedulerStats& s = rig.scheduler->stats();
+        CHECK(s.misses > 0);
+        CHECK(s.bytes_read > 0);
+        CHECK(s.disk_busy_ns > 0);
+      }
     }
   }
 }
