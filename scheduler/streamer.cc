@@ -34,7 +34,10 @@ Streamer::Streamer(const ExpertTable& table, const Plan& plan, Reader& reader, c
       results_(static_cast<size_t>(kBatch)) {
   bool checksums = std::any_of(table.layers().begin(), table.layers().end(),
                                [](const ExpertLayer& layer) { return !layer.checksums.empty(); });
-  if (checksums) checks_ = std::make_unique<ReadCheck[]>(static_cast<size_t>(slots));
+  if (checksums) {
+    checks_ = std::make_unique<ReadCheck[]>(static_cast<size_t>(slots));
+    proven_.resize(static_cast<size_t>(table.moe_layers() * table.experts_per_layer()));
+  }
   ended_.reserve(static_cast<size_t>(slots));
   for (size_t file = 0; file < table.file_bytes().size(); file++) {
     i64 needed = reader.alignment(static_cast<i32>(file));
@@ -52,10 +55,18 @@ void Streamer::start(const Fetch& fetch) {
   t.fetch = fetch;
   ExpertReads reads = expert_reads(table_, fetch.layer, fetch.expert, plan_.alignment);
   t.ranges = reads.count;
-  t.checked = table_.checksum(fetch.layer, fetch.expert) != nullptr;
+  t.checked = needs_check(fetch);
   if (t.checked) prepare_check(fetch, reads);
   push(queue_of(t), fetch.slot.value);
   under_way_++;
+}
+
+size_t Streamer::index_of(const Fetch& fetch) const {
+  return static_cast<size_t>(table_.moe_index(fetch.layer) * table_.experts_per_layer() + fetch.expert.value);
+}
+
+bool Streamer::needs_check(const Fetch& fetch) const {
+  return table_.checksum(fetch.layer, fetch.expert) != nullptr && !proven_[index_of(fetch)];
 }
 
 void Streamer::prepare_check(const Fetch& fetch, const ExpertReads& reads) {
@@ -90,6 +101,7 @@ bool Streamer::next(FetchDone& done) {
     ended_head_ = 0;
   }
   done = {t.fetch.layer, t.fetch.expert, t.fetch.slot, status_of(t)};
+  if (t.checked && t.error == 0) proven_[index_of(t.fetch)] = true;
   t.fetch.slot = {};
   under_way_--;
   return true;

@@ -80,6 +80,8 @@ class Streamer {
   Queue& queue_of(const Transfer& transfer) { return queues_[static_cast<size_t>(transfer.fetch.priority)]; }
   void take_results();
   void hand_out();
+  size_t index_of(const Fetch& fetch) const;
+  bool needs_check(const Fetch& fetch) const;
   void prepare_check(const Fetch& fetch, const ExpertReads& reads);
   bool make_piece(i32 index, ReadPiece& piece);
   bool exhausted(const Transfer& t) const { return t.range == t.ranges || t.error != 0; }
@@ -92,9 +94,12 @@ class Streamer {
   const Clock& clock_;
   i64 piece_bytes_;
   std::vector<Transfer> transfers_;      // [slots]
-  std::unique_ptr<ReadCheck[]> checks_;  // [slots]; none when the file has no checksums
-  Queue queues_[kReadPriorities];    // transfers with pieces left to submit
-  std::vector<i32> ended_;           // slots, oldest first; read from ended_head_
+  // When the file has checksums, else none. An expert is compared the first time it lands: the cost of every time
+  // would be a share of the memory's speed.
+  std::unique_ptr<ReadCheck[]> checks_;  // [slots]
+  std::vector<bool> proven_;             // [moe layers * experts]: has been compared
+  Queue queues_[kReadPriorities];        // transfers with pieces left to submit
+  std::vector<i32> ended_;               // slots, oldest first; read from ended_head_
   size_t ended_head_ = 0;
   std::vector<ReadPiece> batch_;
   std::vector<ReadDone> results_;
