@@ -7,5 +7,8 @@
 namespace stoker {
 
 void fill_matmul_float_avx512(LeafTable& table);  // float weights and activations: F32 F16 BF16
+void fill_matmul_iq2_avx512(LeafTable& table);    // IQ2_XXS IQ2_XS IQ2_S
+void fill_matmul_iq3_avx512(LeafTable& table);    // IQ3_XXS IQ3_S
+void fill_matmul_iq1_avx512(LeafTable& table);    // IQ1_S IQ1_M
 
 }  // namespace stoker

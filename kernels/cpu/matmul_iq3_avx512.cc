@@ -1,0 +1,95 @@
+// AVX-512 matmul of IQ3_XXS and IQ3_S: a block has 64 indices, one byte look-up per weight of a run.
+#include "kernels/cpu/look_up_avx512.h"
+#include "kernels/cpu/matmul_avx512.h"
+#include "kernels/format/blocks.h"
+#include "kernels/format/codebooks.h"
+
+namespace stoker {
+namespace {
+
+// kPlaneBias + magnitude -> kPlaneBias +- magnitude. Low dword of qword i of `signs`: those of weights 32 i .. + 31.
+template <int kPart>
+inline __m512i apply_signs(__m512i code, __m512i signs) {
+  static constexpr Bytes sign_bit = bytes([](int i) { return 4 * (i % 8) + kPart; });
+  __mmask64 negative = _mm512_bitshuffle_epi64_mask(signs, sign_bit);
+  return _mm512_mask_sub_epi8(code, negative, _mm512_set1_epi8(static_cast<char>(2 * kPlaneBias)), code);
+}
+
+struct IQ3_XXS {
+  using Block = BlockIQ3_XXS;
+  static constexpr i32 kBias = kPlaneBias;
+
+  struct Row {
+    __m512i index, signs;
+    __mmask64 bit_7;
+    __m512 scale;
+
+    explicit Row(const Block& w) : index(load_512(w.qs)), bit_7(_mm512_movepi8_mask(index)) {
+      static constexpr Bytes sevens = bytes([](int i) { return 7 * (i % 4); });
+      static constexpr Bytes top_four = bytes([](int) { return 28; });
+      __m512i fields = _mm512_cvtepu32_epi64(load_256(w.signs));
+      signs = make_even(_mm512_multishift_epi64_epi8(sevens, fields));
+      __m512i s = _mm512_multishift_epi64_epi8(top_four, fields);
+      scale = _mm512_mul_ps(odd_scales(s, 0.25f), broadcast_half(w.d));
+    }
+  };
+  Row rows[2];
+
+  IQ3_XXS(const Block& a, const Block& b) : rows{Row(a), Row(b)} {}
+
+  template <int kRow, int kPart>
+  __m512i codes() const {
+    const Row& row = rows[kRow];
+    return apply_signs<kPart>(look_up_256(plane(kPlanesIq3Xxs, kPart), row.index, row.bit_7), row.signs);
+  }
+
+  template <int kRow>
+  __m512 scale() const {
+    return rows[kRow].scale;
+  }
+};
+
+struct IQ3_S {
+  using Block = BlockIQ3_S;
+  static constexpr i32 kBias = kPlaneBias;
+
+  struct Row {
+    __m512i index, signs;
+    Quarters quarter;
+    __m512 scale;
+
+    explicit Row(const Block& w)
+        : index(load_512(w.qs)),
+          signs(_mm512_cvtepu32_epi64(load_256(w.signs))),
+          quarter(_mm512_movepi8_mask(index), _cvtu64_mask64(load_u64(w.qh))) {
+      static constexpr Bytes nibble_of_two_lanes = bytes([](int i) { return 4 * (i / 8); });
+      __m512i all = _mm512_set1_epi32(static_cast<int>(load_u32(w.scales)));
+      scale = _mm512_mul_ps(odd_scales(_mm512_multishift_epi64_epi8(nibble_of_two_lanes, all), 1.0f),
+                            broadcast_half(w.d));
+    }
+  };
+  Row rows[2];
+
+  IQ3_S(const Block& a, const Block& b) : rows{Row(a), Row(b)} {}
+
+  template <int kRow, int kPart>
+  __m512i codes() const {
+    const Row& row = rows[kRow];
+    return apply_signs<kPart>(look_up_512(plane(kPlanesIq3S, kPart), row.index, row.quarter), row.signs);
+  }
+
+  template <int kRow>
+  __m512 scale() const {
+    return rows[kRow].scale;
+  }
+};
+
+}  // namespace
+
+void fill_matmul_iq3_avx512(LeafTable& table) {
+  auto set = [&table](BlockType type, MatmulLeaf leaf) { table.matmul_q8[static_cast<i64>(type)] = leaf; };
+  set(BlockType::IQ3_XXS, multiply_tile<IQ3_XXS>);
+  set(BlockType::IQ3_S, multiply_tile<IQ3_S>);
+}
+
+}  // namespace stoker
