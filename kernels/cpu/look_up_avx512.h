@@ -17,15 +17,6 @@ inline const u8* plane(const BookPlanes<kPlanes, kCount>& book, size_t p) {
   return reinterpret_cast<const u8*>(&book) + p * kCount;
 }
 
-// Bits 7 and 8 of 64 indices as one mask per value.
-struct Quarters {
-  __mmask64 is[4];
-
-  Quarters(__mmask64 bit_7, __mmask64 bit_8)
-      : is{_kandn_mask64(bit_7, _knot_mask64(bit_8)), _kandn_mask64(bit_8, bit_7), _kandn_mask64(bit_7, bit_8),
-           _kand_mask64(bit_7, bit_8)} {}
-};
-
 // plane[index & 127] where the mask is set; other bytes of `index` stay.
 inline __m512i look_up_128(const u8* plane, __m512i index, __mmask64 where) {
   return _mm512_mask2_permutex2var_epi8(load_512(plane), index, where, load_512(plane + 64));
@@ -35,20 +26,19 @@ inline __m512i look_up_256(const u8* plane, __m512i index, __mmask64 bit_7) {
   return look_up_128(plane + 128, look_up_128(plane, index, _knot_mask64(bit_7)), bit_7);
 }
 
-inline __m512i look_up_512(const u8* plane, __m512i index, const Quarters& quarter) {
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) index = look_up_128(plane + 128 * i, index, quarter.is[i]);
-  return index;
+inline __m512i look_up_512(const u8* plane, __m512i index, __mmask64 bit_7, __mmask64 bit_8) {
+  return _mm512_mask_blend_epi8(bit_8, look_up_256(plane, index, bit_7), look_up_256(plane + 256, index, bit_7));
 }
 
-inline __m512i look_up_1024(const u8* plane, __m512i index, const Quarters& quarter, __mmask64 bit_9) {
-  return _mm512_mask_blend_epi8(bit_9, look_up_512(plane, index, quarter), look_up_512(plane + 512, index, quarter));
+inline __m512i look_up_1024(const u8* plane, __m512i index, __mmask64 bit_7, __mmask64 bit_8, __mmask64 bit_9) {
+  return _mm512_mask_blend_epi8(bit_9, look_up_512(plane, index, bit_7, bit_8),
+                                look_up_512(plane + 512, index, bit_7, bit_8));
 }
 
-inline __m512i look_up_2048(const u8* plane, __m512i index, const Quarters& quarter, __mmask64 bit_9,
+inline __m512i look_up_2048(const u8* plane, __m512i index, __mmask64 bit_7, __mmask64 bit_8, __mmask64 bit_9,
                             __mmask64 bit_10) {
-  return _mm512_mask_blend_epi8(bit_10, look_up_1024(plane, index, quarter, bit_9),
-                                look_up_1024(plane + 1024, index, quarter, bit_9));
+  return _mm512_mask_blend_epi8(bit_10, look_up_1024(plane, index, bit_7, bit_8, bit_9),
+                                look_up_1024(plane + 1024, index, bit_7, bit_8, bit_9));
 }
 
 // 64 bytes made by the compiler: byte i is f(i), modulo 256.

@@ -13,13 +13,14 @@
 //   struct Format {
 //     using Block = ...;                  // 256 weights
 //     static constexpr i32 kBias = ...;
-//     Format(const Block& a, const Block& b);  // a block of two rows, looked up
-//     template <int kRow, int kPart> __m512i codes() const;   // register kPart of a (0) or b (1)
-//     template <int kRow> __m512 scale() const;  // per lane of 16 weights; weight = scale * (code - kBias)
+//     static constexpr int kRows = ...;       // 2 or 4
+//     explicit Format(const Block* const (&w)[kRows]);  // a block each of as many rows, looked up
+//     template <int kRow, int kPart> __m512i codes() const;  // register kPart of a row
+//     __m512 scales[kRows];  // per lane of 16 weights; a weight is scale * (code - kBias)
 //   };
 //
-// Two rows share each load of activations and, in most formats, the look-ups of 64 indices, as many as a register has
-// bytes. A row without a partner is paired with itself.
+// Rows that are unpacked together share look-ups of 64 indices, as many as a register has bytes, or loads of the book;
+// two rows share each load of activations. Where rows run out the last is repeated.
 //
 // Everything is in an unnamed namespace and without inline functions of the standard library: nothing of it may be
 // shared with files that are compiled for less.
@@ -82,65 +83,75 @@ inline void turn(const ActQ8_256& x, i32 bias, Turned& out) {
   _mm512_store_si512(out.start, _mm512_mullo_epi32(sums, _mm512_set1_epi32(-bias)));
 }
 
-template <class Format, int kRow, int kTokens>
-inline void add_row(const Format& w, const Turned* const (&x)[kTokens], const f32* const (&d)[kTokens], i64 b,
-                    __m512 (&sum)[kTokens]) {
-  __m512i total[kTokens];
+// Adds block `i` of rows kRow and kRow + 1.
+template <int kRow, class Format, int kTokens>
+inline void add_two_rows(const Format& w, const Turned* const (&x)[kTokens], const f32* const (&d)[kTokens], i64 i,
+                         __m512 (&sum)[Format::kRows][kTokens]) {
+  __m512i total[2][kTokens];
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; t++) total[t] = _mm512_load_si512(x[t][b].start);
-  auto add = [&](__m512i codes, int part) __attribute__((always_inline)) {
+  for (int t = 0; t < kTokens; t++) total[0][t] = total[1][t] = _mm512_load_si512(x[t][i].start);
+  auto add = [&](int part, __m512i first, __m512i second) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; t++)
-      total[t] = _mm512_dpbusd_epi32(total[t], codes, _mm512_load_si512(x[t][b].q[part]));
+    for (int t = 0; t < kTokens; t++) {
+      __m512i activations = _mm512_load_si512(x[t][i].q[part]);
+      total[0][t] = _mm512_dpbusd_epi32(total[0][t], first, activations);
+      total[1][t] = _mm512_dpbusd_epi32(total[1][t], second, activations);
+    }
   };
-  add(w.template codes<kRow, 0>(), 0);
-  add(w.template codes<kRow, 1>(), 1);
-  add(w.template codes<kRow, 2>(), 2);
-  add(w.template codes<kRow, 3>(), 3);
-  const __m512 scale = w.template scale<kRow>();
+  add(0, w.template codes<kRow, 0>(), w.template codes<kRow + 1, 0>());
+  add(1, w.template codes<kRow, 1>(), w.template codes<kRow + 1, 1>());
+  add(2, w.template codes<kRow, 2>(), w.template codes<kRow + 1, 2>());
+  add(3, w.template codes<kRow, 3>(), w.template codes<kRow + 1, 3>());
+#pragma GCC unroll 2
+  for (int r = 0; r < 2; r++)
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; t++)
-    sum[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(d[t][b])), _mm512_cvtepi32_ps(total[t]), sum[t]);
+    for (int t = 0; t < kTokens; t++) {
+      __m512 scale = _mm512_mul_ps(w.scales[kRow + r], _mm512_set1_ps(d[t][i]));
+      sum[kRow + r][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(total[r][t]), sum[kRow + r][t]);
+    }
 }
 
-// Two rows, `blocks` blocks each; the next pair of rows is asked for meanwhile, as hardware prefetchers stop at 4 KiB
-// pages.
+// kRows rows of `blocks` blocks, row r at w + r * row_bytes[r]; the next rows are asked for meanwhile, as hardware
+// prefetchers stop at 4 KiB pages.
 template <class Format, int kTokens>
-__attribute__((noinline)) void multiply_pair(const std::byte* a, const std::byte* b, i64 blocks, i64 ahead_bytes,
-                                             const Chunk<kTokens>& chunk, f32 (&out)[2][kTokens]) {
+__attribute__((noinline)) void multiply_rows(const std::byte* const (&w)[Format::kRows], i64 blocks, i64 ahead_bytes,
+                                             const Chunk<kTokens>& chunk, f32 (&out)[Format::kRows][kTokens]) {
   using Block = typename Format::Block;
+  constexpr int kRows = Format::kRows;
   const Turned* x[kTokens];
   const f32* d[kTokens];
-  __m512 sum[2][kTokens];
+  __m512 sum[kRows][kTokens];
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; t++) {
     x[t] = chunk.x[t];
     d[t] = chunk.d[t];
-    sum[0][t] = sum[1][t] = _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; r++) sum[r][t] = _mm512_setzero_ps();
   }
-  for (i64 i = 0; i < blocks; i++, a += sizeof(Block), b += sizeof(Block)) {
-    const char* ahead_a = reinterpret_cast<const char*>(a) + ahead_bytes;
-    const char* ahead_b = reinterpret_cast<const char*>(b) + ahead_bytes;
-    _mm_prefetch(ahead_a, _MM_HINT_T0);
-    _mm_prefetch(ahead_b, _MM_HINT_T0);
-    if constexpr (sizeof(Block) > 64) {
-      _mm_prefetch(ahead_a + 64, _MM_HINT_T0);
-      _mm_prefetch(ahead_b + 64, _MM_HINT_T0);
+  for (i64 i = 0; i < blocks; i++) {
+    const Block* block[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; r++) {
+      const std::byte* at = w[r] + i * i64{sizeof(Block)};
+      block[r] = reinterpret_cast<const Block*>(at);
+      const char* ahead = reinterpret_cast<const char*>(at) + ahead_bytes;
+      _mm_prefetch(ahead, _MM_HINT_T0);
+      if constexpr (sizeof(Block) > 64) _mm_prefetch(ahead + 64, _MM_HINT_T0);
     }
-    const Format w(*reinterpret_cast<const Block*>(a), *reinterpret_cast<const Block*>(b));
-    add_row<Format, 0>(w, x, d, i, sum[0]);
-    add_row<Format, 1>(w, x, d, i, sum[1]);
+    const Format unpacked(block);
+    add_two_rows<0>(unpacked, x, d, i, sum);
+    if constexpr (kRows == 4) add_two_rows<2>(unpacked, x, d, i, sum);
   }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; t++) {
-    out[0][t] = _mm512_reduce_add_ps(sum[0][t]);
-    out[1][t] = _mm512_reduce_add_ps(sum[1][t]);
-  }
+    for (int t = 0; t < kTokens; t++) out[r][t] = _mm512_reduce_add_ps(sum[r][t]);
 }
 
 template <class Format, int kTokens>
 void multiply_tokens(const MatmulTile& tile, i64 first_token) {
   using Block = typename Format::Block;
+  constexpr int kRows = Format::kRows;
   Chunk<kTokens> chunk;
   const ActQ8_256* x[kTokens];
   f32* y[kTokens];
@@ -159,13 +170,15 @@ void multiply_tokens(const MatmulTile& tile, i64 first_token) {
         turn(x[t][first + i], Format::kBias, chunk.x[t][i]);
         chunk.d[t][i] = x[t][first + i].d;
       }
-    for (i64 row = 0; row < tile.rows; row += 2) {
-      const int rows = row + 1 < tile.rows ? 2 : 1;
-      const std::byte* w = tile.w + row * tile.w_row_bytes + first * i64{sizeof(Block)};
-      f32 out[2][kTokens];
-      multiply_pair<Format, kTokens>(w, w + (rows - 1) * tile.w_row_bytes, blocks, 2 * tile.w_row_bytes, chunk, out);
+    for (i64 row = 0; row < tile.rows; row += kRows) {
+      const i64 rows = tile.rows - row < kRows ? tile.rows - row : kRows;
+      const std::byte* w[kRows];
+      for (i64 r = 0; r < kRows; r++)
+        w[r] = tile.w + (row + (r < rows ? r : rows - 1)) * tile.w_row_bytes + first * i64{sizeof(Block)};
+      f32 out[kRows][kTokens];
+      multiply_rows<Format, kTokens>(w, blocks, kRows * tile.w_row_bytes, chunk, out);
       for (int t = 0; t < kTokens; t++)
-        for (int r = 0; r < rows; r++) y[t][row + r] = first == 0 ? out[r][t] : y[t][row + r] + out[r][t];
+        for (i64 r = 0; r < rows; r++) y[t][row + r] = first == 0 ? out[r][t] : y[t][row + r] + out[r][t];
     }
   }
 }

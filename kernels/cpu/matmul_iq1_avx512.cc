@@ -14,6 +14,7 @@ constexpr f32 kFactor = kIq1Delta;
 // What is the same once digits, deltas and scales are known.
 struct Iq1 {
   static constexpr i32 kBias = 9;
+  static constexpr int kRows = 2;
 
   __m512i digits[2];  // byte r: four 2-bit digits, those of run r
   __m512i deltas[2];  // byte r: 2 where delta > 0, else 0
@@ -21,9 +22,9 @@ struct Iq1 {
 
   // Index bytes are 8 of the first row, 8 of the second, ...; so are the masks with the further bits of the index.
   void look_up(__m512i index, __mmask64 bit_8, __mmask64 bit_9, __mmask64 bit_10) {
-    Quarters quarter(_mm512_movepi8_mask(index), bit_8);
-    __m512i low = look_up_2048(plane(kPlanesIq1S, 0), index, quarter, bit_9, bit_10);
-    __m512i high = look_up_2048(plane(kPlanesIq1S, 1), index, quarter, bit_9, bit_10);
+    __mmask64 bit_7 = _mm512_movepi8_mask(index);
+    __m512i low = look_up_2048(plane(kPlanesIq1S, 0), index, bit_7, bit_8, bit_9, bit_10);
+    __m512i high = look_up_2048(plane(kPlanesIq1S, 1), index, bit_7, bit_8, bit_9, bit_10);
     digits[0] = _mm512_unpacklo_epi8(low, high);
     digits[1] = _mm512_unpackhi_epi8(low, high);
   }
@@ -37,17 +38,13 @@ struct Iq1 {
       eights = _mm512_srli_epi16(digits[kRow], 2 * kPart - 3);
     return _mm512_ternarylogic_epi64(_mm512_set1_epi8(0x18), eights, deltas[kRow], 0xca);  // a ? b : c
   }
-
-  template <int kRow>
-  __m512 scale() const {
-    return scales[kRow];
-  }
 };
 
 struct IQ1_S : Iq1 {
   using Block = BlockIQ1_S;
 
-  IQ1_S(const Block& a, const Block& b) {
+  explicit IQ1_S(const Block* const (&w)[kRows]) {
+    const Block &a = *w[0], &b = *w[1];
     __m128i heads_a = load_128(a.qh), heads_b = load_128(b.qh);
     __m512i heads = alternate_dwords(heads_a, heads_b);
     static constexpr Bytes bit_8 = bytes([](int i) { return 16 * (i % 8 / 4) + 3 * (i % 4); });
@@ -72,7 +69,8 @@ struct IQ1_S : Iq1 {
 struct IQ1_M : Iq1 {
   using Block = BlockIQ1_M;
 
-  IQ1_M(const Block& a, const Block& b) {
+  explicit IQ1_M(const Block* const (&w)[kRows]) {
+    const Block &a = *w[0], &b = *w[1];
     __m128i nibbles_a = load_128(a.qh), nibbles_b = load_128(b.qh);
     __m512i nibbles = alternate_dwords(nibbles_a, nibbles_b);
     static constexpr Bytes bit_8 = bytes([](int i) { return 4 * (i % 8); });

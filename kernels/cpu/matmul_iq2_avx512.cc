@@ -10,6 +10,7 @@ namespace {
 // What is the same once digits, signs and scales are known.
 struct Iq2 {
   static constexpr i32 kBias = 64;
+  static constexpr int kRows = 2;
 
   __m512i digits[2];  // byte r: four 2-bit digits, those of run r
   __m512i signs[2];   // low dword of qword i: the signs of weights 32 i .. + 31
@@ -41,11 +42,6 @@ struct Iq2 {
                                               _mm512_srli_epi16(sign, kPart), 0xca);  // a ? b : c
     return _mm512_permutexvar_epi8(index, values);
   }
-
-  template <int kRow>
-  __m512 scale() const {
-    return scales[kRow];
-  }
 };
 
 constexpr f32 kFactor = 0.125f;
@@ -53,7 +49,8 @@ constexpr f32 kFactor = 0.125f;
 struct IQ2_XXS : Iq2 {
   using Block = BlockIQ2_XXS;
 
-  IQ2_XXS(const Block& a, const Block& b) {
+  explicit IQ2_XXS(const Block* const (&w)[kRows]) {
+    const Block &a = *w[0], &b = *w[1];
     __m512 row_a = _mm512_castsi512_ps(load_512(a.qs)), row_b = _mm512_castsi512_ps(load_512(b.qs));
     __m512i index = _mm512_castps_si512(_mm512_shuffle_ps(row_a, row_b, 0b10'00'10'00));
     __m512i fields = _mm512_castps_si512(_mm512_shuffle_ps(row_a, row_b, 0b11'01'11'01));
@@ -79,15 +76,16 @@ inline __m512 nibble_scales(const Block& w) {
 struct IQ2_XS : Iq2 {
   using Block = BlockIQ2_XS;
 
-  IQ2_XS(const Block& a, const Block& b) {
+  explicit IQ2_XS(const Block* const (&w)[kRows]) {
+    const Block &a = *w[0], &b = *w[1];
     // Eight words of the first row, eight of the second, ...: their low bytes, then their high bytes.
     static constexpr Bytes low = bytes([](int i) { return 16 * (i / 16) + 64 * (i % 16 / 8) + 2 * (i % 8); });
     static constexpr Bytes high = bytes([](int i) { return low.at[i] + 1; });
     __m512i row_a = load_512(a.qs), row_b = load_512(b.qs);
     __m512i index = _mm512_permutex2var_epi8(row_a, low, row_b);
     __m512i rest = _mm512_permutex2var_epi8(row_a, high, row_b);
-    Quarters quarter(_mm512_movepi8_mask(index), _mm512_test_epi8_mask(rest, _mm512_set1_epi8(1)));
-    interleave(look_up_512(plane(kPlanesIq2Xs, 0), index, quarter), look_up_512(plane(kPlanesIq2Xs, 1), index, quarter));
+    __mmask64 bit_7 = _mm512_movepi8_mask(index), bit_8 = _mm512_test_epi8_mask(rest, _mm512_set1_epi8(1));
+    interleave(look_up_512(plane(kPlanesIq2Xs, 0), index, bit_7, bit_8), look_up_512(plane(kPlanesIq2Xs, 1), index, bit_7, bit_8));
     spread_signs(make_even(_mm512_srli_epi16(rest, 1)));
     scales[0] = nibble_scales(a);
     scales[1] = nibble_scales(b);
@@ -97,16 +95,17 @@ struct IQ2_XS : Iq2 {
 struct IQ2_S : Iq2 {
   using Block = BlockIQ2_S;
 
-  IQ2_S(const Block& a, const Block& b) {
+  explicit IQ2_S(const Block* const (&w)[kRows]) {
+    const Block &a = *w[0], &b = *w[1];
     __m512i index = alternate_qwords(load_256(a.qs), load_256(b.qs));
     __m512i high = _mm512_broadcast_i32x4(
         _mm_set_epi64x(static_cast<long long>(load_u64(b.qh)), static_cast<long long>(load_u64(a.qh))));
-    static constexpr Bytes bit_8 = bytes([](int i) { return 16 * (i / 16) + 2 * (i % 8); });
-    static constexpr Bytes bit_9 = bytes([](int i) { return bit_8.at[i] + 1; });
-    Quarters quarter(_mm512_movepi8_mask(index), _mm512_bitshuffle_epi64_mask(high, bit_8));
-    __mmask64 upper = _mm512_bitshuffle_epi64_mask(high, bit_9);
-    interleave(look_up_1024(plane(kPlanesIq2S, 0), index, quarter, upper),
-               look_up_1024(plane(kPlanesIq2S, 1), index, quarter, upper));
+    static constexpr Bytes even = bytes([](int i) { return 16 * (i / 16) + 2 * (i % 8); });
+    static constexpr Bytes odd = bytes([](int i) { return even.at[i] + 1; });
+    __mmask64 bit_7 = _mm512_movepi8_mask(index);
+    __mmask64 bit_8 = _mm512_bitshuffle_epi64_mask(high, even), bit_9 = _mm512_bitshuffle_epi64_mask(high, odd);
+    interleave(look_up_1024(plane(kPlanesIq2S, 0), index, bit_7, bit_8, bit_9),
+               look_up_1024(plane(kPlanesIq2S, 1), index, bit_7, bit_8, bit_9));
     signs[0] = _mm512_cvtepu32_epi64(load_256(a.signs));
     signs[1] = _mm512_cvtepu32_epi64(load_256(b.signs));
     scales[0] = nibble_scales(a);

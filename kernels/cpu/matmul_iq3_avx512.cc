@@ -18,69 +18,59 @@ inline __m512i apply_signs(__m512i code, __m512i signs) {
 struct IQ3_XXS {
   using Block = BlockIQ3_XXS;
   static constexpr i32 kBias = kPlaneBias;
+  static constexpr int kRows = 2;
 
-  struct Row {
-    __m512i index, signs;
-    __mmask64 bit_7;
-    __m512 scale;
+  __m512i index[2], signs[2];
+  __mmask64 bit_7[2];
+  __m512 scales[2];
 
-    explicit Row(const Block& w) : index(load_512(w.qs)), bit_7(_mm512_movepi8_mask(index)) {
-      static constexpr Bytes sevens = bytes([](int i) { return 7 * (i % 4); });
-      static constexpr Bytes top_four = bytes([](int) { return 28; });
-      __m512i fields = _mm512_cvtepu32_epi64(load_256(w.signs));
-      signs = make_even(_mm512_multishift_epi64_epi8(sevens, fields));
+  explicit IQ3_XXS(const Block* const (&w)[kRows]) {
+    static constexpr Bytes sevens = bytes([](int i) { return 7 * (i % 4); });
+    static constexpr Bytes top_four = bytes([](int) { return 28; });
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; r++) {
+      index[r] = load_512(w[r]->qs);
+      bit_7[r] = _mm512_movepi8_mask(index[r]);
+      __m512i fields = _mm512_cvtepu32_epi64(load_256(w[r]->signs));
+      signs[r] = make_even(_mm512_multishift_epi64_epi8(sevens, fields));
       __m512i s = _mm512_multishift_epi64_epi8(top_four, fields);
-      scale = _mm512_mul_ps(odd_scales(s, 0.25f), broadcast_half(w.d));
+      scales[r] = _mm512_mul_ps(odd_scales(s, 0.25f), broadcast_half(w[r]->d));
     }
-  };
-  Row rows[2];
-
-  IQ3_XXS(const Block& a, const Block& b) : rows{Row(a), Row(b)} {}
+  }
 
   template <int kRow, int kPart>
   __m512i codes() const {
-    const Row& row = rows[kRow];
-    return apply_signs<kPart>(look_up_256(plane(kPlanesIq3Xxs, kPart), row.index, row.bit_7), row.signs);
-  }
-
-  template <int kRow>
-  __m512 scale() const {
-    return rows[kRow].scale;
+    return apply_signs<kPart>(look_up_256(plane(kPlanesIq3Xxs, kPart), index[kRow], bit_7[kRow]), signs[kRow]);
   }
 };
 
 struct IQ3_S {
   using Block = BlockIQ3_S;
   static constexpr i32 kBias = kPlaneBias;
+  static constexpr int kRows = 2;
 
-  struct Row {
-    __m512i index, signs;
-    Quarters quarter;
-    __m512 scale;
+  __m512i index[2], signs[2];
+  __mmask64 bit_7[2], bit_8[2];
+  __m512 scales[2];
 
-    explicit Row(const Block& w)
-        : index(load_512(w.qs)),
-          signs(_mm512_cvtepu32_epi64(load_256(w.signs))),
-          quarter(_mm512_movepi8_mask(index), _cvtu64_mask64(load_u64(w.qh))) {
-      static constexpr Bytes nibble_of_two_lanes = bytes([](int i) { return 4 * (i / 8); });
-      __m512i all = _mm512_set1_epi32(static_cast<int>(load_u32(w.scales)));
-      scale = _mm512_mul_ps(odd_scales(_mm512_multishift_epi64_epi8(nibble_of_two_lanes, all), 1.0f),
-                            broadcast_half(w.d));
+  explicit IQ3_S(const Block* const (&w)[kRows]) {
+    static constexpr Bytes nibble_of_two_lanes = bytes([](int i) { return 4 * (i / 8); });
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; r++) {
+      index[r] = load_512(w[r]->qs);
+      bit_7[r] = _mm512_movepi8_mask(index[r]);
+      bit_8[r] = _cvtu64_mask64(load_u64(w[r]->qh));
+      signs[r] = _mm512_cvtepu32_epi64(load_256(w[r]->signs));
+      __m512i all = _mm512_set1_epi32(static_cast<int>(load_u32(w[r]->scales)));
+      __m512i s = _mm512_multishift_epi64_epi8(nibble_of_two_lanes, all);
+      scales[r] = _mm512_mul_ps(odd_scales(s, 1.0f), broadcast_half(w[r]->d));
     }
-  };
-  Row rows[2];
-
-  IQ3_S(const Block& a, const Block& b) : rows{Row(a), Row(b)} {}
+  }
 
   template <int kRow, int kPart>
   __m512i codes() const {
-    const Row& row = rows[kRow];
-    return apply_signs<kPart>(look_up_512(plane(kPlanesIq3S, kPart), row.index, row.quarter), row.signs);
-  }
-
-  template <int kRow>
-  __m512 scale() const {
-    return rows[kRow].scale;
+    const u8* book = plane(kPlanesIq3S, kPart);
+    return apply_signs<kPart>(look_up_512(book, index[kRow], bit_7[kRow], bit_8[kRow]), signs[kRow]);
   }
 };
 
