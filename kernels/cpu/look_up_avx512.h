@@ -11,10 +11,20 @@
 namespace stoker {
 namespace {
 
-// Plane p of a book; not std::array's operator[], which would be an inline function compiled for AVX-512.
+// The planes of a book, one after the other. Not std::array's members, which would be inline functions compiled for
+// AVX-512.
 template <size_t kPlanes, size_t kCount>
-inline const u8* plane(const BookPlanes<kPlanes, kCount>& book, size_t p) {
-  return reinterpret_cast<const u8*>(&book) + p * kCount;
+inline const u8* planes(const BookPlanes<kPlanes, kCount>& book) {
+  return reinterpret_cast<const u8*>(&book);
+}
+
+// The same for books that do not fit into registers. Left alone, GCC would keep them there over all blocks, that is in
+// a misaligned copy on the stack.
+template <size_t kPlanes, size_t kCount>
+inline const u8* planes_in_memory(const BookPlanes<kPlanes, kCount>& book) {
+  const u8* bytes = planes(book);
+  __asm__ volatile("" : "+r"(bytes));
+  return bytes;
 }
 
 // plane[index & 127] where the mask is set; other bytes of `index` stay.
@@ -33,12 +43,6 @@ inline __m512i look_up_512(const u8* plane, __m512i index, __mmask64 bit_7, __mm
 inline __m512i look_up_1024(const u8* plane, __m512i index, __mmask64 bit_7, __mmask64 bit_8, __mmask64 bit_9) {
   return _mm512_mask_blend_epi8(bit_9, look_up_512(plane, index, bit_7, bit_8),
                                 look_up_512(plane + 512, index, bit_7, bit_8));
-}
-
-inline __m512i look_up_2048(const u8* plane, __m512i index, __mmask64 bit_7, __mmask64 bit_8, __mmask64 bit_9,
-                            __mmask64 bit_10) {
-  return _mm512_mask_blend_epi8(bit_10, look_up_1024(plane, index, bit_7, bit_8, bit_9),
-                                look_up_1024(plane + 1024, index, bit_7, bit_8, bit_9));
 }
 
 // 64 bytes made by the compiler: byte i is f(i), modulo 256.

@@ -114,7 +114,7 @@ inline void add_two_rows(const Format& w, const Turned* const (&x)[kTokens], con
 // kRows rows of `blocks` blocks, row r at w + r * row_bytes[r]; the next rows are asked for meanwhile, as hardware
 // prefetchers stop at 4 KiB pages.
 template <class Format, int kTokens>
-__attribute__((noinline)) void multiply_rows(const std::byte* const (&w)[Format::kRows], i64 blocks, i64 ahead_bytes,
+__attribute__((noinline, flatten)) void multiply_rows(const std::byte* const (&w)[Format::kRows], i64 blocks, i64 ahead_bytes,
                                              const Chunk<kTokens>& chunk, f32 (&out)[Format::kRows][kTokens]) {
   using Block = typename Format::Block;
   constexpr int kRows = Format::kRows;

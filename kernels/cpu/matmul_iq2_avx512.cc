@@ -55,7 +55,8 @@ struct IQ2_XXS : Iq2 {
     __m512i index = _mm512_castps_si512(_mm512_shuffle_ps(row_a, row_b, 0b10'00'10'00));
     __m512i fields = _mm512_castps_si512(_mm512_shuffle_ps(row_a, row_b, 0b11'01'11'01));
     __mmask64 bit_7 = _mm512_movepi8_mask(index);
-    interleave(look_up_256(plane(kPlanesIq2Xxs, 0), index, bit_7), look_up_256(plane(kPlanesIq2Xxs, 1), index, bit_7));
+    const u8* book = planes(kPlanesIq2Xxs);
+    interleave(look_up_256(book, index, bit_7), look_up_256(book + 256, index, bit_7));
     static constexpr Bytes sevens = bytes([](int i) { return 32 * (i % 8 / 4) + 7 * (i % 4); });
     spread_signs(make_even(_mm512_multishift_epi64_epi8(sevens, fields)));
     __m512i s = _mm512_srli_epi32(fields, 28);
@@ -85,7 +86,8 @@ struct IQ2_XS : Iq2 {
     __m512i index = _mm512_permutex2var_epi8(row_a, low, row_b);
     __m512i rest = _mm512_permutex2var_epi8(row_a, high, row_b);
     __mmask64 bit_7 = _mm512_movepi8_mask(index), bit_8 = _mm512_test_epi8_mask(rest, _mm512_set1_epi8(1));
-    interleave(look_up_512(plane(kPlanesIq2Xs, 0), index, bit_7, bit_8), look_up_512(plane(kPlanesIq2Xs, 1), index, bit_7, bit_8));
+    const u8* book = planes_in_memory(kPlanesIq2Xs);
+    interleave(look_up_512(book, index, bit_7, bit_8), look_up_512(book + 512, index, bit_7, bit_8));
     spread_signs(make_even(_mm512_srli_epi16(rest, 1)));
     scales[0] = nibble_scales(a);
     scales[1] = nibble_scales(b);
@@ -104,8 +106,8 @@ struct IQ2_S : Iq2 {
     static constexpr Bytes odd = bytes([](int i) { return even.at[i] + 1; });
     __mmask64 bit_7 = _mm512_movepi8_mask(index);
     __mmask64 bit_8 = _mm512_bitshuffle_epi64_mask(high, even), bit_9 = _mm512_bitshuffle_epi64_mask(high, odd);
-    interleave(look_up_1024(plane(kPlanesIq2S, 0), index, bit_7, bit_8, bit_9),
-               look_up_1024(plane(kPlanesIq2S, 1), index, bit_7, bit_8, bit_9));
+    const u8* book = planes_in_memory(kPlanesIq2S);
+    interleave(look_up_1024(book, index, bit_7, bit_8, bit_9), look_up_1024(book + 1024, index, bit_7, bit_8, bit_9));
     signs[0] = _mm512_cvtepu32_epi64(load_256(a.signs));
     signs[1] = _mm512_cvtepu32_epi64(load_256(b.signs));
     scales[0] = nibble_scales(a);

@@ -20,6 +20,7 @@ struct IQ3_XXS {
   static constexpr i32 kBias = kPlaneBias;
   static constexpr int kRows = 2;
 
+  const u8* book = planes_in_memory(kPlanesIq3Xxs);
   __m512i index[2], signs[2];
   __mmask64 bit_7[2];
   __m512 scales[2];
@@ -40,7 +41,7 @@ struct IQ3_XXS {
 
   template <int kRow, int kPart>
   __m512i codes() const {
-    return apply_signs<kPart>(look_up_256(plane(kPlanesIq3Xxs, kPart), index[kRow], bit_7[kRow]), signs[kRow]);
+    return apply_signs<kPart>(look_up_256(book + 256 * kPart, index[kRow], bit_7[kRow]), signs[kRow]);
   }
 };
 
@@ -49,6 +50,7 @@ struct IQ3_S {
   static constexpr i32 kBias = kPlaneBias;
   static constexpr int kRows = 2;
 
+  const u8* book = planes_in_memory(kPlanesIq3S);
   __m512i index[2], signs[2];
   __mmask64 bit_7[2], bit_8[2];
   __m512 scales[2];
@@ -69,8 +71,8 @@ struct IQ3_S {
 
   template <int kRow, int kPart>
   __m512i codes() const {
-    const u8* book = plane(kPlanesIq3S, kPart);
-    return apply_signs<kPart>(look_up_512(book, index[kRow], bit_7[kRow], bit_8[kRow]), signs[kRow]);
+    __m512i looked_up = look_up_512(book + 512 * kPart, index[kRow], bit_7[kRow], bit_8[kRow]);
+    return apply_signs<kPart>(looked_up, signs[kRow]);
   }
 };
 
