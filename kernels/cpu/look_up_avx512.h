@@ -1,8 +1,9 @@
 // Look-ups of 64 bytes at once in the planes of a code book (kernels/format/codebooks.h), and what the code book
 // formats share: signs and scales.
 //
-// vpermi2b looks 64 bytes up in a table of 128. Longer planes take several, each for the bytes whose further index bits
-// select its part. Those bits come as masks: bit 7 of the index byte, then bits from elsewhere in the block.
+// vpermi2b looks 64 bytes up in a table of 128. Longer planes take several, and the further bits of the index select:
+// bit 7, which is in the index byte, then bits from elsewhere in the block. What binds are the loads of the book, 64
+// bytes each, so a part is used for all indices at hand.
 #pragma once
 
 #include "kernels/cpu/matmul_codebook_tile_avx512.h"
@@ -27,23 +28,48 @@ inline const u8* planes_in_memory(const BookPlanes<kPlanes, kCount>& book) {
   return bytes;
 }
 
-// plane[index & 127] where the mask is set; other bytes of `index` stay.
-inline __m512i look_up_128(const u8* plane, __m512i index, __mmask64 where) {
-  return _mm512_mask2_permutex2var_epi8(load_512(plane), index, where, load_512(plane + 64));
+// A part of a plane that is used more than once; GCC would load it again each time.
+inline __m512i load_once(const u8* part) {
+  __m512i bytes = load_512(part);
+  __asm__("" : "+v"(bytes));
+  return bytes;
 }
 
-inline __m512i look_up_256(const u8* plane, __m512i index, __mmask64 bit_7) {
-  return look_up_128(plane + 128, look_up_128(plane, index, _knot_mask64(bit_7)), bit_7);
-}
+// kSets times 64 indices into one book.
+template <int kSets>
+struct LookUp {
+  __m512i low[kSets];  // bits 0 .. 7
+  __mmask64 bit_7[kSets];
+  __m512i bit_8[kSets], bit_9[kSets], bit_10[kSets];  // 0xff where set; as far as the book is that long
 
-inline __m512i look_up_512(const u8* plane, __m512i index, __mmask64 bit_7, __mmask64 bit_8) {
-  return _mm512_mask_blend_epi8(bit_8, look_up_256(plane, index, bit_7), look_up_256(plane + 256, index, bit_7));
-}
+  void set_low(int set, __m512i bytes) {
+    low[set] = bytes;
+    bit_7[set] = _mm512_movepi8_mask(bytes);
+  }
 
-inline __m512i look_up_1024(const u8* plane, __m512i index, __mmask64 bit_7, __mmask64 bit_8, __mmask64 bit_9) {
-  return _mm512_mask_blend_epi8(bit_9, look_up_512(plane, index, bit_7, bit_8),
-                                look_up_512(plane + 512, index, bit_7, bit_8));
-}
+  // out[set] = plane[index], the plane being of kEntries bytes
+  template <int kEntries>
+  void run(const u8* plane, __m512i (&out)[kSets]) const {
+    if constexpr (kEntries == 256) {
+      __m512i part[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) part[i] = kSets > 1 ? load_once(plane + 64 * i) : load_512(plane + 64 * i);
+#pragma GCC unroll 4
+      for (int s = 0; s < kSets; s++) {
+        out[s] = _mm512_mask2_permutex2var_epi8(part[0], low[s], _knot_mask64(bit_7[s]), part[1]);
+        out[s] = _mm512_mask2_permutex2var_epi8(part[2], out[s], bit_7[s], part[3]);
+      }
+    } else {
+      __m512i upper[kSets];
+      run<kEntries / 2>(plane, out);
+      run<kEntries / 2>(plane + kEntries / 2, upper);
+      const __m512i(&bit)[kSets] = kEntries == 512 ? bit_8 : kEntries == 1024 ? bit_9 : bit_10;
+#pragma GCC unroll 4
+      for (int s = 0; s < kSets; s++)
+        out[s] = _mm512_ternarylogic_epi64(out[s], upper[s], bit[s], 0xd8);  // c ? b : a
+    }
+  }
+};
 
 // 64 bytes made by the compiler: byte i is f(i), modulo 256.
 struct alignas(64) Bytes {

@@ -15,7 +15,8 @@
 //     static constexpr i32 kBias = ...;
 //     static constexpr int kRows = ...;       // 2 or 4
 //     explicit Format(const Block* const (&w)[kRows]);  // a block each of as many rows, looked up
-//     template <int kRow, int kPart> __m512i codes() const;  // register kPart of a row
+//     // Register kPart of rows kRow and kRow + 1.
+//     template <int kPart, int kRow> void codes(__m512i (&out)[2]) const;
 //     __m512 scales[kRows];  // per lane of 16 weights; a weight is scale * (code - kBias)
 //   };
 //
@@ -90,18 +91,20 @@ inline void add_two_rows(const Format& w, const Turned* const (&x)[kTokens], con
   __m512i total[2][kTokens];
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; t++) total[0][t] = total[1][t] = _mm512_load_si512(x[t][i].start);
-  auto add = [&](int part, __m512i first, __m512i second) __attribute__((always_inline)) {
+  auto add = [&]<int kPart>() __attribute__((always_inline)) {
+    __m512i codes[2];
+    w.template codes<kPart, kRow>(codes);
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; t++) {
-      __m512i activations = _mm512_load_si512(x[t][i].q[part]);
-      total[0][t] = _mm512_dpbusd_epi32(total[0][t], first, activations);
-      total[1][t] = _mm512_dpbusd_epi32(total[1][t], second, activations);
+      __m512i activations = _mm512_load_si512(x[t][i].q[kPart]);
+      total[0][t] = _mm512_dpbusd_epi32(total[0][t], codes[0], activations);
+      total[1][t] = _mm512_dpbusd_epi32(total[1][t], codes[1], activations);
     }
   };
-  add(0, w.template codes<kRow, 0>(), w.template codes<kRow + 1, 0>());
-  add(1, w.template codes<kRow, 1>(), w.template codes<kRow + 1, 1>());
-  add(2, w.template codes<kRow, 2>(), w.template codes<kRow + 1, 2>());
-  add(3, w.template codes<kRow, 3>(), w.template codes<kRow + 1, 3>());
+  add.template operator()<0>();
+  add.template operator()<1>();
+  add.template operator()<2>();
+  add.template operator()<3>();
 #pragma GCC unroll 2
   for (int r = 0; r < 2; r++)
 #pragma GCC unroll 8

@@ -9,10 +9,13 @@ namespace {
 
 // kPlaneBias + magnitude -> kPlaneBias +- magnitude. Low dword of qword i of `signs`: those of weights 32 i .. + 31.
 template <int kPart>
-inline __m512i apply_signs(__m512i code, __m512i signs) {
+inline void apply_signs(const __m512i (&signs)[2], __m512i (&codes)[2]) {
   static constexpr Bytes sign_bit = bytes([](int i) { return 4 * (i % 8) + kPart; });
-  __mmask64 negative = _mm512_bitshuffle_epi64_mask(signs, sign_bit);
-  return _mm512_mask_sub_epi8(code, negative, _mm512_set1_epi8(static_cast<char>(2 * kPlaneBias)), code);
+#pragma GCC unroll 2
+  for (int r = 0; r < 2; r++) {
+    __mmask64 negative = _mm512_bitshuffle_epi64_mask(signs[r], sign_bit);
+    codes[r] = _mm512_mask_sub_epi8(codes[r], negative, _mm512_set1_epi8(static_cast<char>(2 * kPlaneBias)), codes[r]);
+  }
 }
 
 struct IQ3_XXS {
@@ -21,8 +24,8 @@ struct IQ3_XXS {
   static constexpr int kRows = 2;
 
   const u8* book = planes_in_memory(kPlanesIq3Xxs);
-  __m512i index[2], signs[2];
-  __mmask64 bit_7[2];
+  LookUp<2> index;
+  __m512i signs[2];
   __m512 scales[2];
 
   explicit IQ3_XXS(const Block* const (&w)[kRows]) {
@@ -30,8 +33,7 @@ struct IQ3_XXS {
     static constexpr Bytes top_four = bytes([](int) { return 28; });
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; r++) {
-      index[r] = load_512(w[r]->qs);
-      bit_7[r] = _mm512_movepi8_mask(index[r]);
+      index.set_low(r, load_512(w[r]->qs));
       __m512i fields = _mm512_cvtepu32_epi64(load_256(w[r]->signs));
       signs[r] = make_even(_mm512_multishift_epi64_epi8(sevens, fields));
       __m512i s = _mm512_multishift_epi64_epi8(top_four, fields);
@@ -39,9 +41,10 @@ struct IQ3_XXS {
     }
   }
 
-  template <int kRow, int kPart>
-  __m512i codes() const {
-    return apply_signs<kPart>(look_up_256(book + 256 * kPart, index[kRow], bit_7[kRow]), signs[kRow]);
+  template <int kPart, int kRow>
+  void codes(__m512i (&out)[2]) const {
+    index.run<256>(book + 256 * kPart, out);
+    apply_signs<kPart>(signs, out);
   }
 };
 
@@ -51,17 +54,16 @@ struct IQ3_S {
   static constexpr int kRows = 2;
 
   const u8* book = planes_in_memory(kPlanesIq3S);
-  __m512i index[2], signs[2];
-  __mmask64 bit_7[2], bit_8[2];
+  LookUp<2> index;
+  __m512i signs[2];
   __m512 scales[2];
 
   explicit IQ3_S(const Block* const (&w)[kRows]) {
     static constexpr Bytes nibble_of_two_lanes = bytes([](int i) { return 4 * (i / 8); });
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; r++) {
-      index[r] = load_512(w[r]->qs);
-      bit_7[r] = _mm512_movepi8_mask(index[r]);
-      bit_8[r] = _cvtu64_mask64(load_u64(w[r]->qh));
+      index.set_low(r, load_512(w[r]->qs));
+      index.bit_8[r] = _mm512_movm_epi8(_cvtu64_mask64(load_u64(w[r]->qh)));
       signs[r] = _mm512_cvtepu32_epi64(load_256(w[r]->signs));
       __m512i all = _mm512_set1_epi32(static_cast<int>(load_u32(w[r]->scales)));
       __m512i s = _mm512_multishift_epi64_epi8(nibble_of_two_lanes, all);
@@ -69,10 +71,10 @@ struct IQ3_S {
     }
   }
 
-  template <int kRow, int kPart>
-  __m512i codes() const {
-    __m512i looked_up = look_up_512(book + 512 * kPart, index[kRow], bit_7[kRow], bit_8[kRow]);
-    return apply_signs<kPart>(looked_up, signs[kRow]);
+  template <int kPart, int kRow>
+  void codes(__m512i (&out)[2]) const {
+    index.run<512>(book + 512 * kPart, out);
+    apply_signs<kPart>(signs, out);
   }
 };
 
