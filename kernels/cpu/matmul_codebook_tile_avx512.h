@@ -13,12 +13,17 @@
 //   struct Format {
 //     using Block = ...;                  // 256 weights
 //     static constexpr i32 kBias = ...;
-//     static constexpr int kRows = ...;       // 2 or 4
+//     static constexpr int kRows = ...;   // 2 or 4
+//     static constexpr bool kUnpackAhead = ...;  // see below
 //     explicit Format(const Block* const (&w)[kRows]);  // a block each of as many rows, looked up
 //     // Register kPart of rows kRow and kRow + 1.
 //     template <int kPart, int kRow> void codes(__m512i (&out)[2]) const;
 //     __m512 scales[kRows];  // per lane of 16 weights; a weight is scale * (code - kBias)
 //   };
+//
+// Where the constructor looks up, it is a long chain of dependent steps: such a format is unpacked one block ahead
+// (kUnpackAhead), which hides the latency. Where codes() looks up, there is little to hide, and keeping what is
+// unpacked costs more.
 //
 // Rows that are unpacked together share look-ups of 64 indices, as many as a register has bytes, or loads of the book;
 // two rows share each load of activations. Where rows run out the last is repeated.
@@ -131,7 +136,7 @@ __attribute__((noinline, flatten)) void multiply_rows(const std::byte* const (&w
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; r++) sum[r][t] = _mm512_setzero_ps();
   }
-  for (i64 i = 0; i < blocks; i++) {
+  auto unpack = [&](i64 i) __attribute__((always_inline)) {
     const Block* block[kRows];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; r++) {
@@ -141,9 +146,21 @@ __attribute__((noinline, flatten)) void multiply_rows(const std::byte* const (&w
       _mm_prefetch(ahead, _MM_HINT_T0);
       if constexpr (sizeof(Block) > 64) _mm_prefetch(ahead + 64, _MM_HINT_T0);
     }
-    const Format unpacked(block);
+    return Format(block);
+  };
+  auto add = [&](const Format& unpacked, i64 i) __attribute__((always_inline)) {
     add_two_rows<0>(unpacked, x, d, i, sum);
     if constexpr (kRows == 4) add_two_rows<2>(unpacked, x, d, i, sum);
+  };
+  if constexpr (Format::kUnpackAhead) {
+    Format next = unpack(0);
+    for (i64 i = 0; i < blocks; i++) {
+      const Format current = next;
+      if (i + 1 < blocks) next = unpack(i + 1);
+      add(current, i);
+    }
+  } else {
+    for (i64 i = 0; i < blocks; i++) add(unpack(i), i);
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; r++)

@@ -18,6 +18,7 @@ constexpr f32 kFactor = kIq1Delta;
 struct Iq1 {
   static constexpr i32 kBias = 9;
   static constexpr int kRows = 4;
+  static constexpr bool kUnpackAhead = true;
 
   __m512i digits[4];  // byte r: four 2-bit digits, those of run r
   __m512i deltas[4];  // byte r: 2 where delta > 0, else 0

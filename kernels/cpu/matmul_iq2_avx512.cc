@@ -11,6 +11,7 @@ namespace {
 struct Iq2 {
   static constexpr i32 kBias = 64;
   static constexpr int kRows = 2;
+  static constexpr bool kUnpackAhead = true;
 
   __m512i digits[2];  // byte r: four 2-bit digits, those of run r
   __m512i signs[2];   // low dword of qword i: the signs of weights 32 i .. + 31

@@ -22,6 +22,7 @@ struct IQ3_XXS {
   using Block = BlockIQ3_XXS;
   static constexpr i32 kBias = kPlaneBias;
   static constexpr int kRows = 2;
+  static constexpr bool kUnpackAhead = false;
 
   const u8* book = planes_in_memory(kPlanesIq3Xxs);
   LookUp<2> index;
@@ -52,6 +53,7 @@ struct IQ3_S {
   using Block = BlockIQ3_S;
   static constexpr i32 kBias = kPlaneBias;
   static constexpr int kRows = 2;
+  static constexpr bool kUnpackAhead = false;
 
   const u8* book = planes_in_memory(kPlanesIq3S);
   LookUp<2> index;
