@@ -15,7 +15,7 @@
 //     static constexpr i32 kBias = ...;
 //     static constexpr int kRows = ...;   // 2 or 4
 //     static constexpr bool kUnpackAhead = ...;  // see below
-//     explicit Format(const Block* const (&w)[kRows]);  // a block each of as many rows, looked up
+//     explicit Format(const Block* const (&w)[kRows]);  // unpacks a block each of as many rows
 //     // Register kPart of rows kRow and kRow + 1.
 //     template <int kPart, int kRow> void codes(__m512i (&out)[2]) const;
 //     __m512 scales[kRows];  // per lane of 16 weights; a weight is scale * (code - kBias)
@@ -119,11 +119,12 @@ inline void add_two_rows(const Format& w, const Turned* const (&x)[kTokens], con
     }
 }
 
-// kRows rows of `blocks` blocks, row r at w + r * row_bytes[r]; the next rows are asked for meanwhile, as hardware
-// prefetchers stop at 4 KiB pages.
+// kRows rows of `blocks` blocks, row r at w[r]; what lies `ahead_bytes` further, the next rows, is asked for meanwhile,
+// as hardware prefetchers stop at 4 KiB pages. All is inlined here: what is unpacked has to stay in registers.
 template <class Format, int kTokens>
-__attribute__((noinline, flatten)) void multiply_rows(const std::byte* const (&w)[Format::kRows], i64 blocks, i64 ahead_bytes,
-                                             const Chunk<kTokens>& chunk, f32 (&out)[Format::kRows][kTokens]) {
+__attribute__((noinline, flatten)) void multiply_rows(const std::byte* const (&w)[Format::kRows], i64 blocks,
+                                                      i64 ahead_bytes, const Chunk<kTokens>& chunk,
+                                                      f32 (&out)[Format::kRows][kTokens]) {
   using Block = typename Format::Block;
   constexpr int kRows = Format::kRows;
   const Turned* x[kTokens];
