@@ -6,6 +6,9 @@ namespace stoker {
 void fill_avx512(LeafTable& table) {
   fill_matmul_block32_avx512(table);
   fill_matmul_k_avx512(table);
+  fill_matmul_iq1_avx512(table);
+  fill_matmul_iq2_avx512(table);
+  fill_matmul_iq3_avx512(table);
   fill_matmul_float_avx512(table);
 }
 
