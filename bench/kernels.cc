@@ -1,6 +1,6 @@
 // Speed of the matrix products, per format: GB/s of weights read and weights per clock cycle and core.
 //
-//   kernels [--format NAME] [--tokens N] [--mib N] [--threads N] [--repeats N] [--isa ref|avx2|avx512]
+//   kernels [--format NAME] [--tokens N] [--mib N] [--threads N] [--repeats N] [--isa ref|avx2|avx512] [--activations q8|f32]
 //
 // With one token the weights come from memory once (choose --mib well above the last-level cache), and GB/s
 // is to be compared with what the machine's memory gives. With many tokens (--tokens 512) arithmetic decides:
@@ -26,6 +26,7 @@ struct Options {
   std::string format;  // empty: all
   i64 tokens = 1, mib = 64, threads = 0, repeats = 5;
   IsaLevel level = best_isa_level();
+  bool float_activations = false;
 };
 
 Options parse(int argc, char** argv) {
@@ -43,11 +44,13 @@ Options parse(int argc, char** argv) {
       options.threads = std::stoll(value);
     } else if (name == "--repeats") {
       options.repeats = std::stoll(value);
+    } else if (name == "--activations") {
+      options.float_activations = value == "f32";
     } else if (name == "--isa") {
       options.level = value == "ref" ? IsaLevel::ref : value == "avx2" ? IsaLevel::avx2 : IsaLevel::avx512;
       if (options.level > best_isa_level()) fail("--isa {}: this CPU does not have it", value);
     } else {
-      fail("unknown option {}; there are --format --tokens --mib --threads --repeats --isa", name);
+      fail("unknown option {}; there are --format --tokens --mib --threads --repeats --isa --activations", name);
     }
   }
   if (argc % 2 == 0) fail("option {} needs a value", argv[argc - 1]);
@@ -128,7 +131,7 @@ void run(const Options& options) {
              workers.size(), ghz, name(options.level), options.mib, options.tokens, options.repeats);
   fmt::print("{:8} {:>6} {:>8} {:>8} {:>8} {:>8} {:>9} {:>14}  {}\n", "format", "rows", "ms", "best ms",
              "+- %", "GB/s", "best GB/s", "weights/cycle", "hash");
-  for (const test::MatmulCase& c : test::matmul_bench_cases(options.mib * kMiB, options.tokens)) {
+  for (const test::MatmulCase& c : test::matmul_bench_cases(options.mib * kMiB, options.tokens, options.float_activations)) {
     if (!options.format.empty() && info(c.type).name != options.format) continue;
     Timing t = measure(c, options, workers);
     f64 weights = static_cast<f64>(c.rows) * static_cast<f64>(c.cols);

@@ -9,6 +9,7 @@ void fill_avx512(LeafTable& table) {
   fill_matmul_iq1_avx512(table);
   fill_matmul_iq2_avx512(table);
   fill_matmul_iq3_avx512(table);
+  fill_matmul_exact_avx512(table);
   fill_matmul_float_avx512(table);
 }
 

@@ -1,12 +1,10 @@
 // AVX2 matmul with float activations: of float weights, and in exact mode of every block format.
 //
 // One chain of eight partial sums per (token, row). Several rows or tokens go side by side, which hides the
-// latency of an FMA and reads each activation once for all rows of a turn. In exact mode a block is turned
-// into the floats that the format defines and these meet up to sixteen tokens, so what unpacking costs is
-// shared by a prompt's tokens.
+// latency of an FMA and reads each activation once for all rows of a turn. A block is turned into the floats that
+// its format defines.
+#include "kernels/cpu/float_blocks_avx2.h"
 #include "kernels/cpu/matmul_avx2.h"
-#include "kernels/cpu/matmul_tile_avx2.h"
-#include "kernels/ref/unpack.h"
 
 namespace stoker {
 namespace {
@@ -132,51 +130,87 @@ void multiply_float_tile(const MatmulTile& tile) {
 // --- exact mode
 // ---------------------------------------------------------------------------------------------------
 
+// One or two tokens multiply the weights as they are unpacked; more share the unpacked block. Either way a (token, row)
+// has the same four chains: weights 8 i .. 8 i + 7 go to chain i % 4.
 constexpr i64 kExactTokens = 16;
 
-// The floats of one block, with the products in the order that defines them (kernels/ref/dequantize.cc).
-template <int kWeights>
-inline void to_floats(const ref::UnpackedBlock& block, f32 (&w)[kWeights]) {
-  for (int i = 0; i < kWeights; i += 8) {
-    __m256 code = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_64(block.code + i)));
-    __m256 value = _mm256_mul_ps(_mm256_set1_ps(block.d * static_cast<f32>(block.scale[i / 16])), code);
-    if (block.has_offset)
-      value = _mm256_add_ps(value, _mm256_set1_ps(block.m * static_cast<f32>(block.offset[i / 16])));
-    _mm256_store_ps(w + i, value);
+inline f32 sum_chains(const __m256 (&chain)[4]) {
+  return sum_lanes(_mm256_add_ps(_mm256_add_ps(chain[0], chain[1]), _mm256_add_ps(chain[2], chain[3])));
+}
+
+template <int kTokens>
+struct MultiplyFloats {
+  const f32* x[kTokens];
+  __m256 sum[kTokens][4];
+
+  template <bool kOffset>
+  __attribute__((always_inline)) void step(int index, __m256i codes, f32 scale0, f32 scale1, f32 offset0, f32 offset1) {
+    for_each_eight<kOffset>(index, codes, scale0, scale1, offset0, offset1, [this](int first, __m256 weights) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; t++) {
+        __m256& chain = sum[t][first / 8 % 4];
+        chain = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x[t] + first), chain);
+      }
+    });
+  }
+};
+
+template <class Block, int kTokens>
+void multiply_unpacking(const MatmulTile& tile, i64 first_token) {
+  for (i64 row = 0; row < tile.rows; row++) {
+    const Block* block = reinterpret_cast<const Block*>(tile.w + row * tile.w_row_bytes);
+    MultiplyFloats<kTokens> sink;
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; t++) {
+      sink.x[t] = x_row(tile, first_token + t);
+#pragma GCC unroll 4
+      for (__m256& chain : sink.sum[t]) chain = _mm256_setzero_ps();
+    }
+    for (i64 col = 0; col < tile.cols; col += Block::kWeights, block++) {
+      _mm_prefetch(reinterpret_cast<const char*>(block) + kPrefetchBytes, _MM_HINT_T0);
+      unpack_steps(*block, sink);
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; t++) sink.x[t] += Block::kWeights;
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; t++)
+      y_row(tile, first_token + t)[row] = sum_chains(sink.sum[t]);
   }
 }
 
-template <class Block, int kWeights>
-void multiply_exact_row(const MatmulTile& tile, i64 row, i64 first_token, i64 tokens) {
+template <class Block>
+void multiply_unpacked(const MatmulTile& tile, i64 row, i64 first_token, i64 tokens) {
+  constexpr int kWeights = static_cast<int>(Block::kWeights);
   const Block* block = reinterpret_cast<const Block*>(tile.w + row * tile.w_row_bytes);
-  __m256 sum[kExactTokens][2];
-  for (i64 t = 0; t < tokens; t++) sum[t][0] = sum[t][1] = _mm256_setzero_ps();
+  __m256 sum[kExactTokens][4];
+  for (i64 t = 0; t < tokens; t++)
+    for (__m256& chain : sum[t]) chain = _mm256_setzero_ps();
   for (i64 col = 0; col < tile.cols; col += kWeights, block++) {
-    ref::UnpackedBlock unpacked;
-    ref::unpack(*block, unpacked);
     alignas(32) f32 w[kWeights];
-    to_floats(unpacked, w);
+    StoreFloats sink{w};
+    unpack_steps(*block, sink);
     for (i64 t = 0; t < tokens; t++) {
       const f32* x = x_row(tile, first_token + t) + col;
-      __m256 even = sum[t][0], odd = sum[t][1];
-      for (int i = 0; i < kWeights; i += 16) {
-        even = _mm256_fmadd_ps(_mm256_load_ps(w + i), _mm256_loadu_ps(x + i), even);
-        odd = _mm256_fmadd_ps(_mm256_load_ps(w + i + 8), _mm256_loadu_ps(x + i + 8), odd);
-      }
-      sum[t][0] = even;
-      sum[t][1] = odd;
+      __m256 chain[4] = {sum[t][0], sum[t][1], sum[t][2], sum[t][3]};
+      for (int i = 0; i < kWeights; i += 32)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++)
+          chain[k] = _mm256_fmadd_ps(_mm256_load_ps(w + i + 8 * k), _mm256_loadu_ps(x + i + 8 * k), chain[k]);
+      for (int k = 0; k < 4; k++) sum[t][k] = chain[k];
     }
   }
-  for (i64 t = 0; t < tokens; t++)
-    y_row(tile, first_token + t)[row] = sum_lanes(_mm256_add_ps(sum[t][0], sum[t][1]));
+  for (i64 t = 0; t < tokens; t++) y_row(tile, first_token + t)[row] = sum_chains(sum[t]);
 }
 
-template <class Block, int kWeights>
+template <class Block>
 void multiply_exact_tile(const MatmulTile& tile) {
-  for (i64 token = 0; token < tile.tokens; token += kExactTokens) {
+  i64 token = 0;
+  for (; tile.tokens - token > 2; token += kExactTokens) {
     i64 tokens = tile.tokens - token < kExactTokens ? tile.tokens - token : kExactTokens;
-    for (i64 row = 0; row < tile.rows; row++) multiply_exact_row<Block, kWeights>(tile, row, token, tokens);
+    for (i64 row = 0; row < tile.rows; row++) multiply_unpacked<Block>(tile, row, token, tokens);
   }
+  if (tile.tokens - token == 2) multiply_unpacking<Block, 2>(tile, token);
+  if (tile.tokens - token == 1) multiply_unpacking<Block, 1>(tile, token);
 }
 
 }  // namespace
@@ -186,26 +220,7 @@ void fill_matmul_float_avx2(LeafTable& table) {
   set(BlockType::F32, multiply_float_tile<WeightF32>);
   set(BlockType::F16, multiply_float_tile<WeightF16>);
   set(BlockType::BF16, multiply_float_tile<WeightBF16>);
-  set(BlockType::Q4_0, multiply_exact_tile<BlockQ4_0, 32>);
-  set(BlockType::Q4_1, multiply_exact_tile<BlockQ4_1, 32>);
-  set(BlockType::Q5_0, multiply_exact_tile<BlockQ5_0, 32>);
-  set(BlockType::Q5_1, multiply_exact_tile<BlockQ5_1, 32>);
-  set(BlockType::Q8_0, multiply_exact_tile<BlockQ8_0, 32>);
-  set(BlockType::IQ4_NL, multiply_exact_tile<BlockIQ4_NL, 32>);
-  set(BlockType::MXFP4, multiply_exact_tile<BlockMXFP4, 32>);
-  set(BlockType::Q2_K, multiply_exact_tile<BlockQ2_K, 256>);
-  set(BlockType::Q3_K, multiply_exact_tile<BlockQ3_K, 256>);
-  set(BlockType::Q4_K, multiply_exact_tile<BlockQ4_K, 256>);
-  set(BlockType::Q5_K, multiply_exact_tile<BlockQ5_K, 256>);
-  set(BlockType::Q6_K, multiply_exact_tile<BlockQ6_K, 256>);
-  set(BlockType::IQ2_XXS, multiply_exact_tile<BlockIQ2_XXS, 256>);
-  set(BlockType::IQ2_XS, multiply_exact_tile<BlockIQ2_XS, 256>);
-  set(BlockType::IQ2_S, multiply_exact_tile<BlockIQ2_S, 256>);
-  set(BlockType::IQ3_XXS, multiply_exact_tile<BlockIQ3_XXS, 256>);
-  set(BlockType::IQ3_S, multiply_exact_tile<BlockIQ3_S, 256>);
-  set(BlockType::IQ4_XS, multiply_exact_tile<BlockIQ4_XS, 256>);
-  set(BlockType::IQ1_S, multiply_exact_tile<BlockIQ1_S, 256>);
-  set(BlockType::IQ1_M, multiply_exact_tile<BlockIQ1_M, 256>);
+  ref::for_each_block_format([&]<class Block>(BlockType type) { set(type, multiply_exact_tile<Block>); });
 }
 
 }  // namespace stoker

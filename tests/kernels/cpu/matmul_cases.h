@@ -33,9 +33,9 @@ struct MatmulCase {
 // Every format in every mode it has, over shapes, token counts and contents that have broken kernels before.
 std::vector<MatmulCase> matmul_cases();
 
-// One case per format (weights x 8-bit activations, or float ones for float formats): `bytes` of weights in
+// One case per format (weights x 8-bit activations; float ones for float formats, or for all): `bytes` of weights in
 // rows of 7168.
-std::vector<MatmulCase> matmul_bench_cases(i64 bytes, i64 tokens);
+std::vector<MatmulCase> matmul_bench_cases(i64 bytes, i64 tokens, bool float_activations);
 
 // The operands of a case. The weights end at the end of an allocation and are aligned to 2 bytes only (to 1
 // where a block has an odd size), so that a sanitizer sees what reads beyond them.
