@@ -269,13 +269,12 @@ std::vector<MatmulCase> matmul_cases() {
   return cases;
 }
 
-std::vector<MatmulCase> matmul_bench_cases(i64 bytes, i64 tokens, bool float_activations) {
-  constexpr i64 kCols = 7168;
+std::vector<MatmulCase> matmul_bench_cases(i64 bytes, i64 cols, i64 tokens, bool float_activations) {
   std::vector<MatmulCase> cases;
   for (const BlockTypeInfo& type : all_block_types()) {
     bool exact = float_activations || weight_input(type.type, false) == ActivationForm::F32;
-    i64 rows = div_up(bytes, row_bytes(type.type, kCols));
-    cases.push_back({type.type, exact, rows, kCols, tokens, Fill::random, false});
+    i64 rows = div_up(bytes, row_bytes(type.type, cols));
+    cases.push_back({type.type, exact, rows, cols, tokens, Fill::random, false});
   }
   return cases;
 }

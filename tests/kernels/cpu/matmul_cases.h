@@ -34,8 +34,8 @@ struct MatmulCase {
 std::vector<MatmulCase> matmul_cases();
 
 // One case per format (weights x 8-bit activations; float ones for float formats, or for all): `bytes` of weights in
-// rows of 7168.
-std::vector<MatmulCase> matmul_bench_cases(i64 bytes, i64 tokens, bool float_activations);
+// rows of `cols`.
+std::vector<MatmulCase> matmul_bench_cases(i64 bytes, i64 cols, i64 tokens, bool float_activations);
 
 // The operands of a case. The weights end at the end of an allocation and are aligned to 2 bytes only (to 1
 // where a block has an odd size), so that a sanitizer sees what reads beyond them.
