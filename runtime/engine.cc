@@ -41,15 +41,6 @@ Hparams read_hparams(const Gguf& gguf, const EngineOptions& options) {
   return h;
 }
 
-ExpertTable read_experts(const Gguf& gguf, const Hparams& h) {
-  return ExpertTable::from_gguf(gguf, {.first_layer = h.dense_layers,
-                                       .end_layer = h.layers,
-                                       .experts = h.experts,
-                                       .top_k = h.top_k,
-                                       .hidden = h.hidden,
-                                       .ffn = h.expert_ffn});
-}
-
 // Models without one can still be fed with token ids.
 std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Hparams& h) {
   if (gguf.find("tokenizer.ggml.model") == nullptr) return std::nullopt;
@@ -101,7 +92,7 @@ struct Engine::Impl {
       : options(wanted),
         gguf(Gguf::open(wanted.model_path)),
         hparams(read_hparams(gguf, wanted)),
-        experts(read_experts(gguf, hparams)),
+        experts(ExpertTable::from_gguf(gguf, hparams.expert_shape())),
         tokenizer(read_tokenizer(gguf, hparams)),
         reader(open_files(gguf, wanted.io)) {
     if (options.context < 1 || options.sequences < 1) fail("a context needs at least one position (-c)");

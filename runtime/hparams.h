@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/base/types.h"
+#include "scheduler/model_file/expert_table.h"
 
 namespace stoker {
 
@@ -41,6 +42,10 @@ struct Hparams {
   i64 key() const { return nope + rope; }
   i64 moe_layers() const { return layers - dense_layers; }
   i64 cache_row() const { return latent + rope; }  // values per token and layer in the KV cache
+  ExpertTable::Shape expert_shape() const {
+    return {.first_layer = dense_layers, .end_layer = layers, .experts = experts, .top_k = top_k, .hidden = hidden,
+            .ffn = expert_ffn};
+  }
 };
 
 }  // namespace stoker

@@ -7,12 +7,10 @@
 
 namespace stoker {
 
-// Experts whose three matrices have the same sizes share slots. A slot is gate | up | down; each part starts
-// on an alignment border and has room for the aligned range around its slice (floor(offset, a) to ceil(offset
-// + bytes, a)).
+// Experts whose three matrices have the same sizes share slots. What lies where in a slot is up to the expert
+// (tiers/slice.h).
 struct SlotClass {
-  i64 gate_bytes = 0, up_bytes = 0, down_bytes = 0;  // room for each slice, alignment slack included
-  i64 slot_bytes = 0;                                // sum of the three
+  i64 slot_bytes = 0;  // room for any of its experts, alignment slack included
   i64 slots = 0;
   std::vector<i64> moe_layers;  // indices into ExpertTable::layers() that use this class
 };
@@ -21,7 +19,7 @@ struct Plan {
   i64 ram_bytes = 0;  // budget for experts, as asked for or found
   std::vector<SlotClass> classes;
   std::vector<i64> class_of_moe_layer;  // [moe layers] -> index into classes
-  i64 alignment = 4096;       // of slots, parts of slots and reads; a multiple of what every file needs
+  i64 alignment = 4096;       // of slots and reads; a multiple of what every file needs
   i64 ring_depth = 64;        // reads in flight
   i64 piece_bytes = 1 << 20;  // of one read; a multiple of alignment
   bool all_resident = false;  // every expert has a slot

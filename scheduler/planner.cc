@@ -5,7 +5,7 @@
 #include <map>
 
 #include "kernels/base/error.h"
-#include "scheduler/tiers/slab.h"
+#include "scheduler/tiers/slice.h"
 
 namespace stoker {
 
@@ -22,8 +22,8 @@ i64 experts_in(const ExpertTable& table, const SlotClass& c) {
 
 i64 least_slots(const ExpertTable& table) { return std::min(table.top_k(), table.experts_per_layer()); }
 
-// Layers whose experts have the same sizes share a class, wherever their slices lie: the room of each part is
-// the largest aligned range of any expert in the class.
+// Layers whose experts have the same sizes share a class, wherever their slices lie: a slot has room for the
+// expert that needs most.
 std::vector<SlotClass> slot_classes(const ExpertTable& table, i64 alignment) {
   std::vector<SlotClass> classes;
   std::map<std::array<i64, kExpertMatrices>, size_t> by_bytes;
@@ -35,14 +35,9 @@ std::vector<SlotClass> slot_classes(const ExpertTable& table, i64 alignment) {
     if (fresh) classes.emplace_back();
     SlotClass& c = classes[it->second];
     c.moe_layers.push_back(l);
-    i64* rooms[kExpertMatrices] = {&c.gate_bytes, &c.up_bytes, &c.down_bytes};
-    for (i64 m = 0; m < kExpertMatrices; m++) {
-      for (i64 e = 0; e < table.experts_per_layer(); e++) {
-        Extent extent = table.extent(layer.layer, ExpertId(e), static_cast<ExpertMatrix>(m));
-        *rooms[m] = std::max(*rooms[m], aligned_slice(extent, alignment).bytes);
-      }
-    }
-    c.slot_bytes = c.gate_bytes + c.up_bytes + c.down_bytes;
+    for (i64 e = 0; e < table.experts_per_layer(); e++)
+      c.slot_bytes =
+          std::max(c.slot_bytes, expert_reads(table, layer.layer, ExpertId(e), alignment).slot_bytes);
   }
   return classes;
 }

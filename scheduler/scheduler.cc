@@ -8,6 +8,7 @@
 #include "scheduler/policy/residency_policy.h"
 #include "scheduler/streamer.h"
 #include "scheduler/tiers/slab.h"
+#include "scheduler/tiers/slice.h"
 
 namespace stoker {
 
@@ -141,7 +142,6 @@ void Scheduler::Impl::start_read(ExpertKey key, SlotId slot, ReadPriority priori
   streamer.start({.layer = layer_of(key.moe_layer),
                   .expert = key.expert,
                   .slot = slot,
-                  .slot_class = class_of(key.moe_layer),
                   .to = slab.data(slot),
                   .priority = priority});
 }
@@ -242,15 +242,12 @@ void Scheduler::Impl::start_queued() {
 }
 
 void Scheduler::Impl::hand_out(std::vector<ReadyExpert>& ready) {
-  const SlotClass& c = plan.classes[static_cast<size_t>(class_of(lease_layer))];
   for (i32 i : landed) {
     Want& want = wants[static_cast<size_t>(i)];
     const std::byte* slot = slab.data(entry({lease_layer, want.expert}).slot);
-    auto matrix = [&](ExpertMatrix m) {
-      Extent extent = table.extent(layer_of(lease_layer), want.expert, m);
-      return slot + part_offset(c, m) + aligned_slice(extent, plan.alignment).delta;
-    };
-    ready.push_back({i, matrix(ExpertMatrix::gate), matrix(ExpertMatrix::up), matrix(ExpertMatrix::down)});
+    ExpertReads reads = expert_reads(table, layer_of(lease_layer), want.expert, plan.alignment);
+    ready.push_back({i, slot + reads.at_slot(ExpertMatrix::gate), slot + reads.at_slot(ExpertMatrix::up),
+                     slot + reads.at_slot(ExpertMatrix::down)});
     want.phase = Phase::handed_out;
   }
   handed_out += static_cast<i64>(landed.size());

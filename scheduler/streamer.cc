@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "kernels/base/check.h"
-#include "scheduler/tiers/slab.h"
+#include "scheduler/tiers/slice.h"
 
 namespace stoker {
 
@@ -12,16 +12,14 @@ namespace {
 
 constexpr i64 kBatch = 64;
 
-// A tag names the slot, the matrix and the piece's place in the slice, in units of the alignment (at least
+// A tag names the slot, the range and the piece's place in the range, in units of the alignment (at least
 // 512).
-u64 make_tag(SlotId slot, i64 matrix, i64 unit) {
-  return static_cast<u64>(slot.value) << 32 | static_cast<u64>(matrix) << 30 | static_cast<u64>(unit);
+u64 make_tag(SlotId slot, i64 range, i64 unit) {
+  return static_cast<u64>(slot.value) << 32 | static_cast<u64>(range) << 30 | static_cast<u64>(unit);
 }
 i32 tag_slot(u64 tag) { return static_cast<i32>(tag >> 32); }
-i32 tag_matrix(u64 tag) { return static_cast<i32>(tag >> 30 & 3); }
+i32 tag_range(u64 tag) { return static_cast<i32>(tag >> 30 & 3); }
 i64 tag_unit(u64 tag) { return static_cast<i64>(tag & ((u64{1} << 30) - 1)); }
-
-constexpr const char* kMatrixNames[kExpertMatrices] = {"gate", "up", "down"};
 
 }  // namespace
 
@@ -34,6 +32,12 @@ Streamer::Streamer(const ExpertTable& table, const Plan& plan, Reader& reader, c
       transfers_(static_cast<size_t>(slots)),
       batch_(static_cast<size_t>(kBatch)),
       results_(static_cast<size_t>(kBatch)) {
+  bool checksums = std::any_of(table.layers().begin(), table.layers().end(),
+                               [](const ExpertLayer& layer) { return !layer.checksums.empty(); });
+  if (checksums) {
+    checks_ = std::make_unique<ReadCheck[]>(static_cast<size_t>(slots));
+    proven_.resize(static_cast<size_t>(table.moe_layers() * table.experts_per_layer()));
+  }
   ended_.reserve(static_cast<size_t>(slots));
   for (size_t file = 0; file < table.file_bytes().size(); file++) {
     i64 needed = reader.alignment(static_cast<i32>(file));
@@ -49,8 +53,29 @@ void Streamer::start(const Fetch& fetch) {
   CHECK(!t.fetch.slot.valid());  // one fetch per slot
   t = {};
   t.fetch = fetch;
+  ExpertReads reads = expert_reads(table_, fetch.layer, fetch.expert, plan_.alignment);
+  t.ranges = reads.count;
+  t.checked = needs_check(fetch);
+  if (t.checked) prepare_check(fetch, reads);
   push(queue_of(t), fetch.slot.value);
   under_way_++;
+}
+
+size_t Streamer::index_of(const Fetch& fetch) const {
+  return static_cast<size_t>(table_.moe_index(fetch.layer) * table_.experts_per_layer() + fetch.expert.value);
+}
+
+bool Streamer::needs_check(const Fetch& fetch) const {
+  return table_.checksum(fetch.layer, fetch.expert) != nullptr && !proven_[index_of(fetch)];
+}
+
+void Streamer::prepare_check(const Fetch& fetch, const ExpertReads& reads) {
+  CHECK(reads.count == 1);  // checksums are of experts in one piece
+  ReadCheck& check = checks_[static_cast<size_t>(fetch.slot.value)];
+  check.pieces_left.store(div_up(reads.ranges[0].bytes, piece_bytes_));
+  check.data = fetch.to + reads.at_slot(ExpertMatrix::gate);
+  check.bytes = table_.expert_bytes(fetch.layer);
+  check.expected = *table_.checksum(fetch.layer, fetch.expert);
 }
 
 bool Streamer::cancel(SlotId slot) {
@@ -76,6 +101,7 @@ bool Streamer::next(FetchDone& done) {
     ended_head_ = 0;
   }
   done = {t.fetch.layer, t.fetch.expert, t.fetch.slot, status_of(t)};
+  if (t.checked && t.error == 0) proven_[index_of(t.fetch)] = true;
   t.fetch.slot = {};
   under_way_--;
   return true;
@@ -118,7 +144,7 @@ void Streamer::take_results() {
       if (done.error != 0 && t.error == 0) {
         bool queued = !exhausted(t);
         t.error = done.error;
-        t.error_matrix = tag_matrix(done.tag);
+        t.error_range = tag_range(done.tag);
         t.error_offset = tag_unit(done.tag) * plan_.alignment;
         if (queued) remove(queue_of(t), t.fetch.slot.value);  // the rest of it is of no use
       }
@@ -151,25 +177,25 @@ void Streamer::hand_out() {
 // Writes the transfer's next piece. False when it was the last.
 bool Streamer::make_piece(i32 index, ReadPiece& piece) {
   Transfer& t = transfers_[static_cast<size_t>(index)];
-  ExpertMatrix matrix = static_cast<ExpertMatrix>(t.matrix);
-  const SlotClass& c = plan_.classes[static_cast<size_t>(t.fetch.slot_class)];
-  AlignedSlice slice = aligned_slice(table_.extent(t.fetch.layer, t.fetch.expert, matrix), plan_.alignment);
-  i64 bytes = std::min(piece_bytes_, slice.bytes - t.offset);
-  piece = {.tag = make_tag(t.fetch.slot, t.matrix, t.offset / plan_.alignment),
-           .file = slice.file,
+  ExpertReads reads = expert_reads(table_, t.fetch.layer, t.fetch.expert, plan_.alignment);
+  const ExpertReads::Range& range = reads.ranges[static_cast<size_t>(t.range)];
+  i64 bytes = std::min(piece_bytes_, range.bytes - t.offset);
+  piece = {.tag = make_tag(t.fetch.slot, t.range, t.offset / plan_.alignment),
+           .file = range.file,
            .priority = t.fetch.priority,
-           .offset = slice.offset + t.offset,
+           .offset = range.offset + t.offset,
            .bytes = bytes,
-           .to = t.fetch.to + part_offset(c, matrix) + t.offset};
+           .to = t.fetch.to + range.at_slot + t.offset,
+           .check = t.checked ? &checks_[static_cast<size_t>(index)] : nullptr};
   t.offset += bytes;
-  if (t.offset == slice.bytes) {
+  if (t.offset == range.bytes) {
     t.offset = 0;
-    t.matrix++;
+    t.range++;
   }
   t.in_flight++;
   t.submitted = true;
   bytes_read_ += bytes;
-  return t.matrix < kExpertMatrices;
+  return t.range < t.ranges;
 }
 
 void Streamer::end_if_complete(i32 index) {
@@ -179,12 +205,18 @@ void Streamer::end_if_complete(i32 index) {
 
 Status Streamer::status_of(const Transfer& t) const {
   if (t.error == 0) return {};
-  Extent extent = table_.extent(t.fetch.layer, t.fetch.expert, static_cast<ExpertMatrix>(t.error_matrix));
-  AlignedSlice slice = aligned_slice(extent, plan_.alignment);
-  return Status::failure(fmt::format("cannot read {} of expert {} in layer {} ({}, offset {}): {}",
-                                     kMatrixNames[t.error_matrix], t.fetch.expert.value, t.fetch.layer.value,
-                                     reader_.file_name(extent.file), slice.offset + t.error_offset,
-                                     std::strerror(t.error)));
+  ExpertReads reads = expert_reads(table_, t.fetch.layer, t.fetch.expert, plan_.alignment);
+  const ExpertReads::Range& range = reads.ranges[static_cast<size_t>(t.error_range)];
+  if (t.error == kChecksumMismatch)
+    return Status::failure(fmt::format(
+        "layer {}, expert {}: the data does not match its checksum ({}, {} bytes from offset {} on): the file is "
+        "damaged; `stoker pack --verify` finds all such places",
+        t.fetch.layer.value, t.fetch.expert.value, reader_.file_name(range.file),
+        table_.expert_bytes(t.fetch.layer),
+        table_.extent(t.fetch.layer, t.fetch.expert, ExpertMatrix::gate).offset));
+  return Status::failure(fmt::format("cannot read expert {} in layer {} ({}, offset {}): {}",
+                                     t.fetch.expert.value, t.fetch.layer.value, reader_.file_name(range.file),
+                                     range.offset + t.error_offset, std::strerror(t.error)));
 }
 
 }  // namespace stoker

@@ -1,11 +1,12 @@
-// Streamer: carries out fetch commands. Each expert is three slices, each slice is read in pieces of
-// plan.piece_bytes, so that one expert alone keeps the drive's queue full. Demand goes before background;
+// Streamer: carries out fetch commands. Each expert is one to three ranges of a file (tiers/slice.h), each
+// range is read in pieces of plan.piece_bytes, so that one expert alone keeps the drive's queue full. Demand goes before background;
 // within a priority the expert that was asked for first is completed first, since it can be computed with
 // while the next one lands.
 //
 // Owner: the scheduler's thread. Nothing is allocated after construction except the text of a failure.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "kernels/base/clock.h"
@@ -17,11 +18,12 @@
 
 namespace stoker {
 
+struct ExpertReads;
+
 struct Fetch {
   LayerId layer;
   ExpertId expert;
   SlotId slot;  // at most one fetch per slot at a time
-  i64 slot_class = 0;
   std::byte* to = nullptr;  // the slot's memory
   ReadPriority priority = ReadPriority::demand;
 };
@@ -58,12 +60,14 @@ class Streamer {
   static constexpr i32 kNone = -1;
   struct Transfer {
     Fetch fetch;
-    i64 matrix = 0;  // the next piece: slice and offset within it
+    i64 range = 0;  // the next piece: range and offset within it
     i64 offset = 0;
+    i64 ranges = 0;  // of this expert
     i64 in_flight = 0;       // pieces
+    bool checked = false;    // its bytes are compared with a checksum
     bool submitted = false;  // at least one piece has been
     i32 error = 0;           // first failure and where
-    i32 error_matrix = 0;
+    i32 error_range = 0;
     i64 error_offset = 0;
     i32 next = kNone, previous = kNone;  // in its queue
   };
@@ -76,8 +80,11 @@ class Streamer {
   Queue& queue_of(const Transfer& transfer) { return queues_[static_cast<size_t>(transfer.fetch.priority)]; }
   void take_results();
   void hand_out();
+  size_t index_of(const Fetch& fetch) const;
+  bool needs_check(const Fetch& fetch) const;
+  void prepare_check(const Fetch& fetch, const ExpertReads& reads);
   bool make_piece(i32 index, ReadPiece& piece);
-  bool exhausted(const Transfer& t) const { return t.matrix == kExpertMatrices || t.error != 0; }
+  bool exhausted(const Transfer& t) const { return t.range == t.ranges || t.error != 0; }
   void end_if_complete(i32 index);
   Status status_of(const Transfer& transfer) const;
 
@@ -86,9 +93,13 @@ class Streamer {
   Reader& reader_;
   const Clock& clock_;
   i64 piece_bytes_;
-  std::vector<Transfer> transfers_;  // [slots]
-  Queue queues_[kReadPriorities];    // transfers with pieces left to submit
-  std::vector<i32> ended_;           // slots, oldest first; read from ended_head_
+  std::vector<Transfer> transfers_;      // [slots]
+  // When the file has checksums, else none. An expert is compared the first time it lands: the cost of every time
+  // would be a share of the memory's speed.
+  std::unique_ptr<ReadCheck[]> checks_;  // [slots]
+  std::vector<bool> proven_;             // [moe layers * experts]: has been compared
+  Queue queues_[kReadPriorities];        // transfers with pieces left to submit
+  std::vector<i32> ended_;               // slots, oldest first; read from ended_head_
   size_t ended_head_ = 0;
   std::vector<ReadPiece> batch_;
   std::vector<ReadDone> results_;

@@ -12,5 +12,6 @@ int tokenize_command(const Options& options);
 int eval_command(const Options& options);
 int bench_command(const Options& options);
 int synth_command(const Options& options);
+int pack_command(const Options& options);
 
 }  // namespace stoker

@@ -6,6 +6,7 @@
 #include "runtime/kv_cache.h"
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/model_file/gguf.h"
+#include "scheduler/model_file/pack.h"
 #include "scheduler/planner.h"
 #include "tools/commands.h"
 #include "tools/model_sizes.h"
@@ -97,6 +98,7 @@ nlohmann::ordered_json to_json(const Options& o, const Gguf& gguf, const Hparams
       {"name", h.name},
       {"architecture", h.architecture},
       {"files", gguf.files().size()},
+      {"packed", is_pack(gguf)},
       {"tensor_bytes", s.file_bytes()},
       {"parameters", s.parameters},
       {"layers", h.layers},
@@ -135,9 +137,9 @@ nlohmann::ordered_json to_json(const Options& o, const Gguf& gguf, const Hparams
 
 std::string shape_text(const Gguf& gguf, const Hparams& h, const ModelSizes& s) {
   std::string text = fmt::format("{}\n", h.name);
-  text += fmt::format("architecture   {}, {} parameters, {} in {} file{}\n", h.architecture,
+  text += fmt::format("architecture   {}, {} parameters, {} in {} file{}{}\n", h.architecture,
                       human_parameters(s.parameters), human_bytes(s.file_bytes()), gguf.files().size(),
-                      gguf.files().size() == 1 ? "" : "s");
+                      gguf.files().size() == 1 ? "" : "s", is_pack(gguf) ? ", packed" : "");
   text += fmt::format(
       "layers         {}: {} dense, {} with experts{}\n", h.layers, h.dense_layers, h.moe_layers(),
       h.mtp_layers > 0 ? fmt::format(" (and {} for multi-token prediction, not used)", h.mtp_layers) : "");
@@ -207,8 +209,7 @@ int inspect_command(const Options& o) {
   ModelSizes sizes = model_sizes(gguf, h);
   ExpertTable table;
   if (h.moe_layers() > 0) {
-    table =
-        ExpertTable::from_gguf(gguf, {h.dense_layers, h.layers, h.experts, h.top_k, h.hidden, h.expert_ffn});
+    table = ExpertTable::from_gguf(gguf, h.expert_shape());
   }
   Fit fitting = fit(o, sizes, h, table);
   if (o.json) {

@@ -28,6 +28,8 @@ int execute(Command command, const Options& options) {
       return bench_command(options);
     case Command::synth:
       return synth_command(options);
+    case Command::pack:
+      return pack_command(options);
     case Command::none:
       break;
   }

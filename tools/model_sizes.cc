@@ -7,6 +7,7 @@
 
 #include "runtime/hparams.h"
 #include "scheduler/model_file/gguf.h"
+#include "scheduler/model_file/pack.h"
 
 namespace stoker {
 
@@ -24,11 +25,25 @@ i64 layer_of(std::string_view name) {
   return layer;
 }
 
+// Of packed experts the tensor table knows the padded bytes only.
+void add_packed(const Gguf& gguf, const Hparams& h, ModelSizes& s) {
+  ExpertTable experts = ExpertTable::from_gguf(gguf, h.expert_shape());
+  for (const ExpertLayer& layer : experts.layers()) {
+    for (const Extent& matrix : layer.base) {
+      s.parameters += h.experts * h.hidden * h.expert_ffn;
+      s.routed_bytes += h.experts * matrix.bytes;
+      s.routed_types[std::string(info(matrix.type).name)] += h.experts * matrix.bytes;
+    }
+  }
+}
+
 }  // namespace
 
 ModelSizes model_sizes(const Gguf& gguf, const Hparams& hparams) {
   ModelSizes s;
+  if (is_pack(gguf)) add_packed(gguf, hparams, s);
   for (const GgufTensor& t : gguf.tensors()) {
+    if (is_packed_tensor(t.name)) continue;
     if (layer_of(t.name) >= hparams.layers) {
       s.mtp_bytes += t.bytes;
       continue;

@@ -18,6 +18,7 @@ constexpr u32 kTokenize = bit(Command::tokenize);
 constexpr u32 kEval = bit(Command::eval);
 constexpr u32 kBench = bit(Command::bench);
 constexpr u32 kSynth = bit(Command::synth);
+constexpr u32 kPack = bit(Command::pack);
 constexpr u32 kEngine = kRun | kEval | kBench;  // commands that compute
 constexpr f64 kMany = 1 << 30;
 
@@ -30,7 +31,7 @@ constexpr std::string_view kShapeChoices = "deepseek-v3|kimi-k2|deepseek-v2-lite
 using O = Options;
 
 constexpr std::array kRows = {
-    OptionRow{kEngine | kInspect | kTokenize, "-m, --model", "FILE", &O::model,
+    OptionRow{kEngine | kInspect | kTokenize | kPack, "-m, --model", "FILE", &O::model,
               "GGUF file; of a split model its first shard"},
 
     // Text in.
@@ -123,7 +124,15 @@ constexpr std::array kRows = {
     OptionRow{kSynth, "--sparse", "", &O::sparse,
               "leave the experts as holes in the file, which read as zeros"},
 
-    OptionRow{kEngine | kInspect | kTokenize | kSynth, "-v, --verbose", "", &O::verbose,
+    // pack
+    OptionRow{kPack, "-o, --output", "FILE", &O::output, "file to write"},
+    OptionRow{kPack, "--stripe", "DIR,DIR", &O::stripe_folders,
+              "spread the experts over FILE and one more file in each folder, on drives of their own"},
+    OptionRow{kPack, "--force", "", &O::force, "replace files that exist"},
+    OptionRow{kPack, "--verify", "PACK", &O::verify, "write nothing: read all of a pack and compare checksums"},
+    OptionRow{kPack, "--json", "", &O::json, "print one JSON object on stdout instead of text"},
+
+    OptionRow{kEngine | kInspect | kTokenize | kSynth | kPack, "-v, --verbose", "", &O::verbose,
               "print what is being done"},
 };
 
@@ -157,6 +166,14 @@ constexpr std::array kCommands = {
     CommandRow{
         Command::synth, "synth", "-o FILE", "write a model of random weights with real dimensions",
         "The file is valid GGUF for any engine: for measuring without a download of hundreds of gigabytes."},
+    CommandRow{
+        Command::pack, "pack", "-m MODEL -o FILE [--stripe DIR,DIR] | --verify PACK",
+        "lay a model's experts out for streaming: one read each, with a checksum",
+        "FILE holds all of the model and is used like it: stoker run -m FILE. The answers are the same, bit for "
+        "bit; the\n"
+        "original is not needed any more. A damaged expert is found when it is read, and by --verify.\n"
+        "With --stripe the drives are read side by side; stripes that move are looked for beside FILE too.\n"
+        "Only stoker reads packs."},
 };
 
 void check_text_sources(const Options& o, bool one_needed, std::vector<std::string>& problems) {
@@ -201,6 +218,19 @@ void check_synth(const Options& o, std::vector<std::string>& problems) {
   }
 }
 
+void check_pack_options(const Options& o, std::vector<std::string>& problems) {
+  if (!o.verify.empty()) {
+    if (!o.model.empty() || !o.output.empty() || !o.stripe_folders.empty() || o.force)
+      problems.push_back("--verify PACK writes nothing: leave out -m, -o, --stripe and --force");
+    return;
+  }
+  if (o.model.empty()) problems.push_back("no model: give -m FILE");
+  if (o.output.empty()) problems.push_back("no file to write: give -o FILE");
+  std::string folders = "," + o.stripe_folders + ",";
+  if (!o.stripe_folders.empty() && folders.find(",,") != std::string::npos)
+    problems.push_back("--stripe: a folder's name is empty");
+}
+
 }  // namespace
 
 std::span<const OptionRow> option_rows() { return kRows; }
@@ -215,7 +245,7 @@ const CommandRow& row(Command command) {
 
 std::vector<std::string> validate(Command command, const Options& o) {
   std::vector<std::string> problems;
-  if (command != Command::synth && o.model.empty()) {
+  if (command != Command::synth && command != Command::pack && o.model.empty()) {
     problems.push_back(command == Command::inspect ? "no model: give its file" : "no model: give -m FILE");
   }
   i64 groups = 0, used = 0;
@@ -233,6 +263,7 @@ std::vector<std::string> validate(Command command, const Options& o) {
     problems.push_back("-p 0 and -n 0 leave nothing to measure");
   }
   if (command == Command::synth) check_synth(o, problems);
+  if (command == Command::pack) check_pack_options(o, problems);
   return problems;
 }
 

@@ -21,6 +21,7 @@ enum class Command : u32 {
   eval = 8,
   bench = 16,
   synth = 32,
+  pack = 64,
 };
 
 // A number of bytes, given as 100G, 8GiB, 512M, 1.5TB. 0: not given.
@@ -93,6 +94,11 @@ struct Options {
   ByteSize split_size;
   bool sparse = false;
   std::string output;
+
+  // pack; its output is the one above
+  std::string stripe_folders;  // separated by commas
+  std::string verify;
+  bool force = false;
 
   std::vector<std::string> positional;
 };

@@ -30,7 +30,8 @@ inline __m512 each_four_times(__m512 values) {
 
 // The eight scales and eight minima of Q4_K and Q5_K, times d and dmin.
 inline __m512 scales_and_minima(const u8 (&packed)[12], u16 d, u16 dmin) {
-  const u32 a = load_word<u32>(packed), b = load_word<u32>(packed + 4), c = load_word<u32>(packed + 8);
+  u32 a = load_word<u32>(packed), b = load_word<u32>(packed + 4), c = load_word<u32>(packed + 8);
+  __asm__("" : "+r"(a), "+r"(b), "+r"(c));  // GCC would do this in vector registers, which have enough to do
   const u32 six = 0x3f3f3f3f, four = 0x0f0f0f0f, two = 0x30303030;
   const u64 scales = (a & six) | static_cast<u64>((c & four) | ((a >> 2) & two)) << 32;
   const u64 minima = (b & six) | static_cast<u64>(((c >> 4) & four) | ((b >> 2) & two)) << 32;

@@ -16,8 +16,9 @@
 //     static void add(const Unpacked& w, const Turned& x, __m512& sum);
 //   };
 //
-// Several rows go side by side: each is a stream of its own, which memory likes, and their sums hide each other's
-// latency. Float additions of a (token, row) are in the order of columns, whatever goes beside it.
+// Several rows go side by side, so that their sums hide each other's latency. They lie an equal share of the tile apart:
+// each is a long stream of its own, which memory likes, where neighbours would end before a prefetch reaches them (Q4_K
+// on Zen 5 from 45 to 60 GB/s). Float additions of a (token, row) are in the order of columns, whatever goes beside it.
 //
 // Everything is in an unnamed namespace and without inline functions of the standard library: nothing of it may be
 // shared with files that are compiled for less.
@@ -33,6 +34,8 @@ namespace {
 constexpr i64 kUnitColumns = 256;
 // Units of activations that are turned at once, at columns that depend on nothing else: V3's 7168 columns are one chunk.
 constexpr i64 kChunkUnits = 32;
+// How far ahead a stream is asked for: hardware prefetchers stop at 4 KiB pages.
+constexpr i64 kPrefetchBytes = 2048;
 constexpr int kMaxTokens = 8;
 
 inline __m512i load_512(const void* p) { return _mm512_loadu_si512(p); }
@@ -62,8 +65,9 @@ struct Chunk {
 // Rows that are taken together. More sums than registers would go through memory.
 constexpr int rows_together(int tokens) { return tokens == 1 ? 4 : 2; }
 
+// kRows rows of the same columns, `step_bytes` apart.
 template <class Format, int kTokens, int kRows>
-__attribute__((noinline, flatten)) void multiply_rows(const std::byte* w, i64 row_bytes, i64 columns,
+__attribute__((noinline, flatten)) void multiply_rows(const std::byte* w, i64 step_bytes, i64 columns,
                                                       const Chunk<Format, kTokens>& chunk, f32 (&out)[kRows][kTokens]) {
   __m512 sum[kRows][kTokens];
 #pragma GCC unroll 4
@@ -74,11 +78,10 @@ __attribute__((noinline, flatten)) void multiply_rows(const std::byte* w, i64 ro
   for (i64 left = columns; left > 0; left -= kUnitColumns, unit++, w += Format::kUnitBytes) {
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; r++) {
-      const std::byte* at = w + r * row_bytes;
-      // The same place of the rows that come next: hardware prefetchers stop at 4 KiB pages.
-      const char* next = reinterpret_cast<const char*>(at + kRows * row_bytes);
+      const std::byte* at = w + r * step_bytes;
+      const char* ahead = reinterpret_cast<const char*>(at) + kPrefetchBytes;
 #pragma GCC unroll 6
-      for (i64 line = 0; line < Format::kUnitBytes; line += 64) _mm_prefetch(next + line, _MM_HINT_T0);
+      for (i64 line = 0; line < Format::kUnitBytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
       const typename Format::Unpacked unpacked = Format::unpack(at, left);
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; t++) Format::add(unpacked, chunk.x[t][unit], sum[r][t]);
@@ -90,14 +93,18 @@ __attribute__((noinline, flatten)) void multiply_rows(const std::byte* w, i64 ro
     for (int t = 0; t < kTokens; t++) out[r][t] = _mm512_reduce_add_ps(sum[r][t]);
 }
 
+// Rows row, row + step, ... of the tile.
 template <class Format, int kTokens, int kRows>
-void multiply_some_rows(const MatmulTile& tile, i64 row, i64 first_column, i64 columns,
+void multiply_some_rows(const MatmulTile& tile, i64 row, i64 step, i64 first_column, i64 columns,
                         const Chunk<Format, kTokens>& chunk, f32* const (&y)[kTokens]) {
   const std::byte* w = tile.w + row * tile.w_row_bytes + first_column / kUnitColumns * Format::kUnitBytes;
   f32 out[kRows][kTokens];
-  multiply_rows<Format, kTokens, kRows>(w, tile.w_row_bytes, columns, chunk, out);
+  multiply_rows<Format, kTokens, kRows>(w, step * tile.w_row_bytes, columns, chunk, out);
   for (int t = 0; t < kTokens; t++)
-    for (i64 r = 0; r < kRows; r++) y[t][row + r] = first_column == 0 ? out[r][t] : y[t][row + r] + out[r][t];
+    for (i64 r = 0; r < kRows; r++) {
+      f32& to = y[t][row + r * step];
+      to = first_column == 0 ? out[r][t] : to + out[r][t];
+    }
 }
 
 template <class Format, int kTokens>
@@ -121,10 +128,11 @@ void multiply_tokens(const MatmulTile& tile, i64 first_token) {
     for (int t = 0; t < kTokens; t++)
       for (i64 c = 0; c < columns; c += kUnitColumns)
         Format::turn(x[t] + (first + c) / kColumnsPerActivation, columns - c, chunk.x[t][c / kUnitColumns]);
-    i64 row = 0;
-    for (; row + kRows <= tile.rows; row += kRows)
-      multiply_some_rows<Format, kTokens, kRows>(tile, row, first, columns, chunk, y);
-    for (; row < tile.rows; row++) multiply_some_rows<Format, kTokens, 1>(tile, row, first, columns, chunk, y);
+    const i64 step = tile.rows / kRows;
+    for (i64 row = 0; row < step; row++)
+      multiply_some_rows<Format, kTokens, kRows>(tile, row, step, first, columns, chunk, y);
+    for (i64 row = step * kRows; row < tile.rows; row++)
+      multiply_some_rows<Format, kTokens, 1>(tile, row, 1, first, columns, chunk, y);
   }
 }
 

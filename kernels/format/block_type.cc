@@ -34,6 +34,8 @@ static constexpr auto kTypes = std::to_array<BlockTypeInfo>({
     {BlockType::MXFP4, "MXFP4", 32, 17},
 });
 
+static constexpr BlockTypeInfo kBytes{BlockType::I8, "I8", 1, 1};
+
 const BlockTypeInfo* find_block_type(u32 id) {
   for (const BlockTypeInfo& t : kTypes)
     if (static_cast<u32>(t.type) == id) return &t;
@@ -48,6 +50,7 @@ const BlockTypeInfo* find_block_type(std::string_view name) {
 }
 
 const BlockTypeInfo& info(BlockType type) {
+  if (type == BlockType::I8) return kBytes;
   const BlockTypeInfo* found = find_block_type(static_cast<u32>(type));
   CHECK(found != nullptr);
   return *found;

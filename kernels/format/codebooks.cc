@@ -17,6 +17,22 @@ static consteval std::array<Entry, kCount> expand(const u16 (&packed)[kCount], c
   return book;
 }
 
+// The same for byte look-ups: the digits of four weights in a byte, or one weight.
+template <size_t kCount>
+static consteval BookPlanes<2, kCount> digit_planes(const u16 (&packed)[kCount]) {
+  BookPlanes<2, kCount> planes{};
+  for (size_t i = 0; i < kCount; i++)
+    for (size_t p = 0; p < 2; p++) planes[p][i] = static_cast<u8>(packed[i] >> (8 * p));
+  return planes;
+}
+template <size_t kCount>
+static consteval BookPlanes<4, kCount> byte_planes(const std::array<u32, kCount>& book) {
+  BookPlanes<4, kCount> planes{};
+  for (size_t i = 0; i < kCount; i++)
+    for (size_t p = 0; p < 4; p++) planes[p][i] = static_cast<u8>(kPlaneBias + (book[i] >> (8 * p) & 255u));
+  return planes;
+}
+
 static constexpr u16 kPackedIq2Xxs[256] = {
   0, 2, 5, 8, 10, 17, 20, 32, 34, 40, 42, 65, 68, 80, 88, 97, 100, 128, 130, 138, 162, 257, 260, 272, 277,
   320, 388, 408, 512, 514, 546, 642, 1025, 1028, 1040, 1057, 1060, 1088, 1090, 1096, 1120, 1153, 1156, 1168,
@@ -38,6 +54,8 @@ static constexpr u16 kPackedIq2Xxs[256] = {
 static constexpr i8 kValuesIq2Xxs[] = {8, 25, 43};
 alignas(64) constinit const std::array<u64, 256> kGridIq2Xxs =
     expand<u64, 2>(kPackedIq2Xxs, kValuesIq2Xxs);
+alignas(64) constinit const BookPlanes<2, 256> kPlanesIq2Xxs =
+    digit_planes(kPackedIq2Xxs);
 
 static constexpr u16 kPackedIq2Xs[512] = {
   0, 2, 5, 8, 10, 17, 20, 22, 25, 32, 34, 37, 40, 65, 68, 70, 73, 80, 82, 85, 88, 97, 100, 128, 130, 133, 136,
@@ -75,6 +93,8 @@ static constexpr u16 kPackedIq2Xs[512] = {
 static constexpr i8 kValuesIq2Xs[] = {8, 25, 43};
 alignas(64) constinit const std::array<u64, 512> kGridIq2Xs =
     expand<u64, 2>(kPackedIq2Xs, kValuesIq2Xs);
+alignas(64) constinit const BookPlanes<2, 512> kPlanesIq2Xs =
+    digit_planes(kPackedIq2Xs);
 
 static constexpr u16 kPackedIq2S[1024] = {
   0, 2, 5, 8, 10, 17, 20, 22, 25, 32, 34, 37, 40, 65, 68, 70, 73, 80, 82, 85, 88, 97, 100, 102, 105, 128, 130,
@@ -144,6 +164,8 @@ static constexpr u16 kPackedIq2S[1024] = {
 static constexpr i8 kValuesIq2S[] = {8, 25, 43};
 alignas(64) constinit const std::array<u64, 1024> kGridIq2S =
     expand<u64, 2>(kPackedIq2S, kValuesIq2S);
+alignas(64) constinit const BookPlanes<2, 1024> kPlanesIq2S =
+    digit_planes(kPackedIq2S);
 
 static constexpr u16 kPackedIq3Xxs[256] = {
   0, 2, 4, 9, 11, 15, 16, 18, 25, 34, 59, 61, 65, 67, 72, 74, 81, 85, 88, 90, 97, 108, 120, 128, 130, 132,
@@ -164,6 +186,8 @@ static constexpr u16 kPackedIq3Xxs[256] = {
 static constexpr i8 kValuesIq3Xxs[] = {4, 12, 20, 28, 36, 44, 52, 62};
 alignas(64) constinit const std::array<u32, 256> kGridIq3Xxs =
     expand<u32, 3>(kPackedIq3Xxs, kValuesIq3Xxs);
+alignas(64) constinit const BookPlanes<4, 256> kPlanesIq3Xxs =
+    byte_planes(expand<u32, 3>(kPackedIq3Xxs, kValuesIq3Xxs));
 
 static constexpr u16 kPackedIq3S[512] = {
   0, 1, 2, 5, 7, 8, 9, 10, 12, 14, 16, 17, 21, 27, 32, 34, 37, 39, 41, 43, 48, 50, 57, 60, 63, 64, 65, 66, 68,
@@ -197,6 +221,8 @@ static constexpr u16 kPackedIq3S[512] = {
 static constexpr i8 kValuesIq3S[] = {1, 3, 5, 7, 9, 11, 13, 15};
 alignas(64) constinit const std::array<u32, 512> kGridIq3S =
     expand<u32, 3>(kPackedIq3S, kValuesIq3S);
+alignas(64) constinit const BookPlanes<4, 512> kPlanesIq3S =
+    byte_planes(expand<u32, 3>(kPackedIq3S, kValuesIq3S));
 
 static constexpr u16 kPackedIq1S[2048] = {
   0, 2, 5, 8, 10, 17, 21, 32, 34, 40, 42, 69, 81, 84, 86, 101, 128, 130, 136, 138, 149, 160, 162, 168, 170,
@@ -333,5 +359,7 @@ static constexpr u16 kPackedIq1S[2048] = {
 static constexpr i8 kValuesIq1S[] = {-1, 0, 1};
 alignas(64) constinit const std::array<u64, 2048> kGridIq1S =
     expand<u64, 2>(kPackedIq1S, kValuesIq1S);
+alignas(64) constinit const BookPlanes<2, 2048> kPlanesIq1S =
+    digit_planes(kPackedIq1S);
 
 }  // namespace stoker

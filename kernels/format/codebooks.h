@@ -17,6 +17,20 @@ extern const std::array<u64, 2048> kGridIq1S;
 extern const std::array<u32, 256> kGridIq3Xxs;
 extern const std::array<u32, 512> kGridIq3S;
 
+// The same books for look-ups of bytes in vector registers, [plane][entry], aligned to 64 bytes. Of the books with
+// 8 weights per entry, plane p holds the digits of weights 4p .. 4p + 3, two bits each and the first weight lowest;
+// digit c is the c-th smallest value of the book. Of those with 4, plane p holds kPlaneBias + weight p: kPlaneBias +-
+// the weight are both unsigned.
+constexpr u32 kPlaneBias = 64;
+template <size_t kPlanes, size_t kCount>
+using BookPlanes = std::array<std::array<u8, kCount>, kPlanes>;
+extern const BookPlanes<2, 256> kPlanesIq2Xxs;
+extern const BookPlanes<2, 512> kPlanesIq2Xs;
+extern const BookPlanes<2, 1024> kPlanesIq2S;
+extern const BookPlanes<2, 2048> kPlanesIq1S;
+extern const BookPlanes<4, 256> kPlanesIq3Xxs;
+extern const BookPlanes<4, 512> kPlanesIq3S;
+
 constexpr f32 kIq1Delta = 0.125f;
 
 // IQ4_NL and IQ4_XS.

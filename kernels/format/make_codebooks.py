@@ -34,6 +34,22 @@ static consteval std::array<Entry, kCount> expand(const u16 (&packed)[kCount], c
     }
   return book;
 }
+
+// The same for byte look-ups: the digits of four weights in a byte, or one weight.
+template <size_t kCount>
+static consteval BookPlanes<2, kCount> digit_planes(const u16 (&packed)[kCount]) {
+  BookPlanes<2, kCount> planes{};
+  for (size_t i = 0; i < kCount; i++)
+    for (size_t p = 0; p < 2; p++) planes[p][i] = static_cast<u8>(packed[i] >> (8 * p));
+  return planes;
+}
+template <size_t kCount>
+static consteval BookPlanes<4, kCount> byte_planes(const std::array<u32, kCount>& book) {
+  BookPlanes<4, kCount> planes{};
+  for (size_t i = 0; i < kCount; i++)
+    for (size_t p = 0; p < 4; p++) planes[p][i] = static_cast<u8>(kPlaneBias + (book[i] >> (8 * p) & 255u));
+  return planes;
+}
 """
 
 
@@ -67,7 +83,13 @@ def main():
         print("};")
         print(f"static constexpr i8 kValues{constant}[] = {{{', '.join(map(str, values))}}};")
         print(f"alignas(64) constinit const std::array<{kind}, {len(packed)}> kGrid{constant} =")
-        print(f"    expand<{kind}, {bits}>(kPacked{constant}, kValues{constant});\n")
+        print(f"    expand<{kind}, {bits}>(kPacked{constant}, kValues{constant});")
+        planes = 2 if count == 8 else 4
+        print(f"alignas(64) constinit const BookPlanes<{planes}, {len(packed)}> kPlanes{constant} =")
+        if planes == 2:
+            print(f"    digit_planes(kPacked{constant});\n")
+        else:
+            print(f"    byte_planes(expand<{kind}, {bits}>(kPacked{constant}, kValues{constant}));\n")
     print("}  // namespace stoker")
 
 

@@ -96,6 +96,7 @@ f64 unit_variance(BlockType type) {
     case BlockType::F32:
     case BlockType::F16:
     case BlockType::BF16:
+    case BlockType::I8:  // no weights
       break;
   }
   return 1;

@@ -7,6 +7,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/error.h"
 #include "scheduler/model_file/gguf.h"
+#include "scheduler/model_file/pack.h"
 
 namespace stoker {
 
@@ -71,8 +72,12 @@ static ExpertLayer read_layer(const Gguf& gguf, const ExpertTable::Shape& shape,
 ExpertTable ExpertTable::from_gguf(const Gguf& gguf, const Shape& shape) {
   CHECK(shape.first_layer >= 0 && shape.experts > 0);
   std::vector<ExpertLayer> layers;
-  for (i64 number = shape.first_layer; number < shape.end_layer; number++)
-    layers.push_back(read_layer(gguf, shape, number));
+  if (is_pack(gguf)) {
+    layers = read_packed_layers(gguf, shape);
+  } else {
+    for (i64 number = shape.first_layer; number < shape.end_layer; number++)
+      layers.push_back(read_layer(gguf, shape, number));
+  }
   std::vector<i64> file_bytes;
   for (const GgufFileInfo& file : gguf.files()) file_bytes.push_back(file.bytes);
   return ExpertTable(std::move(layers), shape.experts, shape.top_k, std::move(file_bytes));
@@ -84,20 +89,35 @@ i64 ExpertTable::moe_index(LayerId layer) const {
   return found == layers_.end() || found->layer != layer ? -1 : found - layers_.begin();
 }
 
-Extent ExpertTable::extent(LayerId layer, ExpertId expert, ExpertMatrix matrix) const {
+const ExpertLayer& ExpertTable::layer(LayerId layer) const {
   i64 at = moe_index(layer);
-  CHECK(at >= 0 && expert.value >= 0 && expert.value < experts_);
-  const ExpertLayer& found = layers_[static_cast<size_t>(at)];
+  CHECK(at >= 0);
+  return layers_[static_cast<size_t>(at)];
+}
+
+Extent ExpertTable::extent(LayerId layer_id, ExpertId expert, ExpertMatrix matrix) const {
+  CHECK(expert.value >= 0 && expert.value < experts_);
+  const ExpertLayer& found = layer(layer_id);
   Extent extent = found.base[index(matrix)];
-  extent.offset += expert.value * found.stride_bytes[index(matrix)];
+  if (found.packed.empty()) {
+    extent.offset += expert.value * found.stride_bytes[index(matrix)];
+    return extent;
+  }
+  const ExpertPlace& place = found.packed[static_cast<size_t>(expert.value)];
+  extent.file = place.file;
+  extent.offset = place.offset;
+  for (size_t before = 0; before < index(matrix); before++) extent.offset += found.base[before].bytes;
   return extent;
 }
 
-i64 ExpertTable::expert_bytes(LayerId layer) const {
-  i64 at = moe_index(layer);
-  CHECK(at >= 0);
+const u64* ExpertTable::checksum(LayerId layer_id, ExpertId expert) const {
+  const std::vector<u64>& checksums = layer(layer_id).checksums;
+  return checksums.empty() ? nullptr : &checksums[static_cast<size_t>(expert.value)];
+}
+
+i64 ExpertTable::expert_bytes(LayerId layer_id) const {
   i64 bytes = 0;
-  for (const Extent& extent : layers_[static_cast<size_t>(at)].base) bytes += extent.bytes;
+  for (const Extent& extent : layer(layer_id).base) bytes += extent.bytes;
   return bytes;
 }
 

@@ -26,11 +26,20 @@ struct Extent {
   BlockType type = BlockType::F32;
 };
 
-// One MoE layer. Expert e's matrix m lies at base[m].offset + e * stride_bytes[m] and is base[m].bytes long.
+// Where a packed expert begins.
+struct ExpertPlace {
+  i32 file = 0;
+  i64 offset = 0;
+};
+
+// One MoE layer. Expert e's matrix m lies at base[m].offset + e * stride_bytes[m] and is base[m].bytes long. In a
+// packed layer it follows gate | up | down from packed[e] on, and base tells types and sizes (and expert 0's place).
 struct ExpertLayer {
   LayerId layer;
   std::array<Extent, kExpertMatrices> base;
   std::array<i64, kExpertMatrices> stride_bytes{};
+  std::vector<ExpertPlace> packed = {};  // [experts], or empty
+  std::vector<u64> checksums = {};       // [experts] of the three matrices (checksum.h), or empty
 };
 
 class ExpertTable {
@@ -39,7 +48,7 @@ class ExpertTable {
   // For tests and simulation.
   ExpertTable(std::vector<ExpertLayer> layers, i64 experts_per_layer, i64 top_k, std::vector<i64> file_bytes);
   // From blk.N.ffn_{gate,up,down}_exps.weight or blk.N.ffn_gate_up_exps.weight (gate rows first) of the MoE layers
-  // [first_layer, end_layer). Throws Error for a missing tensor or one of the wrong shape.
+  // [first_layer, end_layer), or from a pack (pack.h). Throws Error for a missing tensor or one of the wrong shape.
   struct Shape {
     i64 first_layer, end_layer;
     i64 experts, top_k, hidden, ffn;
@@ -54,7 +63,10 @@ class ExpertTable {
 
   // Index into layers() of a transformer layer; -1 when it is dense.
   i64 moe_index(LayerId layer) const;
+  const ExpertLayer& layer(LayerId layer) const;  // a MoE layer
   Extent extent(LayerId layer, ExpertId expert, ExpertMatrix matrix) const;
+  // nullptr when the file has none.
+  const u64* checksum(LayerId layer, ExpertId expert) const;
   i64 expert_bytes(LayerId layer) const;  // gate + up + down
   i64 total_bytes() const;
 

@@ -8,6 +8,7 @@
 #include "scheduler/model_file/gguf_header.h"
 #include "scheduler/model_file/gguf_shards.h"
 #include "scheduler/model_file/header_bytes.h"
+#include "scheduler/model_file/pack.h"
 
 namespace stoker {
 
@@ -21,6 +22,8 @@ Gguf Gguf::open(const std::string& path) {
   gguf.add(read_header_of(path));
   i64 shards = gguf.shard_count();
   if (shards > 1) gguf.add_other_shards(shards);
+  gguf.refuse_stripe();
+  if (pack_stripes(gguf) > 1) gguf.add_other_stripes();
   return gguf;
 }
 
@@ -30,6 +33,8 @@ Gguf Gguf::parse(std::string_view bytes, const std::string& path) {
   gguf.add(read_gguf_header(header));
   if (i64 shards = gguf.shard_count(); shards > 1)
     fail("{}: one of {} files of a split model; it can only be opened from disk", path, shards);
+  if (i64 stripes = pack_stripes(gguf); stripes > 1)
+    fail("{}: one of {} files of a striped pack; it can only be opened from disk", path, stripes);
   return gguf;
 }
 
@@ -106,6 +111,24 @@ void Gguf::add_other_shards(i64 count) {
         "of the model; "
         "get them again",
         path, count, found, wanted);
+}
+
+// A stripe has no metadata of the model.
+void Gguf::refuse_stripe() const {
+  if (std::optional<i64> stripe = get_int("stoker.pack.stripe"))
+    fail("{}: stripe {} of a packed model; give its main file: {}", path(), *stripe + 1,
+         printable(get_string("stoker.pack.main").value_or("the one that `stoker pack` named first")));
+}
+
+void Gguf::add_other_stripes() {
+  i64 number = 1;
+  for (const std::string& path : find_stripes(*this)) {
+    Gguf stripe;
+    GgufHeader header = read_header_of(path);
+    stripe.add(GgufHeader(header));
+    check_stripe(*this, stripe, number++);
+    add(std::move(header));
+  }
 }
 
 // --- tensors

@@ -54,9 +54,9 @@ struct GgufHeader;  // of one file
 
 class Gguf {
  public:
-  // Opens a single file, or all shards given the first. Throws Error.
+  // Opens a single file, all shards given the first, or all stripes of a pack given its main file. Throws Error.
   static Gguf open(const std::string& path);
-  // The same over bytes in memory (fuzzing, tests); `path` is used in messages only. A split file is refused.
+  // The same over bytes in memory (fuzzing, tests); `path` is used in messages only. A file that needs others is refused.
   static Gguf parse(std::string_view bytes, const std::string& path);
 
   const std::vector<GgufFileInfo>& files() const { return files_; }
@@ -85,6 +85,8 @@ class Gguf {
  private:
   void add(GgufHeader&& header);
   void add_other_shards(i64 count);
+  void add_other_stripes();
+  void refuse_stripe() const;
   i64 shard_count() const;
 
   std::vector<GgufFileInfo> files_;

@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "kernels/base/error.h"
+#include "scheduler/model_file/pack.h"
 
 namespace stoker {
 
@@ -266,6 +267,8 @@ void Parser::read_tensor(i64 index) {
   read_shape(tensor);
   u32 type = number<u32>();
   const BlockTypeInfo* block = find_block_type(type);
+  // Bytes without arithmetic may stand only where nobody computes with them.
+  if (type == static_cast<u32>(BlockType::I8) && is_packed_tensor(tensor.name)) block = &info(BlockType::I8);
   if (block == nullptr)
     bad("its block type is number {}, which stoker cannot read; use a file made with the standard formats "
         "(Q4_K, IQ2_XXS "

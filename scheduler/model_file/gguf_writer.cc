@@ -9,7 +9,6 @@
 #include "kernels/base/check.h"
 #include "kernels/base/error.h"
 #include "scheduler/model_file/gguf_shards.h"
-#include "scheduler/model_file/output_file.h"
 
 namespace stoker {
 
@@ -30,6 +29,9 @@ GgufValue gguf_strings(std::vector<std::string> values) {
 }
 GgufValue gguf_i32s(std::vector<i64> values) {
   return {.type = GgufValueType::Array, .element = GgufValueType::I32, .value = std::move(values)};
+}
+GgufValue gguf_u64s(std::vector<u64> values) {
+  return {.type = GgufValueType::Array, .element = GgufValueType::U64, .value = std::move(values)};
 }
 GgufValue gguf_f32s(std::vector<f64> values) {
   return {.type = GgufValueType::Array, .element = GgufValueType::F32, .value = std::move(values)};
@@ -159,6 +161,11 @@ void GgufWriter::set(const std::string& key, GgufValue value) {
   metadata_.emplace_back(key, std::move(value));
 }
 
+void GgufWriter::set_at_the_end(const std::string& key, GgufValue placeholder, std::function<GgufValue()> value) {
+  set(key, std::move(placeholder));
+  late_values_[key] = std::move(value);
+}
+
 void GgufWriter::add(GgufTensorSpec tensor) {
   const BlockTypeInfo& block = info(tensor.type);
   if (tensor.shape.empty() || tensor.shape.size() > 4)
@@ -197,7 +204,7 @@ std::vector<GgufWriter::Shard> GgufWriter::plan_shards() const {
   return shards;
 }
 
-std::string GgufWriter::header(const Shard& shard, i64 number, i64 count) const {
+std::string GgufWriter::header(const Shard& shard, i64 number, i64 count, bool final) const {
   std::vector<std::pair<std::string, GgufValue>> pairs;
   if (number == 1) pairs = metadata_;
   if (options_.alignment != 32)
@@ -213,7 +220,8 @@ std::string GgufWriter::header(const Shard& shard, i64 number, i64 count) const 
   put(out, static_cast<u64>(pairs.size()));
   for (const auto& [key, value] : pairs) {
     put_string(out, key);
-    put_value(out, value);
+    auto late = late_values_.find(key);
+    put_value(out, final && late != late_values_.end() ? late->second() : value);
   }
   for (size_t i = shard.first; i < shard.end; i++) {
     const GgufTensorSpec& tensor = tensors_[i];
@@ -264,14 +272,7 @@ class Pieces {
     used_ += bytes;
     return room;
   }
-  void append(std::string_view bytes) {
-    while (!bytes.empty()) {
-      std::span<std::byte> room = grow(static_cast<i64>(bytes.size()));
-      std::memcpy(room.data(), bytes.data(), room.size());
-      bytes.remove_prefix(room.size());
-    }
-  }
-  // Zeros up to file offset `target`: alignment gaps, at most a page in practice.
+  // Zeros up to file offset `target`: room for the header, alignment gaps.
   void pad_to(i64 target) {
     while (position() < target) {
       std::span<std::byte> room = grow(target - position());
@@ -315,7 +316,7 @@ static std::string without_suffix(const std::string& path) {
   return path.ends_with(".gguf") ? path.substr(0, path.size() - 5) : path;
 }
 
-std::vector<std::string> GgufWriter::write(const std::string& path, const Progress& progress) const {
+std::vector<OutputFile> GgufWriter::prepare(const std::string& path, const Progress& progress) const {
   std::vector<Shard> shards = plan_shards();
   i64 count = static_cast<i64>(shards.size());
   if (count > 65535) fail("{}: splitting would make {} files; choose a larger split size", path, count);
@@ -327,14 +328,12 @@ std::vector<std::string> GgufWriter::write(const std::string& path, const Progre
 
   std::vector<OutputFile> files;  // all are complete before the first gets its name
   Pieces pieces;                  // dies first: its thread may still write to a file
-  std::vector<std::string> paths;
   i64 done = 0;
   for (i64 number = 1; number <= count; number++) {
     const Shard& shard = shards[static_cast<size_t>(number - 1)];
-    paths.push_back(count == 1 ? path : shard_path(without_suffix(path), number, count));
-    OutputFile& file = files.emplace_back(paths.back());
+    OutputFile& file = files.emplace_back(count == 1 ? path : shard_path(without_suffix(path), number, count));
     pieces.start(file);
-    pieces.append(header(shard, number, count));
+    pieces.pad_to(static_cast<i64>(header(shard, number, count, false).size()));
     i64 data = pieces.position();
     for (size_t i = shard.first; i < shard.end; i++) {
       pieces.pad_to(data + shard.offsets[i - shard.first]);
@@ -351,9 +350,24 @@ std::vector<std::string> GgufWriter::write(const std::string& path, const Progre
       }
     }
     pieces.finish();
-    file.finish();
   }
-  for (OutputFile& file : files) file.commit();
+  for (i64 number = 1; number <= count; number++) {
+    const Shard& shard = shards[static_cast<size_t>(number - 1)];
+    std::string final = header(shard, number, count, true);
+    CHECK(final.size() == header(shard, number, count, false).size());
+    OutputFile& file = files[static_cast<size_t>(number - 1)];
+    file.overwrite_start(std::as_bytes(std::span(final)));
+    file.finish(options_.durable);
+  }
+  return files;
+}
+
+std::vector<std::string> GgufWriter::write(const std::string& path, const Progress& progress) const {
+  std::vector<std::string> paths;
+  for (OutputFile& file : prepare(path, progress)) {
+    file.commit();
+    paths.push_back(file.path());
+  }
   return paths;
 }
 

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "kernels/base/check.h"
 #include "kernels/base/error.h"
 
 namespace stoker {
@@ -37,6 +38,7 @@ OutputFile::OutputFile(OutputFile&& other) noexcept
       direct_fd_(std::exchange(other.direct_fd_, -1)),
       position_(other.position_),
       flushed_(other.flushed_),
+      durable_(other.durable_),
       dropped_(other.dropped_) {}
 
 void OutputFile::failed(const char* doing) const {
@@ -92,11 +94,19 @@ void OutputFile::drop_written_pages() {
   flushed_ = position_;
 }
 
-void OutputFile::finish() {
+void OutputFile::overwrite_start(std::span<const std::byte> data) {
+  CHECK(static_cast<i64>(data.size()) <= position_);
+  i64 end = std::exchange(position_, 0);
+  write_through(data, false);
+  position_ = end;
+}
+
+void OutputFile::finish(bool durable) {
+  durable_ = durable;
   if (ftruncate(fd_, position_) != 0) failed("setting the length");
   // Errors of the disk itself may show only now. Small files, which tests make by the dozen, do without: a
   // sync costs 100 ms, and they are made again in no time.
-  if (flushed_ > 0) {
+  if (flushed_ > 0 || durable) {
     if (fdatasync(fd_) != 0) failed("writing");
     posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
   }
@@ -107,6 +117,12 @@ void OutputFile::finish() {
 void OutputFile::commit() {
   if (std::rename(partial_.c_str(), path_.c_str()) != 0) failed("renaming");
   partial_.clear();
+  if (!durable_) return;
+  std::filesystem::path folder = std::filesystem::path(path_).parent_path();
+  int fd = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;  // a folder that may be written to but not read
+  fsync(fd);
+  close(fd);
 }
 
 i64 free_bytes_at(const std::string& path) {

@@ -25,11 +25,15 @@ class OutputFile {
   // a page in memory as position() does in the file, and is megabytes long.
   void write(std::span<const std::byte> data);
   void skip(i64 bytes) { position_ += bytes; }  // leaves a hole
-  // Gives the file its length (a hole at the end included) and, unless it is small, waits until the disk has
-  // it.
-  void finish();
-  // Renames to the final name, replacing what is there.
+  // Replaces the first bytes, which have been written.
+  void overwrite_start(std::span<const std::byte> data);
+  // Gives the file its length (a hole at the end included) and, unless it is small and need not be `durable`,
+  // waits until the disk has it.
+  void finish(bool durable);
+  // Renames to the final name, replacing what is there; if durable, the folder's entry is on disk too.
   void commit();
+
+  const std::string& path() const { return path_; }
 
  private:
   [[noreturn]] void failed(const char* doing) const;
@@ -42,6 +46,7 @@ class OutputFile {
   int direct_fd_ = -1;  // the same file with O_DIRECT; -1: not possible there
   i64 position_ = 0;
   i64 flushed_ = 0;  // up to here the kernel was told to write pages out
+  bool durable_ = false;
   i64 dropped_ = 0;  // up to here they were written and dropped from the page cache
 };
 

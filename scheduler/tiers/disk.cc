@@ -59,6 +59,11 @@ struct Disk::Impl {
     i64 got = 0;
     i64 retries = 0;
   };
+  // All pieces of it have landed; the last one's result is reported when the data has been compared.
+  struct Landed {
+    ReadDone last;
+    const ReadCheck* check;
+  };
   struct Region {
     std::byte* begin;
     std::byte* end;
@@ -81,7 +86,8 @@ struct Disk::Impl {
   void start_pieces();
   void issue(size_t flight);
   void reap();
-  void finish_read(size_t flight, i32 result);
+  void finish_read(size_t flight, i32 result, i64 now);
+  void compare_one();
   void serve_memory_requests();
   void register_memory(const MemoryRequest& request);
   void unregister_memory(const MemoryRequest& request);
@@ -111,6 +117,7 @@ struct Disk::Impl {
   std::vector<Region> regions;  // by address
   std::vector<int> idle_buffers;
   std::vector<ReadDone> done;
+  std::vector<Landed> landed;  // oldest first
 
   std::thread thread;  // last: starts when all else exists
 };
@@ -126,6 +133,7 @@ Disk::Impl::Impl(std::vector<DirectFile> opened, Options o)
     : files(std::move(opened)), options(o), queue(o.capacity), flights(static_cast<size_t>(o.depth)) {
   for (size_t i = flights.size(); i > 0; i--) idle_flights.push_back(i - 1);
   done.reserve(flights.size());
+  landed.reserve(static_cast<size_t>(o.capacity));
   wake_fd = eventfd(0, EFD_CLOEXEC);
   if (wake_fd < 0) fail("cannot create an event counter: {}", std::strerror(errno));
   std::promise<i32> ready;
@@ -178,8 +186,10 @@ void Disk::Impl::run(std::promise<i32>& ready) {
   while (!stopping.load() || idle_flights.size() < flights.size()) {
     serve_memory_requests();
     start_pieces();
-    int result = io_uring_submit_and_wait(&ring, 1);
+    // Comparing takes a millisecond: the drive gets its work before each.
+    int result = landed.empty() ? io_uring_submit_and_wait(&ring, 1) : io_uring_submit_and_get_events(&ring);
     CHECK(result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY);
+    if (!landed.empty()) compare_one();
     reap();
   }
   io_uring_queue_exit(&ring);
@@ -222,21 +232,26 @@ void Disk::Impl::reap() {
   done.clear();
   io_uring_cqe* cqe = nullptr;
   while (io_uring_peek_cqe(&ring, &cqe) == 0) {
+    i64 now = steady_clock().now_ns();
     u64 tag = cqe->user_data;
     i32 result = cqe->res;
     io_uring_cqe_seen(&ring, cqe);
     if (tag == kWakeTag)
       arm_wake();
     else
-      finish_read(static_cast<size_t>(tag), result);
+      finish_read(static_cast<size_t>(tag), result, now);
   }
-  if (done.empty()) return;
-  i64 now = steady_clock().now_ns();
-  for (ReadDone& d : done) d.finished_ns = now;
   queue.finish(done);
 }
 
-void Disk::Impl::finish_read(size_t flight, i32 result) {
+void Disk::Impl::compare_one() {
+  Landed oldest = landed.front();
+  landed.erase(landed.begin());
+  oldest.last.error = compare(*oldest.check);
+  queue.finish({&oldest.last, 1});
+}
+
+void Disk::Impl::finish_read(size_t flight, i32 result, i64 now) {
   Flight& f = flights[flight];
   i32 error = 0;
   if (result < 0) {
@@ -249,8 +264,12 @@ void Disk::Impl::finish_read(size_t flight, i32 result) {
     if (step == ReadStep::more) return issue(flight);
     if (step == ReadStep::truncated) error = EIO;
   }
-  done.push_back({.tag = f.piece.tag, .error = error});
   idle_flights.push_back(flight);
+  ReadDone read{.tag = f.piece.tag, .error = error, .finished_ns = now};
+  if (completes(f.piece, error))
+    landed.push_back({read, f.piece.check});
+  else
+    done.push_back(read);
 }
 
 void Disk::Impl::serve_memory_requests() {

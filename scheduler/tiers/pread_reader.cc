@@ -50,6 +50,7 @@ void PreadReader::serve() {
     ReadDone done{.tag = piece.tag};
     done.error = read_piece(files_[static_cast<size_t>(piece.file)], piece);
     done.finished_ns = steady_clock().now_ns();
+    if (completes(piece, done.error)) done.error = compare(*piece.check);
     queue_.finish({&done, 1});
   }
 }

@@ -5,6 +5,7 @@
 // of capacity() pieces, of which depth() are with the kernel: the drive stays busy while the owner computes.
 #pragma once
 
+#include <atomic>
 #include <span>
 #include <string>
 
@@ -16,6 +17,15 @@ namespace stoker {
 enum class ReadPriority : u8 { demand, background };
 constexpr i64 kReadPriorities = 2;
 
+// Compares data that lands in several pieces with its checksum. The pieces share it; whoever finishes the last
+// one does the comparison, so that it costs the owner nothing. Must live until every piece has been polled.
+struct ReadCheck {
+  std::atomic<i64> pieces_left{0};  // not yet landed
+  const std::byte* data = nullptr;
+  i64 bytes = 0;
+  u64 expected = 0;
+};
+
 // One piece: at most max_piece_bytes(). offset, bytes and `to` must be multiples of alignment(file).
 // The range may reach past the end of the file by less than one alignment unit (slices are rounded outwards
 // to it): what the file does not have stays as it was in memory.
@@ -26,13 +36,24 @@ struct ReadPiece {
   i64 offset = 0;
   i64 bytes = 0;
   std::byte* to = nullptr;
+  ReadCheck* check = nullptr;  // or none
 };
+
+constexpr i32 kChecksumMismatch = -1;
 
 struct ReadDone {
   u64 tag = 0;
-  i32 error = 0;        // 0, or an errno; a file that ends earlier than it did when it was opened is EIO
+  // 0; an errno, EIO for a file that ends earlier than it did when it was opened; or, for the last piece of a
+  // check, kChecksumMismatch.
+  i32 error = 0;
   i64 finished_ns = 0;  // when the last byte landed, on the clock that the owner uses too
 };
+
+// For readers: whether the piece that has just landed, with `error`, was the last its check waits for. Each
+// piece must be asked about once; after a failed one the answer is never yes.
+bool completes(const ReadPiece& piece, i32 error);
+// 0 or kChecksumMismatch.
+i32 compare(const ReadCheck& check);
 
 class Reader {
  public:

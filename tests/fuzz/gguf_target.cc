@@ -4,6 +4,7 @@
 #include "kernels/base/error.h"
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/model_file/gguf.h"
+#include "scheduler/model_file/pack.h"
 
 namespace stoker::test {
 
@@ -50,6 +51,25 @@ static void check_experts(const Gguf& gguf, i64 file_bytes) {
   }
 }
 
+// The same for a pack: its shape must come from the metadata.
+static void check_pack(const Gguf& gguf, i64 file_bytes) {
+  if (!is_pack(gguf)) return;
+  ExpertTable::Shape shape{.first_layer = 1,
+                           .end_layer = 2,
+                           .experts = gguf.need_int("deepseek2.expert_count"),
+                           .top_k = 1,
+                           .hidden = gguf.need_int("deepseek2.embedding_length"),
+                           .ffn = gguf.need_int("deepseek2.expert_feed_forward_length")};
+  if (shape.experts < 1 || shape.hidden < 1 || shape.ffn < 1) return;  // refused with the hyperparameters
+  ExpertTable table = ExpertTable::from_gguf(gguf, shape);
+  for (i64 e = 0; e < shape.experts; e++) {
+    Extent first = table.extent(LayerId(1), ExpertId(e), ExpertMatrix::gate);
+    i64 bytes = table.expert_bytes(LayerId(1));
+    CHECK(first.offset > 0 && bytes > 0 && first.offset <= file_bytes - bytes);
+    CHECK(table.checksum(LayerId(1), ExpertId(e)) != nullptr);
+  }
+}
+
 bool fuzz_gguf(std::string_view bytes) {
   bool accepted = false;
   may_fail([&] {
@@ -58,6 +78,7 @@ bool fuzz_gguf(std::string_view bytes) {
     check_tensors(gguf, static_cast<i64>(bytes.size()));
     check_values(gguf);
     may_fail([&] { check_experts(gguf, static_cast<i64>(bytes.size())); });
+    may_fail([&] { check_pack(gguf, static_cast<i64>(bytes.size())); });
   });
   return accepted;
 }

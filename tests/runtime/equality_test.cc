@@ -11,6 +11,7 @@
 #include "runtime/tokenizer/tokenizer.h"
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/model_file/gguf.h"
+#include "scheduler/model_file/pack_writer.h"
 #include "scheduler/planner.h"
 #include "tests/support/compare.h"
 #include "tests/support/model_run.h"
@@ -31,13 +32,7 @@ EngineOptions ember_options(bool exact = false) {
 
 ExpertTable expert_table(const std::string& path) {
   Gguf gguf = Gguf::open(path);
-  Hparams h = read_deepseek2(gguf);
-  return ExpertTable::from_gguf(gguf, {.first_layer = h.dense_layers,
-                                       .end_layer = h.layers,
-                                       .experts = h.experts,
-                                       .top_k = h.top_k,
-                                       .hidden = h.hidden,
-                                       .ffn = h.expert_ffn});
+  return ExpertTable::from_gguf(gguf, read_deepseek2(gguf).expert_shape());
 }
 
 i64 smallest_ram(const std::string& path) { return smallest_budget(expert_table(path), 4096); }
@@ -159,6 +154,83 @@ TEST_CASE("the I/O path and reading ahead do not show") {
           break;
         }
       }
+}
+
+namespace {
+
+// The model packed, with experts in so many files.
+std::string packed(const std::string& path, const test::TempFolder& folder, i64 files) {
+  PackOptions options{.output = folder.file(fmt::format("pack-{}.gguf", files)),
+                      .stripe_folders = std::vector<std::string>(static_cast<size_t>(files - 1), folder.file(""))};
+  Gguf gguf = Gguf::open(path);
+  return write_pack(gguf, expert_table(path), options).paths.front();
+}
+
+}  // namespace
+
+TEST_CASE("a pack answers like its original, in one file or striped over several") {
+  test::TempFolder folder;
+  for (i64 files : {1, 2, 3}) {
+    CAPTURE(files);
+    EngineOptions options = ember_options();
+    options.model_path = packed(ember(), folder, files);
+    CHECK(static_cast<i64>(Gguf::open(options.model_path).files().size()) == files);
+    for (i64 ram : {smallest_ram(options.model_path), 3 * smallest_ram(options.model_path), kGiB})
+      for (IoPath io : {IoPath::automatic, IoPath::pread}) {
+        CAPTURE(ram);
+        options.ram_bytes = ram;
+        options.io = io;
+        options.exact = files == 2;
+        check_same(options);
+      }
+  }
+}
+
+TEST_CASE("packs of split files, of fused tensors and of types that differ answer like their originals") {
+  struct Case {
+    const char* name;
+    BlockType experts;
+    std::optional<BlockType> down;
+    bool fused;
+    i64 split_bytes;
+  };
+  for (const Case& c : {Case{"split", BlockType::Q4_K, BlockType::Q6_K, false, 100'000},
+                        Case{"fused", BlockType::Q8_0, {}, true, 0}, Case{"IQ1_S", BlockType::IQ1_S, {}, false, 0},
+                        Case{"MXFP4", BlockType::MXFP4, BlockType::F16, true, 150'000}}) {
+    CAPTURE(std::string(c.name));
+    SynthOptions synth = test::tiny_options(c.experts);
+    synth.down = c.down;
+    synth.fused_gate_up = c.fused;
+    synth.split_bytes = c.split_bytes;
+    test::TinyModel model(synth);
+    CHECK((c.split_bytes > 0) == (Gguf::open(model.path()).files().size() > 1));
+    std::vector<i32> tokens = test::some_tokens(30, 512, 1);
+    EngineOptions options = test::small_engine(model.path());
+    std::vector<f32> wanted = test::logits_of(options, tokens);
+    for (i64 files : {1, 3}) {
+      CAPTURE(files);
+      options.model_path = packed(model.path(), model.folder(), files);
+      for (i64 ram : {smallest_ram(options.model_path), kGiB}) {
+        options.ram_bytes = ram;
+        CHECK(test::difference(test::logits_of(options, tokens), wanted, 512) == "");
+      }
+    }
+  }
+}
+
+TEST_CASE("a pack of a model whose layers differ in types answers like its original") {
+  std::string path = test::shared_file("models/v3-mixed.gguf");
+  if (path.empty()) return;
+  test::TempFolder folder;
+  EngineOptions options = test::small_engine(path);
+  i64 vocab = Engine(options).hparams().vocab;
+  std::vector<i32> tokens = test::some_tokens(30, vocab, 1);
+  std::vector<f32> wanted = test::logits_of(options, tokens);
+  for (i64 files : {1, 2}) {
+    options.model_path = packed(path, folder, files);
+    options.ram_bytes = smallest_ram(options.model_path);
+    CHECK(test::difference(test::logits_of(options, tokens), wanted, vocab) == "");
+  }
 }
 
 namespace {

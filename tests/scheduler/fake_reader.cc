@@ -44,7 +44,9 @@ i64 FakeReader::poll(std::span<ReadDone> done) {
       continue;
     }
     deliver(flights_[i]);
-    done[static_cast<size_t>(n++)] = {flights_[i].piece.tag, flights_[i].error, flights_[i].due_ns};
+    i32 error = flights_[i].error;
+    if (completes(flights_[i].piece, error)) error = compare(*flights_[i].piece.check);
+    done[static_cast<size_t>(n++)] = {flights_[i].piece.tag, error, flights_[i].due_ns};
     flights_.erase(flights_.begin() + static_cast<std::ptrdiff_t>(i));
   }
   return n;

@@ -30,7 +30,13 @@ struct Rig {
     i64 budget = 0;  // 0: the smallest
     FakeReader::Options drive = {};
   };
-  explicit Rig(Options o) : table(small_table(o.model)), reader(drive_of(o, table), clock) {
+  explicit Rig(Options o) : table(small_table(o.model)), reader(drive_of(o, table), clock), options(o) {
+    make_scheduler(table);
+  }
+  void make_scheduler(ExpertTable experts) {
+    const Options& o = options;
+    scheduler.reset();
+    table = std::move(experts);
     plan = make_plan(table, {.ram_bytes = o.budget > 0 ? o.budget : smallest_budget(table, 4096),
                              .ring_depth = 8,
                              .piece_bytes = 8192});
@@ -83,6 +89,7 @@ struct Rig {
   ExpertTable table;
   Plan plan;
   FakeReader reader;
+  Options options;
   std::unique_ptr<Scheduler> scheduler;
 };
 
@@ -109,6 +116,7 @@ std::string random_life(u64 seed, f64 failure_rate) {
   o.model = {
       .layers = 1 + rng.below(5), .experts = 6 + rng.below(10), .top_k = 1 + rng.below(4), .seed = seed};
   o.model.sizes = 1 + rng.below(3);
+  o.model.packed = seed % 3 == 0;
   ExpertTable table = small_table(o.model);
   i64 least = smallest_budget(table, 4096), full = full_budget(table, 4096);
   o.budget = rng.below(3) == 0 ? least : least + rng.below(full - least + 1);
@@ -243,7 +251,7 @@ TEST_CASE("a failed read names file, layer, expert and place, and the next acqui
   std::string message;
   CHECK(rig.use_all(2, experts({4, 5, 6}), &message) == -1);
   INFO(message);
-  CHECK(message.find("down of expert 5 in layer 3") != std::string::npos);
+  CHECK(message.find("cannot read expert 5 in layer 3") != std::string::npos);
   CHECK(message.find(rig.reader.file_name(down.file)) != std::string::npos);
   CHECK(message.find("Input/output error") != std::string::npos);
   i64 offset = std::stoll(message.substr(message.find("offset ") + 7));
@@ -252,6 +260,25 @@ TEST_CASE("a failed read names file, layer, expert and place, and the next acqui
   // Slots of failed and dropped reads have come back: the whole budget is usable, with the right bytes.
   CHECK(rig.use_all(2, experts({4, 5, 6})) >= 1);
   CHECK(rig.use_all(0, experts({4, 5, 6, 7, 8, 9})) >= 1);
+}
+
+TEST_CASE("an expert that does not match its checksum is refused, the others are not") {
+  SmallModel model{.packed = true};
+  ExpertTable right = small_table(model);
+  std::vector<ExpertLayer> layers = right.layers();
+  layers[2].checksums[5]++;
+  Rig rig({.model = model});
+  rig.make_scheduler(ExpertTable(layers, model.experts, model.top_k, right.file_bytes()));
+  std::string message;
+  CHECK(rig.use_all(2, experts({4, 5, 6}), &message) == -1);
+  INFO(message);
+  CHECK(message.find("layer 3, expert 5: the data does not match its checksum") != std::string::npos);
+  Extent gate = rig.table.extent(rig.layer(2), ExpertId(5), ExpertMatrix::gate);
+  CHECK(message.find(rig.reader.file_name(gate.file)) != std::string::npos);
+  CHECK(message.find(std::to_string(gate.offset)) != std::string::npos);
+  CHECK(rig.use_all(2, experts({4, 6, 7})) >= 1);
+  CHECK(rig.use_all(2, experts({5})) == -1);  // read again, still wrong
+  CHECK(rig.use_all(1, experts({4, 5, 6, 7, 8, 9})) >= 1);
 }
 
 TEST_CASE("a dropped lease cancels what has not begun") {

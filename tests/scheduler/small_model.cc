@@ -1,5 +1,8 @@
 #include "tests/scheduler/small_model.h"
 
+#include "kernels/base/checksum.h"
+#include "tests/scheduler/pattern_file.h"
+
 namespace stoker::test {
 
 ExpertTable small_table(const SmallModel& model) {
@@ -17,7 +20,17 @@ ExpertTable small_table(const SmallModel& model) {
       end = round_up(end, 32);
       layer.base[m] = {file, end, bytes, BlockType::F32};
       layer.stride_bytes[m] = bytes;
-      end += bytes * model.experts;
+      if (!model.packed) end += bytes * model.experts;
+    }
+    for (i64 e = 0; model.packed && e < model.experts; e++) {
+      i32 file = static_cast<i32>((l + e) % 2);
+      i64& end = file_bytes[static_cast<size_t>(file)];
+      layer.packed.push_back({file, round_up(end, 4096)});
+      i64 bytes = layer.base[0].bytes + layer.base[1].bytes + layer.base[2].bytes;
+      std::vector<std::byte> data(static_cast<size_t>(bytes));
+      fill_pattern(data.data(), static_cast<u64>(file), layer.packed.back().offset, bytes);
+      layer.checksums.push_back(checksum(data));
+      end = layer.packed.back().offset + bytes;
     }
     layers.push_back(layer);
   }

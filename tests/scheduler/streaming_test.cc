@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +26,7 @@ using namespace stoker::test;
 namespace {
 
 const SmallModel kModel{.layers = 3, .experts = 32, .top_k = 4};
+const SmallModel kPacked{.layers = 3, .experts = 32, .top_k = 4, .packed = true};
 
 struct Rig {
   Rig(const ExpertTable& t, const std::vector<std::string>& paths, IoPath io, i64 budget) : table(t) {
@@ -80,23 +82,50 @@ std::vector<ExpertRequest> some_experts(Rng& rng, i64 count) {
 }  // namespace
 
 TEST_CASE("experts stream from real files with the right bytes, through io_uring and through pread") {
-  ExpertTable table = small_table(kModel);
-  // The table's last slice ends where its file ends, which is no multiple of any alignment.
-  PatternFile a(0, table.file_bytes()[0]), b(1, table.file_bytes()[1]);
-  i64 least = smallest_budget(table, 4096), full = full_budget(table, 4096);
-  for (IoPath io : io_paths()) {
-    for (i64 budget : {least, (least + full) / 2, full}) {
-      Rig rig(table, {a.path(), b.path()}, io, budget);
-      Rng rng(9);
-      for (int token = 0; token < 30; token++)
-        for (i64 l = 0; l < kModel.layers; l++)
-          CHECK(rig.use(l, some_experts(rng, token % 10 == 9 ? 32 : 4)).ok());
-      const SchedulerStats& s = rig.scheduler->stats();
-      CHECK(s.misses > 0);
-      CHECK(s.bytes_read > 0);
-      CHECK(s.disk_busy_ns > 0);
+  for (const SmallModel& model : {kModel, kPacked}) {
+    ExpertTable table = small_table(model);
+    // The table's last slice ends where its file ends, which is no multiple of any alignment.
+    PatternFile a(0, table.file_bytes()[0]), b(1, table.file_bytes()[1]);
+    i64 least = smallest_budget(table, 4096), full = full_budget(table, 4096);
+    for (IoPath io : io_paths()) {
+      for (i64 budget : {least, (least + full) / 2, full}) {
+        Rig rig(table, {a.path(), b.path()}, io, budget);
+        Rng rng(9);
+        for (int token = 0; token < 30; token++)
+          for (i64 l = 0; l < kModel.layers; l++)
+            CHECK(rig.use(l, some_experts(rng, token % 10 == 9 ? 32 : 4)).ok());
+        const SchedulerStats& s = rig.scheduler->stats();
+        CHECK(s.misses > 0);
+        CHECK(s.bytes_read > 0);
+        CHECK(s.disk_busy_ns > 0);
+      }
     }
   }
+}
+
+TEST_CASE("a damaged byte on disk is found when its expert is read, wherever it is") {
+  ExpertTable table = small_table(kPacked);
+  for (IoPath io : io_paths())
+    for (bool first : {true, false}) {
+      PatternFile a(0, table.file_bytes()[0]), b(1, table.file_bytes()[1]);
+      LayerId layer = table.layers()[1].layer;
+      Extent lost = table.extent(layer, ExpertId(9), first ? ExpertMatrix::gate : ExpertMatrix::down);
+      std::string path = lost.file == 0 ? a.path() : b.path();
+      {
+        std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+        file.seekg(first ? lost.offset : lost.offset + lost.bytes - 1);
+        char byte = static_cast<char>(file.get());
+        file.seekp(first ? lost.offset : lost.offset + lost.bytes - 1);
+        file.put(static_cast<char>(byte ^ 0x10));
+      }
+      Rig rig(table, {a.path(), b.path()}, io, full_budget(table, 4096));
+      Status status = rig.scheduler->preload(nullptr, nullptr);
+      INFO(status.message());
+      CHECK(status.message().find("layer 2, expert 9: ") == 0);
+      CHECK(status.message().find(path) != std::string::npos);
+      CHECK(!rig.use(1, {{ExpertId(9)}}).ok());
+      CHECK(rig.use(1, {{ExpertId(8)}, {ExpertId(10)}, {ExpertId(11)}}).ok());
+    }
 }
 
 TEST_CASE("a model that fits is read once, before the first token") {

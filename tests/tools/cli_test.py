@@ -74,11 +74,11 @@ class Help(unittest.TestCase):
     def test_help_goes_to_stdout_and_lists_every_command(self):
         for arguments in ([], ["--help"], ["-h"], ["help"]):
             text = expect(self, 0, *arguments).stdout.decode()
-            for command in ("run", "inspect", "tokenize", "eval", "bench", "synth"):
+            for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack"):
                 self.assertIn(command, text)
 
     def test_each_command_has_help_that_names_its_options(self):
-        for command in ("run", "inspect", "tokenize", "eval", "bench", "synth"):
+        for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack"):
             first = expect(self, 0, command, "--help").stdout
             self.assertEqual(first, expect(self, 0, "help", command).stdout)
             self.assertIn(b"--verbose", first)
@@ -481,6 +481,174 @@ class Synthetic(Folder):
     def test_sparse_models_take_no_room_and_run(self):
         (model,) = self.synth("sparse.gguf", "--sparse")
         answer(self, "-p", "hello", "-n", "2", model=model)
+
+
+class Packs(Folder):
+    def pack(self, *arguments, model=None, name="pack.gguf", **options):
+        out = expect(self, 0, "pack", "-m", model or MODEL, "-o", self.path(name), "--json", *arguments, **options).stdout
+        return json.loads(out)
+
+    def folders(self, *names):
+        for name in names:
+            os.mkdir(self.path(name))
+        return ",".join(self.path(name) for name in names)
+
+    def expert_at(self, path, layer):
+        """Where the first expert of this layer in this file begins."""
+        with open(path, "rb") as file:
+            header = gguf_edit.Header(file.read())
+        (tensor,) = [t for name, t in header.tensors.items() if name.startswith("blk.%d.experts.packed." % layer)]
+        return header.data_start + tensor["offset"]
+
+    def flip(self, path, at):
+        with open(path, "r+b") as file:
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 0x40]))
+
+    def test_every_command_reads_packs_like_the_original(self):
+        whole = self.pack()
+        striped = self.pack("--stripe", self.folders("one", "two"), name="striped.gguf")
+        self.assertEqual(len(whole["files"]), 1)
+        self.assertEqual([os.path.exists(path) for path in striped["files"]], [True] * 3)
+        smallest, full = budgets(self)
+        facts = json.loads(expect(self, 0, "inspect", "--json", MODEL).stdout)
+        text = self.file("text.txt", b"In Rust, ownership is a set of rules.")
+        wanted = answer(self, "-p", PROMPT, "-n", "16", "--ram", "%dB" % full)
+        judged = json.loads(expect(self, 0, "eval", "-m", MODEL, "-f", text, "--json").stdout)
+        for model in (whole["files"][0], striped["files"][0]):
+            for options in (("--ram", "%dB" % smallest), ("--ram", "64M"), ("--ram", "%dB" % smallest, "--io", "pread")):
+                got = answer(self, "-p", PROMPT, "-n", "16", *options, model=model)
+                self.assertEqual(got["logits_hash"], wanted["logits_hash"])
+                self.assertEqual(got["text"], wanted["text"])
+            again = json.loads(expect(self, 0, "eval", "-m", model, "-f", text, "--json").stdout)
+            self.assertEqual(again["logits_hash"], judged["logits_hash"])
+            shape = json.loads(expect(self, 0, "inspect", "--json", model).stdout)
+            self.assertTrue(shape["packed"])
+            for key in ("parameters", "tensor_bytes", "routed_bytes_by_type", "expert_layers", "experts"):
+                self.assertEqual(shape[key], facts[key], key)
+            self.assertIn(b"tg2", expect(self, 0, "bench", "-m", model, "-p", "0", "-n", "2", "-r", "1").stdout)
+            ids = expect(self, 0, "tokenize", "-m", model, "-p", PROMPT).stdout
+            self.assertEqual(ids, expect(self, 0, "tokenize", "-m", MODEL, "-p", PROMPT).stdout)
+            checked = json.loads(expect(self, 0, "pack", "--verify", model, "--json").stdout)
+            self.assertEqual((checked["experts"], checked["damaged"]), (128, []))
+
+    def test_a_flipped_byte_is_told_by_layer_and_expert(self):
+        files = self.pack("--stripe", self.folders("one"))["files"]
+        self.flip(files[1], self.expert_at(files[1], 3) + 1000)
+        # Layer 3 is the third of the MoE layers: its expert 0 is in the main file, its expert 1 in the stripe.
+        place = "layer 3, expert 1: the data does not match its checksum (%s" % files[1]
+        self.assertIn(place, self.error("run", "-m", files[0], "-p", PROMPT, "-n", "2"))
+        result = expect(self, 1, "pack", "--verify", files[0])
+        self.assertIn(place, result.stderr.decode())
+        self.assertIn("1 damaged place", result.stderr.decode())
+        self.assertEqual(result.stdout, b"")
+        # Streamed, it is met when a token wants it.
+        smallest, _ = budgets(self)
+        with open(os.path.join(os.path.dirname(MODEL), "../../bench/data/alice.txt"), "rb") as file:
+            text = self.file("text.txt", file.read(4000))
+        message = self.error("eval", "-m", files[0], "-f", text, "--ram", "%dB" % smallest)
+        self.assertIn(place, message)
+
+    def test_a_flipped_byte_of_another_tensor_is_found_by_verify(self):
+        (path,) = self.pack()["files"]
+        with open(path, "rb") as file:
+            header = gguf_edit.Header(file.read())
+        self.flip(path, header.data_start + header.tensors["output.weight"]["offset"] + 12345)
+        self.assertIn(b"tensor 'output.weight'", expect(self, 1, "pack", "--verify", path).stderr)
+
+    def test_stripes_may_move_and_mix_ups_are_refused(self):
+        files = self.pack("--stripe", self.folders("one", "two"))["files"]
+        os.rename(files[1], self.path(os.path.basename(files[1])))
+        answer(self, "-p", PROMPT, "-n", "1", model=files[0])
+        shutil.copyfile(files[2], self.path("kept"))
+        again = self.pack("--stripe", ",".join(self.path(f) for f in ("one", "two")), "--force")["files"]
+        answer(self, "-p", PROMPT, "-n", "1", model=again[0])
+        shutil.copyfile(self.path("kept"), again[2])
+        self.assertIn("another packing", self.error("run", "-m", again[0], "-p", PROMPT, "-n", "1"))
+        os.remove(again[2])
+        self.assertIn(again[2], self.error("run", "-m", again[0], "-p", PROMPT, "-n", "1"))
+        self.assertIn("give its main file: pack.gguf", self.error("run", "-m", again[1], "-p", PROMPT))
+
+    def test_mistakes_are_told(self):
+        (path,) = self.pack()["files"]
+        for arguments, part in (
+            (("-m", path, "-o", self.path("twice.gguf")), "packed model already"),
+            (("-m", MODEL, "-o", path), "--force"),
+            (("-m", MODEL, "-o", MODEL, "--force"), "overwrite the model itself"),
+            (("-m", self.path("absent.gguf"), "-o", self.path("x.gguf")), "no such file"),
+            (("-m", MODEL, "-o", self.path("no/x.gguf")), "no/x.gguf"),
+            (("-m", MODEL, "-o", self.path("x.gguf"), "--stripe", self.path("no")), "no such folder"),
+            (("-m", MODEL, "-o", self.path("x.gguf"), "--stripe", "a,,b"), "a folder's name is empty"),
+            (("-m", MODEL), "-o FILE"),
+            (("-o", self.path("x.gguf")), "-m FILE"),
+            (("--verify", path, "--force"), "leave out"),
+            (("--verify", MODEL), "not a packed model"),
+        ):
+            self.assertIn(part, self.error("pack", *arguments))
+        self.assertEqual(os.listdir(self.folder), ["pack.gguf"])
+        self.pack("--force")
+        self.assertEqual(os.listdir(self.folder), ["pack.gguf"])
+
+    def start(self, *arguments):
+        process = subprocess.Popen([STOKER, "pack", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(lambda: process.poll() is None and process.kill())
+        return process
+
+    def stop_while_writing(self, process, number):
+        """Sends the signal once some data is on its way; False when the process was faster."""
+        end = time.monotonic() + TIME_LIMIT
+        while time.monotonic() < end and process.poll() is None:
+            for folder, _, names in os.walk(self.folder):
+                for name in names:
+                    if name.endswith(".partial"):
+                        process.send_signal(number)
+                        process.wait(timeout=TIME_LIMIT)
+                        return True
+        return False
+
+    def test_killed_in_the_middle_it_leaves_no_model(self):
+        for stripes in ([], ["--stripe", self.folders("one")]):
+            killed = 0
+            for attempt in range(40):
+                process = self.start("-m", MODEL, "-o", self.path("killed.gguf"), "--force", *stripes)
+                killed += self.stop_while_writing(process, signal.SIGKILL) and process.returncode == -signal.SIGKILL
+                left = [os.path.join(folder, f) for folder, _, names in os.walk(self.folder) for f in names]
+                if self.path("killed.gguf") in left:  # it was faster
+                    answer(self, "-p", PROMPT, "-n", "1", model=self.path("killed.gguf"))
+                    os.remove(self.path("killed.gguf"))
+                    continue
+                for path in left:
+                    self.error("run", "-m", path, "-p", PROMPT, "-n", "1")
+                if killed == 3:
+                    break
+            self.assertGreater(killed, 0)
+            # What was left is not in the way of the next packing.
+            self.pack("--force", *stripes, name="killed.gguf")
+            answer(self, "-p", PROMPT, "-n", "1", model=self.path("killed.gguf"))
+            os.remove(self.path("killed.gguf"))
+
+    def test_ctrl_c_leaves_nothing(self):
+        process = self.start("-m", MODEL, "-o", self.path("stopped.gguf"))
+        if self.stop_while_writing(process, signal.SIGINT) and process.returncode == 130:
+            self.assertEqual(os.listdir(self.folder), [])
+        else:  # it was at its last step
+            self.assertEqual(os.listdir(self.folder), ["stopped.gguf"])
+
+    def test_a_full_disk_ends_it_with_a_message_and_nothing_is_left(self):
+        def small_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, 5 << 20))
+
+        for stripes in ([], ["--stripe", self.folders("one")]):
+            message = self.error("pack", "-m", MODEL, "-o", self.path("p.gguf"), *stripes, preexec_fn=small_files)
+            self.assertIn("p.", message)
+            self.assertIn("larger file", message)
+            self.assertEqual([n for n in os.listdir(self.folder) if n != "one"], [])
+            if stripes:
+                self.assertEqual(os.listdir(self.path("one")), [])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ class Header:
             self.tensors[name] = {"name_at": name_at, "type_at": self.at, "offset": struct.unpack_from("<Q", data, self.at + 4)[0]}
             self.at += 12
         alignment = 32
+        if "general.alignment" in self.values:
+            alignment = struct.unpack_from("<I", data, self.values["general.alignment"][0])[0]
         self.data_start = (self.at + alignment - 1) // alignment * alignment
 
     def number(self, form, size):

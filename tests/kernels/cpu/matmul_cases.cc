@@ -241,11 +241,12 @@ std::vector<MatmulCase> matmul_cases() {
     i64 rows, blocks, tokens;
     bool scattered;
   };
-  // Row counts around the turns of four rows, odd block counts, every tile of tokens (4 + 4, 4 + 1, 2 + 1,
-  // ...).
+  // Row counts around the turns of four rows, odd block counts, rows that kernels take in several pieces, every
+  // tile of tokens (4 + 4, 4 + 1, 2 + 1, ...).
   const Shape shapes[] = {{1, 1, 1, false},  {3, 2, 2, true},   {3, 5, 3, false},
                           {64, 1, 5, true},  {67, 3, 8, false}, {5, 7, 8, true},
-                          {4, 28, 5, false}, {9, 2, 1, true},   {1, 3, 19, true}};
+                          {4, 28, 5, false}, {9, 2, 1, true},   {1, 3, 19, true},
+                          {2, 67, 3, false}};
   std::vector<MatmulCase> cases;
   for (const BlockTypeInfo& type : all_block_types()) {
     for (bool exact : {false, true}) {

@@ -70,6 +70,24 @@ TEST_CASE("no code book entry occurs twice and all digits are legal") {
   check_book(kGridIq3S, {1, 3, 5, 7, 9, 11, 13, 15});
 }
 
+TEST_CASE("the planes of the code books hold the same entries") {
+  auto check_digits = [](const auto& planes, const auto& book, const std::vector<int>& values) {
+    for (size_t i = 0; i < book.size(); i++)
+      for (size_t j = 0; j < 8; j++)
+        REQUIRE(values[planes[j / 4][i] >> (2 * (j % 4)) & 3] == static_cast<i8>(book[i] >> (8 * j)));
+  };
+  check_digits(kPlanesIq2Xxs, kGridIq2Xxs, {8, 25, 43});
+  check_digits(kPlanesIq2Xs, kGridIq2Xs, {8, 25, 43});
+  check_digits(kPlanesIq2S, kGridIq2S, {8, 25, 43});
+  check_digits(kPlanesIq1S, kGridIq1S, {-1, 0, 1});
+  auto check_weights = [](const auto& planes, const auto& book) {
+    for (size_t i = 0; i < book.size(); i++)
+      for (size_t j = 0; j < 4; j++) REQUIRE(planes[j][i] == kPlaneBias + (book[i] >> (8 * j) & 255u));
+  };
+  check_weights(kPlanesIq3Xxs, kGridIq3Xxs);
+  check_weights(kPlanesIq3S, kGridIq3S);
+}
+
 TEST_CASE("a sign byte has an even number of negative weights and keeps its index") {
   for (u32 i = 0; i < 128; i++) {
     CHECK(std::popcount(static_cast<u32>(kSignBytes[i])) % 2 == 0);

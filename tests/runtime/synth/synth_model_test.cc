@@ -21,12 +21,7 @@ using namespace stoker;
 using namespace stoker::test;
 
 static ExpertTable table_of(const Gguf& gguf, const Hparams& h) {
-  return ExpertTable::from_gguf(gguf, {.first_layer = h.dense_layers,
-                                       .end_layer = h.layers,
-                                       .experts = h.experts,
-                                       .top_k = h.top_k,
-                                       .hidden = h.hidden,
-                                       .ffn = h.expert_ffn});
+  return ExpertTable::from_gguf(gguf, h.expert_shape());
 }
 
 static std::vector<std::byte> bytes_at(const Gguf& gguf, const Extent& extent) {
