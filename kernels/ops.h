@@ -14,6 +14,7 @@
 #include "kernels/base/types.h"
 #include "kernels/format/activation.h"
 #include "kernels/format/block_type.h"
+#include "kernels/format/blocks.h"
 
 namespace stoker {
 
@@ -103,9 +104,19 @@ struct ExpertFfnArgs {
 };
 
 // How the latent cache keeps its numbers. F32 is for exact arithmetic: in a deep model the rounding of f16 is the
-// largest error that is left there.
-enum class CacheType { F16, F32 };
-constexpr i64 cache_bytes(CacheType type, i64 count) { return count * (type == CacheType::F16 ? 2 : 4); }
+// largest error that is left there. Q8_0 rows are blocks of 32 bytes with an f16 scale each, as in files: the row's
+// length is a multiple of 32.
+enum class CacheType { F16, F32, Q8_0 };
+constexpr i64 cache_bytes(CacheType type, i64 count) {
+  return type == CacheType::Q8_0 ? count / 32 * i64{sizeof(BlockQ8_0)} : count * (type == CacheType::F16 ? 2 : 4);
+}
+
+struct StoreLatentsArgs {
+  const f32* x;    // [rows, cols], back to back
+  CacheType type;
+  void* out;       // the same rows, back to back: cache_bytes(type, cols) each
+  i64 rows, cols;
+};
 
 // Absorbed multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1.2): one query row attends to the
 // latent cache of its sequence. score = scale * (q_latent . latent + q_rope . rope); out = sum softmax * latent.
@@ -183,8 +194,7 @@ struct Ops {
   void (*combine)(Stream&, const CombineArgs&);
   // y[i] += x[i]
   void (*add)(Stream&, f32* y, const f32* x, i64 count);
-  // f32 -> f16, round to nearest even (for the KV cache)
-  void (*to_f16)(Stream&, const f32* x, u16* y, i64 count);
+  void (*store_latents)(Stream&, const StoreLatentsArgs&);
   // weights of any format -> f32; count a multiple of the block size
   void (*dequantize)(Stream&, BlockType, const void* blocks, f32* y, i64 count);
 };
@@ -194,7 +204,7 @@ const Ops& cpu_ops();
 
 // Bytes of scratch each op may need, for planning.
 i64 expert_scratch_bytes(i64 total_tokens, i64 ffn);  // total_tokens: sum of ExpertWork::tokens
-i64 latent_attention_scratch_bytes(int workers, i64 tokens, i64 heads, i64 latent, i64 max_length);
-i64 prompt_attention_scratch_bytes(int workers, i64 max_length, i64 nope, i64 rope, i64 latent, i64 v);
+i64 latent_attention_scratch_bytes(int workers, i64 tokens, i64 heads, i64 latent, i64 rope, i64 max_length);
+i64 prompt_attention_scratch_bytes(int workers, i64 max_tokens, i64 nope, i64 rope, i64 latent, i64 v);
 
 }  // namespace stoker

@@ -15,18 +15,10 @@ i64 widest_input(const Hparams& h) {
   return std::max({h.hidden, h.q_lora, h.heads * h.v});
 }
 
-// Heads as rows: the inputs of the per-head products of decode rows.
-i64 widest_head_input(const Hparams& h) { return h.heads * std::max(h.nope, h.latent); }
-
-// Prompts rebuild keys and values in floats, and decode should see what they see: on ember 8-bit activations put the two
-// 0.9 % apart, floats 0.3 %. Q8_0, the format that files have here, is fast enough with floats; the smaller ones are not.
-ActivationForm head_input(BlockType type, bool exact) {
-  return type == BlockType::Q8_0 ? ActivationForm::F32 : weight_input(type, exact);
-}
-
 i64 attention_scratch(const Hparams& h, const AttentionLayer::Limits& limits) {
   return std::max(
-      latent_attention_scratch_bytes(limits.workers, limits.decode_rows, h.heads, h.latent, limits.context),
+      latent_attention_scratch_bytes(limits.workers, limits.decode_rows, h.heads, h.latent, h.rope,
+                                     limits.context),
       prompt_attention_scratch_bytes(limits.workers, limits.rows, h.nope, h.rope, h.latent, h.v));
 }
 
@@ -36,7 +28,7 @@ AttentionLayer::AttentionLayer(const Ops& ops, const Hparams& hparams, const Lim
     : ops_(ops),
       h_(hparams),
       limits_(limits),
-      inputs_(ops, std::max(limits.rows * widest_input(hparams), limits.decode_rows * widest_head_input(hparams))),
+      inputs_(ops, limits.rows * widest_input(hparams)),
       q_a_(f32_bytes(limits.rows * hparams.q_lora), "attention queries"),
       q_(f32_bytes(limits.rows * hparams.heads * hparams.key()), "attention queries"),
       kv_(f32_bytes(limits.rows * hparams.cache_row()), "attention keys"),
@@ -131,13 +123,11 @@ void AttentionLayer::rotate(Stream& stream, const Batch& batch) {
 
 void AttentionLayer::store(Stream& stream, LayerId layer, const Batch& batch) {
   for (const SequenceRun& run : batch.runs) {
-    const f32* from = floats(kv_) + run.first_row * h_.cache_row();
-    std::byte* to = run.cache->row(layer, run.position);
-    i64 count = run.rows * h_.cache_row();
-    if (run.cache->type() == CacheType::F16)
-      ops_.to_f16(stream, from, reinterpret_cast<u16*>(to), count);
-    else
-      ops_.dequantize(stream, BlockType::F32, from, reinterpret_cast<f32*>(to), count);
+    ops_.store_latents(stream, {.x = floats(kv_) + run.first_row * h_.cache_row(),
+                                .type = run.cache->type(),
+                                .out = run.cache->row(layer, run.position),
+                                .rows = run.rows,
+                                .cols = h_.cache_row()});
   }
 }
 
@@ -192,11 +182,11 @@ void AttentionLayer::attend_decode(Stream& stream, LayerId layer, const LayerWei
 
 void AttentionLayer::multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride,
                                     i64 tokens, f32* y) {
-  inputs_.set(x, tokens * h_.heads, w.cols, x_stride);
+  // Floats in either mode: prompts rebuild keys and values in floats, and decode must see what they see.
   ops_.head_matmul(stream, {.weights = w,
                             .head_stride_bytes = head_bytes,
                             .heads = h_.heads,
-                            .x = inputs_.as(stream, head_input(w.type, limits_.exact)),
+                            .x = {x, ActivationForm::F32, x_stride * i64{sizeof(f32)}},
                             .tokens = tokens,
                             .y = y,
                             .y_token_stride = h_.heads * w.rows,

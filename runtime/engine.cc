@@ -97,6 +97,8 @@ struct Engine::Impl {
         reader(open_files(gguf, wanted.io)) {
     if (options.context < 1 || options.sequences < 1) fail("a context needs at least one position (-c)");
     if (options.context > kMaxContext) fail("a context has at most {} positions (-c)", kMaxContext);
+    if (cache_type() == CacheType::Q8_0 && hparams.cache_row() % 32 != 0)
+      fail("--cache-type q8_0: a row of {} values is not made of blocks of 32; use f16", hparams.cache_row());
     options.chunk = std::clamp<i64>(options.chunk, 1, options.context);
   }
 
@@ -109,7 +111,7 @@ struct Engine::Impl {
     if (!warning.empty()) log_warning("{}", warning);
   }
 
-  CacheType cache_type() const { return options.exact ? CacheType::F32 : CacheType::F16; }
+  CacheType cache_type() const { return options.cache_type.value_or(options.exact ? CacheType::F32 : CacheType::F16); }
   i64 kv_bytes() const {
     return options.sequences * KvCache::bytes_needed(hparams, options.context, cache_type());
   }
@@ -172,6 +174,7 @@ const Tokenizer& Engine::tokenizer() const {
 const Plan& Engine::plan() const { return impl_->plan; }
 int Engine::threads() const { return impl_->workers->size(); }
 IsaLevel Engine::isa() const { return impl_->stream->level(); }
+CacheType Engine::cache_type() const { return impl_->cache_type(); }
 std::string Engine::io_description() const { return impl_->reader->describe(); }
 const StageTimer& Engine::timer() const { return impl_->timer; }
 const SchedulerStats& Engine::scheduler_stats() const { return impl_->scheduler->stats(); }

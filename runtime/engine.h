@@ -41,6 +41,7 @@ struct EngineOptions {
   i64 chunk = 512;     // most rows in one forward pass
   int threads = 0;     // 0: one per physical core
   bool exact = false;  // float activations everywhere
+  std::optional<CacheType> cache_type;  // none: F16, or F32 when exact
   std::optional<IsaLevel> isa;  // cap; none: the best this CPU has
   IoPath io = IoPath::automatic;
   ExpertGroups expert_groups;
@@ -81,6 +82,7 @@ class Engine {
   TokenBytes token_bytes() const;  // what decoding a token reads
   int threads() const;
   IsaLevel isa() const;
+  CacheType cache_type() const;
   std::string io_description() const;  // "io_uring, O_DIRECT, registered"
 
   KvCache& sequence(SequenceId id);  // 0 .. sequences - 1

@@ -1,7 +1,9 @@
 // KvCache: what attention remembers of one sequence: per layer and position the latent (after its norm) and the
-// shared rotated key, as f16 (f32 in exact arithmetic). Allocated once; truncating forgets the end.
+// shared rotated key, in one of the types of ops.h. Allocated once; truncating forgets the end.
 // Owner: the engine thread.
 #pragma once
+
+#include <string_view>
 
 #include "kernels/base/buffer.h"
 #include "kernels/base/ids.h"
@@ -11,6 +13,8 @@
 namespace stoker {
 
 struct Hparams;
+
+std::string_view name(CacheType type);  // "f16", as options have it
 
 class KvCache {
  public:

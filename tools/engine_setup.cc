@@ -15,6 +15,13 @@ IsaLevel isa_level(std::string_view text) {
   fail("--isa {}: no such level", text);
 }
 
+CacheType cache_type(std::string_view text) {
+  for (CacheType type : {CacheType::F16, CacheType::F32, CacheType::Q8_0}) {
+    if (name(type) == text) return type;
+  }
+  fail("--cache-type {}: no such type", text);
+}
+
 }  // namespace
 
 EngineOptions engine_options(const Options& o) {
@@ -25,6 +32,7 @@ EngineOptions engine_options(const Options& o) {
   e.chunk = o.batch;
   e.threads = static_cast<int>(o.threads);
   e.exact = o.exact;
+  if (!o.cache_type.empty()) e.cache_type = cache_type(o.cache_type);
   if (!o.isa.empty()) e.isa = isa_level(o.isa);
   e.io = o.io == "uring" ? IoPath::uring : o.io == "pread" ? IoPath::pread : IoPath::automatic;
   if (o.expert_groups == "off") {

@@ -19,7 +19,7 @@ constexpr std::string_view kNotMapped =
 constexpr std::string_view kAttention =
     "attention has one implementation here, chosen by itself; leave it out";
 constexpr std::string_view kCacheType =
-    "the KV cache holds compressed latents in f16; its size follows -c N; leave it out";
+    "keys and values are one compressed latent here; --cache-type sets the type of both";
 constexpr std::string_view kExpertCache = "use --ram SIZE, the memory that experts may use";
 constexpr std::string_view kSpeculation = "there is no speculative decoding in this version; leave it out";
 constexpr std::string_view kSubset =
@@ -65,7 +65,6 @@ constexpr std::array kForeign = {
     ForeignOption{"-fmoe, --fused-moe", false, "experts are always computed fused; leave it out"},
     ForeignOption{"-rtr, --run-time-repack", false, "weights are used as the file has them; leave it out"},
     ForeignOption{"-ser, --smart-expert-reduction", true, kSubset},
-    ForeignOption{"-ctk, --cache-type-k", true, kCacheType},
     ForeignOption{"-ctv, --cache-type-v", true, kCacheType},
     ForeignOption{"-ub, --ubatch-size", true,
                   "-b N is the number of prompt tokens computed together; there is no second size"},

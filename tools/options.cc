@@ -24,6 +24,7 @@ constexpr f64 kMany = 1 << 30;
 
 constexpr std::string_view kIsaChoices = "ref|avx2|avx512";
 constexpr std::string_view kIoChoices = "auto|uring|pread";
+constexpr std::string_view kCacheChoices = "f16|q8_0|f32";
 constexpr std::string_view kFormatChoices = "md|json|csv";
 constexpr std::string_view kShapeChoices = "deepseek-v3|kimi-k2|deepseek-v2-lite|tiny";
 
@@ -74,6 +75,8 @@ constexpr std::array kRows = {
               1024},
     OptionRow{kEngine, "--exact", "", &O::exact,
               "float activations everywhere: slower, the reference arithmetic"},
+    OptionRow{kEngine, "-ctk, --cache-type-k, --cache-type", kCacheChoices, &O::cache_type,
+              "numbers of the KV cache: q8_0 halves it (default: f16, with --exact f32)"},
     OptionRow{kEngine, "--isa", kIsaChoices, &O::isa,
               "best instruction set to use (default: what this CPU has)"},
     OptionRow{kEngine, "--io", kIoChoices, &O::io, "how experts are read from disk"},
@@ -251,6 +254,8 @@ std::vector<std::string> validate(Command command, const Options& o) {
     problems.push_back(fmt::format(
         "--expert-groups {}: must be file, off, or G/K with 1 <= K <= G, such as 8/4", o.expert_groups));
   }
+  if (o.exact && !o.cache_type.empty() && o.cache_type != "f32")
+    problems.push_back(fmt::format("--exact keeps the cache in f32: leave --cache-type {} out", o.cache_type));
   if (command == Command::run) check_run(o, problems);
   if (command == Command::tokenize) check_text_sources(o, true, problems);
   if (command == Command::eval) check_eval(o, problems);

@@ -135,6 +135,7 @@ nlohmann::ordered_json engine_json(const Engine& engine) {
   return {
       {"threads", engine.threads()},           {"isa", name(engine.isa())},
       {"exact", engine.options().exact},       {"io", engine.io_description()},
+      {"cache_type", name(engine.cache_type())},
       {"resident_bytes", f.resident_bytes},    {"kv_bytes", f.kv_bytes},
       {"scratch_bytes", f.scratch_bytes},      {"expert_budget_bytes", f.expert_budget_bytes},
       {"expert_slots", f.expert_slots},        {"experts", f.expert_total},

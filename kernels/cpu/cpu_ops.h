@@ -16,7 +16,7 @@ void prompt_attention(Stream&, const PromptAttentionArgs&);
 void route(Stream&, const RouteArgs&);
 void combine(Stream&, const CombineArgs&);
 void add(Stream&, f32* y, const f32* x, i64 count);
-void to_f16(Stream&, const f32* x, u16* y, i64 count);
+void store_latents(Stream&, const StoreLatentsArgs&);
 void dequantize(Stream&, BlockType, const void* blocks, f32* y, i64 count);
 
 }  // namespace stoker::cpu

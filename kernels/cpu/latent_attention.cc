@@ -1,13 +1,21 @@
-// Absorbed attention of single tokens over the latent cache. The context is cut into parts by its length
-// alone, each (token, group of heads, part) is computed on its own with an online softmax (Milakov and
-// Gimelshein, arXiv 1805.02867), and the parts are merged in order: the result does not depend on the number
-// of threads. Heads of a group share every cache row that is read and converted.
+// Absorbed attention of single tokens over the latent cache.
+//
+// The context is cut into parts, each part goes by in tiles of positions: a tile is read and turned into
+// floats once for all heads, multiplied with the queries, weighed by an online softmax (Milakov and
+// Gimelshein, arXiv 1805.02867) and added to the sums of latents. The parts of a token are merged in order.
+// Parts depend on the context's length alone, and heads do not meet, so that work may be split over heads as
+// the number of threads suggests: the result does not depend on it.
+//
+// A position costs 2 (2 latent + rope) flops per head and latent + rope cached values once: with V3's 128
+// heads 240 flops per byte of f16. Multiplication is what binds, never memory.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/latent_rows.h"
 #include "kernels/cpu/leaf.h"
 #include "kernels/device/stream.h"
 
@@ -15,24 +23,43 @@ namespace stoker {
 
 namespace {
 
-constexpr i64 kMaxParts = 16;  // per token: enough for all cores of a desktop with a few groups of heads
-constexpr i64 kPartPositions = 256;  // at least, and parts are a multiple of it
-constexpr i64 kGroupHeads = 8;
-constexpr i64 kTile = 16;  // positions converted at a time
+constexpr i64 kTile = 96;            // positions; their floats (216 KiB in V3) stay in L2
+constexpr i64 kPartPositions = 384;  // at least: a part's result is as large as 450 of V3's positions
+constexpr i64 kMaxParts = 48;        // of a token, and in flight together: divides well among 2 to 24 cores
+constexpr i64 kPanel = 64;           // heads whose scores are computed together
+constexpr i64 kLanes = 16;           // heads are padded to whole vectors
 
-i64 part_positions(i64 length) { return round_up(div_up(length, kMaxParts), kPartPositions); }
+i64 part_positions(i64 length) {
+  return std::max(kPartPositions, round_up(div_up(length, kMaxParts), kTile));
+}
+i64 part_count(i64 length) { return div_up(length, part_positions(length)); }
 
-// Partial result of one head over one part: maximum, sum of exponentials, weighted sum of latents.
-i64 partial_floats(i64 latent) { return latent + 2; }
+// Scratch in floats; every piece starts at a cache line.
+struct Layout {
+  i64 tile, scores, shrink;  // of each worker
+  i64 query;                 // of each token
+  i64 partial, stats;        // of each part: sums of latents; largest scores and sums of exponentials
+
+  Layout(i64 heads, i64 latent, i64 rope) {
+    i64 padded = round_up(heads, kLanes);
+    tile = kTile * round_up(latent + rope, kLanes);
+    scores = kTile * kPanel;
+    shrink = kPanel;
+    query = padded * (latent + rope);
+    partial = round_up(heads * latent, kLanes);
+    stats = 2 * padded;
+  }
+  i64 worker() const { return tile + scores + shrink; }
+};
 
 }  // namespace
 
-i64 latent_attention_scratch_bytes(int workers, i64 tokens, i64 heads, i64 latent, i64 max_length) {
-  i64 parts = div_up(max_length, part_positions(max_length));
-  // Shorter contexts may have more parts than the longest, up to kMaxParts.
-  parts = std::max(parts, std::min(kMaxParts, div_up(max_length, kPartPositions)));
-  i64 partials = tokens * heads * parts * partial_floats(latent);
-  return (partials + workers * kTile * kMaxLatentRow) * i64{sizeof(f32)};
+i64 latent_attention_scratch_bytes(int workers, i64 tokens, i64 heads, i64 latent, i64 rope, i64 max_length) {
+  Layout layout(heads, latent, rope);
+  i64 parts = std::min(kMaxParts, tokens * div_up(max_length, kPartPositions));
+  i64 floats = workers * layout.worker() + std::min(kMaxParts, tokens) * layout.query +
+               parts * (layout.partial + layout.stats);
+  return floats * i64{sizeof(f32)};
 }
 
 namespace cpu {
@@ -42,140 +69,193 @@ namespace {
 class LatentAttention {
  public:
   LatentAttention(Stream& stream, const LatentAttentionArgs& args)
-      : stream_(stream), leaves_(leaf_table(stream.level())), a_(args), row_(a_.latent + a_.rope) {
-    CHECK(row_ <= kMaxLatentRow);
-    for (const LatentAttentionArgs::Query& q : a_.queries)
-      parts_ = std::max(parts_, div_up(q.length, part_positions(q.length)));
-    i64 tokens = static_cast<i64>(a_.queries.size());
-    tiles_ = reinterpret_cast<f32*>(a_.scratch);
-    partials_ = tiles_ + stream.workers().size() * kTile * kMaxLatentRow;
-    i64 used = (tokens * a_.heads * parts_ * partial_floats(a_.latent)) +
-               stream.workers().size() * kTile * kMaxLatentRow;
-    CHECK(used * i64{sizeof(f32)} <= a_.scratch_bytes);
+      : stream_(stream),
+        leaves_(leaf_table(stream.level())),
+        a_(args),
+        row_(a_.latent + a_.rope),
+        padded_(round_up(a_.heads, kLanes)),
+        layout_(a_.heads, a_.latent, a_.rope) {
+    i64 longest = 1;
+    for (const LatentAttentionArgs::Query& q : a_.queries) longest = std::max(longest, q.length);
+    CHECK(latent_attention_scratch_bytes(stream.workers().size(), token_count(), a_.heads, a_.latent, a_.rope,
+                                         longest) <= a_.scratch_bytes);
   }
 
   void run() {
-    i64 tokens = static_cast<i64>(a_.queries.size());
-    i64 groups = div_up(a_.heads, kGroupHeads);
-    stream_.workers().for_each(tokens * parts_ * groups, [&](i64 i, int worker) {
-      i64 token = i / (parts_ * groups), part = i / groups % parts_, group = i % groups;
-      attend_part(token, part, group * kGroupHeads, tiles_ + worker * kTile * kMaxLatentRow);
-    });
-    stream_.workers().for_ranges(tokens * a_.heads, 4, [&](i64 begin, i64 end) {
-      for (i64 i = begin; i < end; i++) merge(i / a_.heads, i % a_.heads);
-    });
+    for (i64 first = 0; first < token_count();) first = run_pass(first);
   }
 
  private:
-  f32* partial(i64 token, i64 head, i64 part) const {
-    return partials_ + ((token * a_.heads + head) * parts_ + part) * partial_floats(a_.latent);
-  }
+  // A part of one token's context.
+  struct Part {
+    i64 token, begin, end;
+  };
 
-  void attend_part(i64 token, i64 part, i64 first_head, f32* tile) const {
-    const LatentAttentionArgs::Query& query = a_.queries[static_cast<size_t>(token)];
-    i64 size = part_positions(query.length);
-    i64 begin = part * size, end = std::min(query.length, begin + size);
-    if (begin >= end) return;
-    i64 last_head = std::min(a_.heads, first_head + kGroupHeads);
-    for (i64 h = first_head; h < last_head; h++) {
-      f32* p = partial(token, h, part);
-      p[0] = -std::numeric_limits<f32>::infinity();
-      std::fill(p + 1, p + partial_floats(a_.latent), 0.0f);
+  i64 token_count() const { return static_cast<i64>(a_.queries.size()); }
+
+  // As many tokens from `first` on as have kMaxParts parts together; returns the first one that is left.
+  i64 run_pass(i64 first) {
+    first_token_ = first;
+    parts_ = 0;
+    i64 last = first;
+    for (; last < token_count(); last++) {
+      i64 length = a_.queries[static_cast<size_t>(last)].length, size = part_positions(length);
+      if (last > first && parts_ + part_count(length) > kMaxParts) break;
+      first_part_[static_cast<size_t>(last - first)] = parts_;
+      for (i64 begin = 0; begin < length; begin += size)
+        part_[static_cast<size_t>(parts_++)] = {last, begin, std::min(length, begin + size)};
     }
-    for (i64 first = begin; first < end; first += kTile) {
-      i64 count = std::min(kTile, end - first);
-      const f32* rows = read_rows(query.cache, first, count, tile);
-      attend_tile(token, part, first_head, last_head - first_head, rows, count);
+    carve(last - first);
+    stream_.workers().for_ranges((last - first) * padded_, kLanes, [&](i64 begin, i64 end) {
+      for (i64 i = begin; i < end; i += kLanes) place_queries(first + i / padded_, i % padded_);
+    });
+    i64 heads = heads_per_task();
+    i64 groups = div_up(padded_, heads);
+    stream_.workers().for_each(parts_ * groups, [&](i64 i, int worker) {
+      i64 head = i % groups * heads;
+      attend_part(i / groups, head, std::min(padded_, head + heads), worker);
+    });
+    stream_.workers().for_ranges((last - first) * a_.heads, 4, [&](i64 begin, i64 end) {
+      for (i64 i = begin; i < end; i++) merge(first + i / a_.heads, i % a_.heads);
+    });
+    return last;
+  }
+
+  void carve(i64 tokens) {
+    workers_ = reinterpret_cast<f32*>(a_.scratch);
+    queries_ = workers_ + stream_.workers().size() * layout_.worker();
+    stats_ = queries_ + tokens * layout_.query;
+    partials_ = stats_ + parts_ * layout_.stats;
+  }
+
+  // All heads, so that a tile is read once, unless that leaves workers idle.
+  i64 heads_per_task() const {
+    i64 heads = padded_ > kPanel ? round_up(padded_, kPanel) : padded_;
+    while (heads > kLanes && parts_ * div_up(padded_, heads) < 3 * stream_.workers().size())
+      heads = round_up(heads / 2, heads > kPanel ? kPanel : kLanes);
+    return heads;
+  }
+
+  // Queries as columns: panels [latent + rope, up to kPanel heads].
+  struct Panel {
+    f32* at;
+    i64 stride;
+  };
+  Panel query_panel(i64 token, i64 head) const {
+    i64 first = head / kPanel * kPanel, width = std::min(kPanel, padded_ - first);
+    return {queries_ + (token - first_token_) * layout_.query + first * row_ + (head - first), width};
+  }
+
+  // kLanes heads from `head` on.
+  void place_queries(i64 token, i64 head) const {
+    Panel to = query_panel(token, head);
+    i64 real = std::min(kLanes, a_.heads - head);
+    Transpose t{.from = a_.q_latent + (token * a_.heads + head) * a_.latent,
+                .from_stride = a_.latent,
+                .rows = real,
+                .cols = a_.latent,
+                .factor = a_.scale,
+                .to = to.at,
+                .to_stride = to.stride};
+    leaves_.transpose(t);
+    t.from = a_.q_rope + token * a_.q_rope_token_stride + head * a_.q_rope_head_stride;
+    t.from_stride = a_.q_rope_head_stride;
+    t.cols = a_.rope;
+    t.to += a_.latent * to.stride;
+    leaves_.transpose(t);
+    if (real < kLanes)
+      for (i64 i = 0; i < row_; i++)
+        std::fill(to.at + i * to.stride + real, to.at + i * to.stride + kLanes, 0.0f);
+  }
+
+  f32* partial(i64 part, i64 head) const { return partials_ + part * layout_.partial + head * a_.latent; }
+  f32* best(i64 part) const { return stats_ + part * layout_.stats; }
+  f32* sum(i64 part) const { return best(part) + padded_; }
+
+  // Heads [first, last) over one part; those beyond the real ones have queries of zero and no result.
+  void attend_part(i64 index, i64 first, i64 last, int worker) const {
+    const Part& part = part_[static_cast<size_t>(index)];
+    const LatentAttentionArgs::Query& query = a_.queries[static_cast<size_t>(part.token)];
+    std::fill(best(index) + first, best(index) + last, -std::numeric_limits<f32>::infinity());
+    std::fill(sum(index) + first, sum(index) + last, 0.0f);
+    f32* tile = workers_ + worker * layout_.worker();
+    for (i64 begin = part.begin; begin < part.end; begin += kTile) {
+      i64 count = std::min(kTile, part.end - begin);
+      const f32* rows = latent_rows(leaves_, query.cache, a_.cache_type, row_, begin, count, tile);
+      for (i64 head = first; head < last; head += kPanel)
+        attend_tile(index, head, std::min(kPanel, last - head), rows, begin, count, tile + layout_.tile);
     }
   }
 
-  // `count` rows of the cache as floats: in place where they are floats already, else converted into `tile`.
-  const f32* read_rows(const void* cache, i64 first, i64 count, f32* tile) const {
-    if (a_.cache_type == CacheType::F32) return static_cast<const f32*>(cache) + first * row_;
-    leaves_.from_f16(static_cast<const u16*>(cache) + first * row_, tile, count * row_);
-    return tile;
-  }
-
-  // Adds scores[h][i] = scale * (q_latent . latent + q_rope . rope) of some heads over `count` rows of
-  // floats.
-  void score_tile(i64 token, i64 first_head, i64 heads, const f32* rows, i64 count,
-                  f32 (&scores)[kGroupHeads][kTile]) const {
-    MatmulLeaf dots = leaves_.matmul_f32[static_cast<i64>(BlockType::F32)];
-    MatmulTile tile{
-        .w = reinterpret_cast<const std::byte*>(rows),
-        .w_row_bytes = row_ * i64{sizeof(f32)},
-        .rows = count,
-        .cols = a_.latent,
-        .x = reinterpret_cast<const std::byte*>(a_.q_latent + (token * a_.heads + first_head) * a_.latent),
-        .x_stride_bytes = a_.latent * i64{sizeof(f32)},
-        .x_rows = nullptr,
-        .y = scores[0],
-        .y_stride = kTile,
-        .y_rows = nullptr,
-        .tokens = heads};
-    dots(tile);
-    f32 rope_scores[kGroupHeads][kTile];
-    const f32* q_rope = a_.q_rope + token * a_.q_rope_token_stride + first_head * a_.q_rope_head_stride;
-    tile.w = reinterpret_cast<const std::byte*>(rows + a_.latent);
-    tile.cols = a_.rope;
-    tile.x = reinterpret_cast<const std::byte*>(q_rope);
-    tile.x_stride_bytes = a_.q_rope_head_stride * i64{sizeof(f32)};
-    tile.y = rope_scores[0];
-    dots(tile);
-    for (i64 h = 0; h < heads; h++)
-      for (i64 i = 0; i < count; i++) scores[h][i] = a_.scale * (scores[h][i] + rope_scores[h][i]);
-  }
-
-  // Some heads over `count` rows of floats.
-  void attend_tile(i64 token, i64 part, i64 first_head, i64 heads, const f32* rows, i64 count) const {
-    f32 scores[kGroupHeads][kTile];
-    score_tile(token, first_head, heads, rows, count, scores);
-    for (i64 h = 0; h < heads; h++) {
-      f32* p = partial(token, first_head + h, part);
-      f32 best = std::max(p[0], *std::max_element(scores[h], scores[h] + count));
-      if (best > p[0]) {
-        f32 shrink = std::exp(p[0] - best);  // 0 the first time
-        p[0] = best;
-        p[1] *= shrink;
-        leaves_.scale(p + 2, shrink, a_.latent);
-      }
-      p[1] += leaves_.exp_sum(scores[h], best, count);
-    }
-    leaves_.add_weighted_rows({.x = rows,
-                               .x_stride = row_,
-                               .rows = count,
-                               .cols = a_.latent,
-                               .weights = scores[0],
-                               .weights_stride = kTile,
-                               .y = partial(token, first_head, part) + 2,
-                               .y_stride = parts_ * partial_floats(a_.latent),
-                               .outputs = heads});
+  // `heads` heads, all in one panel, over `count` rows of floats, those of the positions from `begin` on.
+  void attend_tile(i64 index, i64 head, i64 heads, const f32* rows, i64 begin, i64 count, f32* scores) const {
+    const Part& part = part_[static_cast<size_t>(index)];
+    Panel query = query_panel(part.token, head);
+    leaves_.product({.w = rows,
+                     .w_output_stride = row_,
+                     .w_row_stride = 1,
+                     .x = query.at,
+                     .x_stride = query.stride,
+                     .y = scores,
+                     .y_stride = kPanel,
+                     .outputs = count,
+                     .rows = row_,
+                     .cols = heads,
+                     .accumulate = false});
+    f32* shrink = scores + layout_.scores;
+    leaves_.softmax_columns({.scores = scores,
+                             .stride = kPanel,
+                             .rows = count,
+                             .cols = heads,
+                             .best = best(index) + head,
+                             .sum = sum(index) + head,
+                             .shrink = shrink});
+    i64 real = std::min(heads, a_.heads - head);
+    bool first = begin == part.begin;
+    for (i64 h = 0; h < real; h++)
+      if (!first && shrink[h] != 1.0f) leaves_.scale(partial(index, head + h), shrink[h], a_.latent);
+    leaves_.product({.w = scores,
+                     .w_output_stride = 1,
+                     .w_row_stride = kPanel,
+                     .x = rows,
+                     .x_stride = row_,
+                     .y = partial(index, head),
+                     .y_stride = a_.latent,
+                     .outputs = real,
+                     .rows = count,
+                     .cols = a_.latent,
+                     .accumulate = !first});
   }
 
   void merge(i64 token, i64 head) const {
-    i64 length = a_.queries[static_cast<size_t>(token)].length;
-    i64 parts = div_up(length, part_positions(length));
-    f32 best = -std::numeric_limits<f32>::infinity();
-    for (i64 i = 0; i < parts; i++) best = std::max(best, partial(token, head, i)[0]);
+    i64 first = first_part_[static_cast<size_t>(token - first_token_)];
+    i64 last = first + part_count(a_.queries[static_cast<size_t>(token)].length);
+    f32 largest = -std::numeric_limits<f32>::infinity();
+    for (i64 i = first; i < last; i++) largest = std::max(largest, best(i)[head]);
     f32* out = a_.out + (token * a_.heads + head) * a_.latent;
     std::fill(out, out + a_.latent, 0.0f);
-    f32 sum = 0;
-    for (i64 i = 0; i < parts; i++) {
-      const f32* p = partial(token, head, i);
-      f32 weight = std::exp(p[0] - best);
-      sum += weight * p[1];
-      leaves_.add_scaled(out, p + 2, weight, a_.latent);
+    f32 total = 0;
+    for (i64 i = first; i < last; i++) {
+      f32 weight = std::exp(best(i)[head] - largest);
+      total += weight * sum(i)[head];
+      leaves_.add_scaled(out, partial(i, head), weight, a_.latent);
     }
-    leaves_.scale(out, 1.0f / sum, a_.latent);
+    leaves_.scale(out, 1.0f / total, a_.latent);
   }
 
   Stream& stream_;
   const LeafTable& leaves_;
   const LatentAttentionArgs& a_;
-  i64 row_;
-  i64 parts_ = 1;
-  f32* tiles_;     // [workers, kTile, kMaxLatentRow]
-  f32* partials_;  // [tokens, heads, parts, latent + 2]
+  i64 row_, padded_;
+  Layout layout_;
+  // Of the pass.
+  i64 first_token_ = 0, parts_ = 0;
+  std::array<Part, kMaxParts> part_;
+  std::array<i64, kMaxParts> first_part_;  // of each token
+  f32* workers_ = nullptr;
+  f32* queries_ = nullptr;
+  f32* stats_ = nullptr;
+  f32* partials_ = nullptr;
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "kernels/device/stream.h"
 #include "kernels/format/activation.h"
 #include "kernels/format/block_type.h"
+#include "kernels/format/blocks.h"
 
 namespace stoker {
 
@@ -28,17 +29,38 @@ struct MatmulTile {
 };
 using MatmulLeaf = void (*)(const MatmulTile&);
 
-// y[o][c] += sum over r in order of weights[o][r] * x[r][c]. The value of (o, c) must not depend on the other
-// outputs or columns, and rows of weight zero must not change it.
-struct WeightedRows {
+// y[o][c] = sum over r in order of w[o][r] * x[r][c], added to what is there when `accumulate`. One chain of fused
+// products per element, so its value does not depend on the other outputs or columns, and rows of weight zero do not
+// change it.
+struct Product {
+  const f32* w;  // element (o, r) at w + o * w_output_stride + r * w_row_stride
+  i64 w_output_stride, w_row_stride;
   const f32* x;  // [rows, cols], row r at x + r * x_stride
   i64 x_stride;
-  i64 rows, cols;
-  const f32* weights;  // [outputs, rows], those of output o at weights + o * weights_stride
-  i64 weights_stride;
   f32* y;  // [outputs, cols], row o at y + o * y_stride
   i64 y_stride;
-  i64 outputs;
+  i64 outputs, rows, cols;
+  bool accumulate;
+};
+
+// to[c][r] = factor * from[r][c]
+struct Transpose {
+  const f32* from;  // [rows, cols], row r at from + r * from_stride
+  i64 from_stride, rows, cols;
+  f32 factor;
+  f32* to;  // [cols, rows], row c at to + c * to_stride
+  i64 to_stride;
+};
+
+// One step of an online softmax (Milakov and Gimelshein, arXiv 1805.02867) for every column on its own: `scores` become
+// exp(score - best) with best the largest of the column so far; -infinity becomes 0. What was summed under the former
+// best is to be multiplied by `shrink`; `sum` already is.
+struct SoftmaxColumns {
+  f32* scores;  // [rows, cols], row r at scores + r * stride
+  i64 stride, rows, cols;
+  f32* best;    // [cols]; -infinity before the first step. A column must not consist of -infinity alone
+  f32* sum;     // [cols] of exponentials; 0 before the first step
+  f32* shrink;  // [cols] is written: 1 where the best is as before, 0 in the first step
 };
 
 struct LeafTable {
@@ -49,6 +71,8 @@ struct LeafTable {
 
   void (*quantize_q8_32)(const f32* x, ActQ8_32* out, i64 cols);
   void (*quantize_q8_256)(const f32* x, ActQ8_256* out, i64 cols);
+  // For the cache. The scale is the f16 next above largest / 127, so that no value is off by more than half of it.
+  void (*quantize_q8_0)(const f32* x, BlockQ8_0* out, i64 count);
 
   // y = x * weight / sqrt(mean(x^2) + epsilon)
   void (*rms_norm)(const f32* x, const f32* weight, f32* y, i64 cols, f32 epsilon);
@@ -56,13 +80,13 @@ struct LeafTable {
   void (*silu_mul)(const f32* gate, const f32* up, f32* y, i64 count);
   void (*add)(f32* y, const f32* x, i64 count);                // y += x
   void (*add_scaled)(f32* y, const f32* x, f32 a, i64 count);  // y += a * x
-  void (*add_weighted_rows)(const WeightedRows&);
+  void (*product)(const Product&);
+  void (*transpose)(const Transpose&);
+  void (*softmax_columns)(const SoftmaxColumns&);
   void (*scale)(f32* y, f32 a, i64 count);  // y *= a
   f32 (*dot)(const f32* a, const f32* b, i64 count);
   void (*to_f16)(const f32* x, u16* y, i64 count);
   void (*from_f16)(const u16* x, f32* y, i64 count);
-  // x[i] = exp(x[i] - shift); returns their sum (the order of the sum is part of the level's definition)
-  f32 (*exp_sum)(f32* x, f32 shift, i64 count);
 };
 
 // The table of a level: ref overlaid by every level up to and including `level`. Built once; any thread.

@@ -12,6 +12,7 @@ void fill_matmul_avx2(LeafTable& table) {
 }
 
 void fill_avx2(LeafTable& table) {
+  fill_attention_avx2(table);
   fill_dequantize_avx2(table);
   fill_matmul_avx2(table);
   fill_vector_avx2(table);

@@ -4,6 +4,7 @@
 namespace stoker {
 
 void fill_avx512(LeafTable& table) {
+  fill_attention_avx512(table);
   fill_matmul_block32_avx512(table);
   fill_matmul_k_avx512(table);
   fill_matmul_iq1_avx512(table);

@@ -17,7 +17,7 @@ const Ops& cpu_ops() {
                             .route = cpu::route,
                             .combine = cpu::combine,
                             .add = cpu::add,
-                            .to_f16 = cpu::to_f16,
+                            .store_latents = cpu::store_latents,
                             .dequantize = cpu::dequantize};
   return kOps;
 }

@@ -105,79 +105,11 @@ void add_scaled(f32* y, const f32* x, f32 a, i64 count) {
   }
 }
 
-// kOutputs x kVectors sums stay in registers while the rows go by.
-template <int kOutputs, int kVectors>
-void add_weighted_columns(const WeightedRows& a, i64 output, i64 col) {
-  __m256 sum[kOutputs][kVectors];
-  f32* y = a.y + output * a.y_stride + col;
-  const f32* weights = a.weights + output * a.weights_stride;
-  for (int o = 0; o < kOutputs; o++)
-    for (int v = 0; v < kVectors; v++) sum[o][v] = _mm256_loadu_ps(y + o * a.y_stride + 8 * v);
-  const f32* x = a.x + col;
-  for (i64 r = 0; r < a.rows; r++, x += a.x_stride) {
-    __m256 row[kVectors];
-    for (int v = 0; v < kVectors; v++) row[v] = _mm256_loadu_ps(x + 8 * v);
-    for (int o = 0; o < kOutputs; o++) {
-      __m256 weight = _mm256_broadcast_ss(weights + o * a.weights_stride + r);
-      for (int v = 0; v < kVectors; v++) sum[o][v] = _mm256_fmadd_ps(weight, row[v], sum[o][v]);
-    }
-  }
-  for (int o = 0; o < kOutputs; o++)
-    for (int v = 0; v < kVectors; v++) _mm256_storeu_ps(y + o * a.y_stride + 8 * v, sum[o][v]);
-}
-
-// The last `count` (< 8) columns of one output.
-void add_weighted_tail(const WeightedRows& a, i64 output, i64 col, i64 count) {
-  __m256i mask = tail_mask(count);
-  f32* y = a.y + output * a.y_stride + col;
-  const f32* weights = a.weights + output * a.weights_stride;
-  __m256 sum = _mm256_maskload_ps(y, mask);
-  for (i64 r = 0; r < a.rows; r++)
-    sum = _mm256_fmadd_ps(_mm256_broadcast_ss(weights + r),
-                          _mm256_maskload_ps(a.x + r * a.x_stride + col, mask), sum);
-  _mm256_maskstore_ps(y, mask, sum);
-}
-
-template <int kOutputs>
-void add_weighted_outputs(const WeightedRows& a, i64 output) {
-  i64 col = 0;
-  if constexpr (kOutputs == 1)
-    for (; col + 64 <= a.cols; col += 64) add_weighted_columns<1, 8>(a, output, col);
-  for (; col + 16 <= a.cols; col += 16) add_weighted_columns<kOutputs, 2>(a, output, col);
-  for (; col + 8 <= a.cols; col += 8) add_weighted_columns<kOutputs, 1>(a, output, col);
-  if (col < a.cols)
-    for (int o = 0; o < kOutputs; o++) add_weighted_tail(a, output + o, col, a.cols - col);
-}
-
-// Every element is one chain of fused products in the order of the rows, whichever of these computes it.
-void add_weighted_rows(const WeightedRows& a) {
-  i64 output = 0;
-  for (; output + 4 <= a.outputs; output += 4) add_weighted_outputs<4>(a, output);
-  for (; output < a.outputs; output++) add_weighted_outputs<1>(a, output);
-}
-
 void scale(f32* y, f32 a, i64 count) {
   __m256 factor = _mm256_set1_ps(a);
   i64 i = 0;
   for (; i + 8 <= count; i += 8) _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_loadu_ps(y + i), factor));
   for (; i < count; i++) y[i] *= a;
-}
-
-f32 exp_sum(f32* x, f32 shift, i64 count) {
-  __m256 minus = _mm256_set1_ps(shift), sum = _mm256_setzero_ps();
-  i64 i = 0;
-  for (; i + 8 <= count; i += 8) {
-    __m256 value = exp_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), minus));
-    _mm256_storeu_ps(x + i, value);
-    sum = _mm256_add_ps(sum, value);
-  }
-  if (i < count) {
-    __m256i mask = tail_mask(count - i);
-    __m256 value = exp_ps(_mm256_sub_ps(_mm256_maskload_ps(x + i, mask), minus));
-    _mm256_maskstore_ps(x + i, mask, value);
-    sum = _mm256_add_ps(sum, _mm256_and_ps(value, _mm256_castsi256_ps(mask)));
-  }
-  return sum_lanes(sum);
 }
 
 void to_f16(const f32* x, u16* y, i64 count) {
@@ -276,12 +208,10 @@ void fill_vector_avx2(LeafTable& table) {
   table.silu_mul = silu_mul;
   table.add = add;
   table.add_scaled = add_scaled;
-  table.add_weighted_rows = add_weighted_rows;
   table.scale = scale;
   table.dot = dot;
   table.to_f16 = to_f16;
   table.from_f16 = from_f16;
-  table.exp_sum = exp_sum;
 }
 
 }  // namespace stoker

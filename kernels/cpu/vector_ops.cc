@@ -64,10 +64,18 @@ void add(Stream& stream, f32* y, const f32* x, i64 count) {
   stream.workers().for_ranges(count, kGrain, [&](i64 begin, i64 end) { leaves.add(y + begin, x + begin, end - begin); });
 }
 
-void to_f16(Stream& stream, const f32* x, u16* y, i64 count) {
+void store_latents(Stream& stream, const StoreLatentsArgs& a) {
   const LeafTable& leaves = leaf_table(stream.level());
-  stream.workers().for_ranges(count, kGrain,
-                              [&](i64 begin, i64 end) { leaves.to_f16(x + begin, y + begin, end - begin); });
+  stream.workers().for_ranges(a.rows, rows_per_worker(a.cols), [&](i64 begin, i64 end) {
+    const f32* x = a.x + begin * a.cols;
+    std::byte* out = static_cast<std::byte*>(a.out) + begin * cache_bytes(a.type, a.cols);
+    const i64 count = (end - begin) * a.cols;
+    switch (a.type) {
+      case CacheType::F32: std::copy(x, x + count, reinterpret_cast<f32*>(out)); break;
+      case CacheType::F16: leaves.to_f16(x, reinterpret_cast<u16*>(out), count); break;
+      case CacheType::Q8_0: leaves.quantize_q8_0(x, reinterpret_cast<BlockQ8_0*>(out), count); break;
+    }
+  });
 }
 
 void dequantize(Stream& stream, BlockType type, const void* blocks, f32* y, i64 count) {

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 
+#include "kernels/format/f16.h"
 #include "kernels/ref/ref.h"
 
 namespace stoker::ref {
@@ -47,11 +48,27 @@ void quantize_q8_256(const f32* x, ActQ8_256* out, i64 cols) {
   }
 }
 
+// The smallest f16 that is at least x, which is not negative; an infinity when there is none.
+u16 f16_above(f32 x) {
+  u16 half = f32_to_f16(x);
+  return f16_to_f32(half) < x ? static_cast<u16>(half + 1) : half;
+}
+
+void quantize_q8_0(const f32* x, BlockQ8_0* out, i64 count) {
+  for (i64 b = 0; b < count / 32; b++) {
+    out[b].d = f16_above(largest(x + 32 * b, 32) / 127.0f);
+    f32 d = f16_to_f32(out[b].d);
+    bool usable = d > 0 && std::isfinite(d);
+    for (i64 i = 0; i < 32; i++) out[b].qs[i] = usable ? static_cast<i8>(std::nearbyint(x[32 * b + i] / d)) : i8{0};
+  }
+}
+
 }  // namespace
 
 void fill_quantize(LeafTable& table) {
   table.quantize_q8_32 = quantize_q8_32;
   table.quantize_q8_256 = quantize_q8_256;
+  table.quantize_q8_0 = quantize_q8_0;
 }
 
 }  // namespace stoker::ref

@@ -5,6 +5,7 @@
 
 namespace stoker::ref {
 
+void fill_attention(LeafTable& table);
 void fill_dequantize(LeafTable& table);
 void fill_matmul_f32(LeafTable& table);
 void fill_matmul_q8(LeafTable& table);

@@ -27,16 +27,6 @@ void add_scaled(f32* y, const f32* x, f32 a, i64 count) {
   for (i64 i = 0; i < count; i++) y[i] += a * x[i];
 }
 
-void add_weighted_rows(const WeightedRows& a) {
-  for (i64 o = 0; o < a.outputs; o++)
-    for (i64 c = 0; c < a.cols; c++) {
-      f64 sum = static_cast<f64>(a.y[o * a.y_stride + c]);
-      for (i64 r = 0; r < a.rows; r++)
-        sum += static_cast<f64>(a.weights[o * a.weights_stride + r]) * static_cast<f64>(a.x[r * a.x_stride + c]);
-      a.y[o * a.y_stride + c] = static_cast<f32>(sum);
-    }
-}
-
 void scale(f32* y, f32 a, i64 count) {
   for (i64 i = 0; i < count; i++) y[i] *= a;
 }
@@ -55,15 +45,6 @@ void from_f16(const u16* x, f32* y, i64 count) {
   for (i64 i = 0; i < count; i++) y[i] = f16_to_f32(x[i]);
 }
 
-f32 exp_sum(f32* x, f32 shift, i64 count) {
-  f64 sum = 0;
-  for (i64 i = 0; i < count; i++) {
-    x[i] = std::exp(x[i] - shift);
-    sum += static_cast<f64>(x[i]);
-  }
-  return static_cast<f32>(sum);
-}
-
 }  // namespace
 
 void fill_vector(LeafTable& table) {
@@ -71,12 +52,10 @@ void fill_vector(LeafTable& table) {
   table.silu_mul = silu_mul;
   table.add = add;
   table.add_scaled = add_scaled;
-  table.add_weighted_rows = add_weighted_rows;
   table.scale = scale;
   table.dot = dot;
   table.to_f16 = to_f16;
   table.from_f16 = from_f16;
-  table.exp_sum = exp_sum;
 }
 
 }  // namespace stoker::ref
@@ -84,6 +63,7 @@ void fill_vector(LeafTable& table) {
 namespace stoker {
 
 void fill_ref(LeafTable& table) {
+  ref::fill_attention(table);
   ref::fill_dequantize(table);
   ref::fill_matmul_f32(table);
   ref::fill_matmul_q8(table);

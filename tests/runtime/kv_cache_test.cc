@@ -16,9 +16,12 @@ static Hparams shape() {
 }
 
 TEST_CASE("a cache has a row for every layer and position, and they do not overlap") {
-  for (CacheType type : {CacheType::F16, CacheType::F32}) {
+  struct Case {
+    CacheType type;
+    i64 row;
+  };
+  for (auto [type, row] : {Case{CacheType::F16, 64}, Case{CacheType::F32, 128}, Case{CacheType::Q8_0, 34}}) {
     KvCache cache(shape(), 5, type);
-    i64 row = (24 + 8) * (type == CacheType::F16 ? 2 : 4);
     CHECK(cache.context() == 5);
     CHECK(cache.length() == 0);
     CHECK(KvCache::bytes_needed(shape(), 5, type) == 3 * 5 * row);

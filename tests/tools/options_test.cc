@@ -70,7 +70,7 @@ TEST_CASE("a misspelt option or command is answered with the nearest") {
 
 TEST_CASE("flags of other programs are answered with what to use instead") {
   for (const char* flag :
-       {"-ot",  "-ngl",       "--mlock", "--no-mmap", "-fa",     "-ctk",   "-ub",   "-sm",
+       {"-ot",  "-ngl",       "--mlock", "--no-mmap", "-fa",     "-ctv",   "-ub",   "-sm",
         "-ts",  "-mla",       "-fmoe",   "-rtr",      "-ser",    "--numa", "-cmoe", "-ncmoe",
         "-amb", "--parallel", "-grt",    "--host",    "-no-cnv", "-cnv"}) {
     CAPTURE(flag);
@@ -79,6 +79,14 @@ TEST_CASE("flags of other programs are answered with what to use instead") {
     CHECK_FALSE(contains(text, "no such option"));
   }
   CHECK(contains(first_problem({"run", "-ot=exps=CPU"}), "--ram SIZE"));
+}
+
+TEST_CASE("the type of the cache has the names that other programs use") {
+  for (const char* flag : {"--cache-type", "--cache-type-k", "-ctk"})
+    CHECK(parse({"run", "-m", "x", "-p", "hi", flag, "q8_0"}).options.cache_type == "q8_0");
+  CHECK(contains(first_problem({"run", "-m", "x", "-p", "hi", "-ctk", "q4_0"}), "must be one of f16|q8_0|f32"));
+  CHECK(contains(first_problem({"run", "-m", "x", "-p", "hi", "-ctk", "q8_0", "--exact"}), "--exact"));
+  CHECK(first_problem({"run", "-m", "x", "-p", "hi", "-ctk", "f32", "--exact"}).empty());
 }
 
 TEST_CASE("the value of a foreign flag is not a second mistake") {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/format/f16.h"
+#include "kernels/cpu/leaf.h"
 #include "tests/kernels/cpu/op_inputs.h"
 #include "tests/support/canary.h"
 
@@ -17,23 +17,24 @@ namespace {
 
 constexpr i64 kUndamaged = CanaryBuffer<f32>::kNone;
 
-// The latent cache of one sequence in either type.
+// The latent cache of one sequence in any type.
 struct TestCache {
   i64 length, row;
   CacheType type;
-  std::vector<u16> halves;
-  std::vector<f32> floats;  // the values either way
+  std::vector<std::byte> bytes;
+  std::vector<f32> floats;  // the values that it holds
 
   TestCache(CacheType t, i64 l, i64 r, f32 deviation, Rng& rng)
-      : length(l), row(r), type(t), floats(normals(l * r, deviation, rng)) {
-    for (f32& x : floats) {
-      halves.push_back(f32_to_f16(x));
-      if (type == CacheType::F16) x = f16_to_f32(halves.back());
-    }
+      : length(l), row(r), type(t), bytes(static_cast<size_t>(cache_bytes(t, l * r))), floats(normals(l * r, deviation, rng)) {
+    WorkerPool pool({.workers = 1, .pin = false});
+    Stream stream(pool, IsaLevel::ref);
+    cpu_ops().store_latents(stream, {floats.data(), type, bytes.data(), length, row});
+    const LeafTable& leaves = leaf_table(IsaLevel::ref);
+    if (type == CacheType::F16) leaves.from_f16(reinterpret_cast<const u16*>(bytes.data()), floats.data(), l * r);
+    if (type == CacheType::Q8_0)
+      leaves.dequantize[static_cast<i64>(BlockType::Q8_0)](bytes.data(), floats.data(), l * r);
   }
-  const void* data() const {
-    return type == CacheType::F16 ? static_cast<const void*>(halves.data()) : floats.data();
-  }
+  const void* data() const { return bytes.data(); }
   f64 at(i64 position, i64 i) const {
     return static_cast<f64>(floats[static_cast<size_t>(position * row + i)]);
   }
@@ -100,7 +101,7 @@ class LatentRun {
       queries.push_back({cache.data(), cache.length});
       longest = std::max(longest, cache.length);
     }
-    i64 bytes = latent_attention_scratch_bytes(stream.workers().size(), count, c_.heads, c_.latent, longest);
+    i64 bytes = latent_attention_scratch_bytes(stream.workers().size(), count, c_.heads, c_.latent, c_.rope, longest);
     CanaryBuffer<u8> scratch(bytes);
     for (i64 i = 0; i < bytes; i++) scratch.expect_write(i);
     cpu_ops().latent_attention(stream, {.cache_type = c_.type,
@@ -166,7 +167,10 @@ TEST_CASE("absorbed attention agrees with its definition for every length, alone
       {CacheType::F16, 5, 64, 16, {1, 2, 15, 16, 17, 255, 256, 257, 700}, 1},
       {CacheType::F32, 9, 40, 6, {3, 300}, 1},
       {CacheType::F16, 16, 512, 64, {33, 513}, 0.3f},
-      {CacheType::F16, 2, 24, 8, {4500}, 1},      // more than sixteen parts of the smallest size
+      {CacheType::F16, 130, 32, 8, {97, 1}, 1},  // heads fill two panels and begin a third
+      {CacheType::Q8_0, 17, 64, 32, {1, 95, 400}, 1},
+      // Parts larger than the smallest; more parts than are computed together, so that tokens come in two passes.
+      {CacheType::F16, 2, 24, 8, {18500, 385, 9000}, 1},
       {CacheType::F16, 3, 32, 8, {200, 40}, 50},  // scores of a thousand: one position takes all
       {CacheType::F32, 3, 32, 8, {64}, 0},        // all scores equal
   };
@@ -321,6 +325,7 @@ TEST_CASE(
       {CacheType::F16, 5, 33, 7, 41, 29, 3, 70, F16, BF16, 1},  // nothing is a multiple of anything
       {CacheType::F16, 2, 32, 8, 32, 32, 530, 40, Q5_1, IQ4_NL, 1},
       {CacheType::F16, 1, 128, 64, 512, 128, 700, 33, Q8_0, Q8_0, 1},
+      {CacheType::Q8_0, 2, 32, 32, 64, 32, 150, 70, Q8_0, Q4_0, 1},
       {CacheType::F16, 2, 32, 8, 32, 32, 100, 20, F32, F32, 60},  // one position takes all
       {CacheType::F16, 2, 32, 8, 32, 32, 5, 20, F32, F32, 0},     // all scores equal
   };
