@@ -44,6 +44,10 @@ namespace {
 constexpr i64 kChunkBlocks = 32;
 constexpr int kMaxTokens = 8;
 
+// The rows that are unpacked together lie a half or a quarter of the tile apart, so that each is one long stream. The
+// hardware prefetchers stop at 4 KiB pages; each stream has to be asked for across them.
+constexpr i64 kPrefetchBytes = 2048;
+
 struct Turned {
   i8 q[4][64];    // [j][run]: activation 4 * run + j
   i32 start[16];  // -kBias * sum of activations 16 * lane .. + 15
@@ -119,11 +123,10 @@ inline void add_two_rows(const Format& w, const Turned* const (&x)[kTokens], con
     }
 }
 
-// kRows rows of `blocks` blocks, row r at w[r]; what lies `ahead_bytes` further, the next rows, is asked for meanwhile,
-// as hardware prefetchers stop at 4 KiB pages. All is inlined here: what is unpacked has to stay in registers.
+// kRows rows of `blocks` blocks, row r at w[r]. All is inlined here: what is unpacked has to stay in registers.
 template <class Format, int kTokens>
 __attribute__((noinline, flatten)) void multiply_rows(const std::byte* const (&w)[Format::kRows], i64 blocks,
-                                                      i64 ahead_bytes, const Chunk<kTokens>& chunk,
+                                                      const Chunk<kTokens>& chunk,
                                                       f32 (&out)[Format::kRows][kTokens]) {
   using Block = typename Format::Block;
   constexpr int kRows = Format::kRows;
@@ -143,7 +146,7 @@ __attribute__((noinline, flatten)) void multiply_rows(const std::byte* const (&w
     for (int r = 0; r < kRows; r++) {
       const std::byte* at = w[r] + i * i64{sizeof(Block)};
       block[r] = reinterpret_cast<const Block*>(at);
-      const char* ahead = reinterpret_cast<const char*>(at) + ahead_bytes;
+      const char* ahead = reinterpret_cast<const char*>(at) + kPrefetchBytes;
       _mm_prefetch(ahead, _MM_HINT_T0);
       if constexpr (sizeof(Block) > 64) _mm_prefetch(ahead + 64, _MM_HINT_T0);
     }
@@ -191,16 +194,21 @@ void multiply_tokens(const MatmulTile& tile, i64 first_token) {
         turn(x[t][first + i], Format::kBias, chunk.x[t][i]);
         chunk.d[t][i] = x[t][first + i].d;
       }
-    for (i64 row = 0; row < tile.rows; row += kRows) {
-      const i64 rows = tile.rows - row < kRows ? tile.rows - row : kRows;
+    auto multiply = [&](i64 row, i64 apart, i64 rows) {
       const std::byte* w[kRows];
       for (i64 r = 0; r < kRows; r++)
-        w[r] = tile.w + (row + (r < rows ? r : rows - 1)) * tile.w_row_bytes + first * i64{sizeof(Block)};
+        w[r] = tile.w + (row + (r < rows ? r : rows - 1) * apart) * tile.w_row_bytes + first * i64{sizeof(Block)};
       f32 out[kRows][kTokens];
-      multiply_rows<Format, kTokens>(w, blocks, kRows * tile.w_row_bytes, chunk, out);
+      multiply_rows<Format, kTokens>(w, blocks, chunk, out);
       for (int t = 0; t < kTokens; t++)
-        for (i64 r = 0; r < rows; r++) y[t][row + r] = first == 0 ? out[r][t] : y[t][row + r] + out[r][t];
-    }
+        for (i64 r = 0; r < rows; r++) {
+          f32& result = y[t][row + r * apart];
+          result = first == 0 ? out[r][t] : result + out[r][t];
+        }
+    };
+    const i64 apart = tile.rows / kRows;
+    for (i64 row = 0; row < apart; row++) multiply(row, apart, kRows);
+    if (kRows * apart < tile.rows) multiply(kRows * apart, 1, tile.rows - kRows * apart);
   }
 }
 
