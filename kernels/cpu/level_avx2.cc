@@ -1,4 +1,5 @@
 // The avx2 level: everything that needs AVX2, FMA, F16C and BMI2.
+#include "kernels/cpu/gemm_avx2.h"
 #include "kernels/cpu/matmul_avx2.h"
 
 namespace stoker {
@@ -15,6 +16,8 @@ void fill_avx2(LeafTable& table) {
   fill_attention_avx2(table);
   fill_dequantize_avx2(table);
   fill_matmul_avx2(table);
+  fill_gemm_q8_avx2(table);
+  fill_gemm_float_avx2(table);
   fill_vector_avx2(table);
 }
 

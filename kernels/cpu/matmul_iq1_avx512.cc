@@ -4,6 +4,7 @@
 //
 // The book's 4 KiB of digits do not stay in registers, and loading them would take longer than looking up. So four
 // rows, 128 indices, are looked up at once.
+#include "kernels/cpu/gemm_codebook_avx512.h"
 #include "kernels/cpu/look_up_avx512.h"
 #include "kernels/cpu/matmul_avx512.h"
 #include "kernels/format/blocks.h"
@@ -122,9 +123,8 @@ struct IQ1_M : Iq1 {
 }  // namespace
 
 void fill_matmul_iq1_avx512(LeafTable& table) {
-  auto set = [&table](BlockType type, MatmulLeaf leaf) { table.matmul_q8[static_cast<i64>(type)] = leaf; };
-  set(BlockType::IQ1_S, multiply_tile<IQ1_S>);
-  set(BlockType::IQ1_M, multiply_tile<IQ1_M>);
+  set_leaves<IQ1_S>(table, BlockType::IQ1_S);
+  set_leaves<IQ1_M>(table, BlockType::IQ1_M);
 }
 
 }  // namespace stoker

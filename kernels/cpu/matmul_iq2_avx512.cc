@@ -1,4 +1,5 @@
 // AVX-512 matmul of IQ2_XXS, IQ2_XS and IQ2_S.
+#include "kernels/cpu/gemm_codebook_avx512.h"
 #include "kernels/cpu/look_up_avx512.h"
 #include "kernels/cpu/matmul_avx512.h"
 #include "kernels/format/blocks.h"
@@ -128,10 +129,9 @@ struct IQ2_S : Iq2 {
 }  // namespace
 
 void fill_matmul_iq2_avx512(LeafTable& table) {
-  auto set = [&table](BlockType type, MatmulLeaf leaf) { table.matmul_q8[static_cast<i64>(type)] = leaf; };
-  set(BlockType::IQ2_XXS, multiply_tile<IQ2_XXS>);
-  set(BlockType::IQ2_XS, multiply_tile<IQ2_XS>);
-  set(BlockType::IQ2_S, multiply_tile<IQ2_S>);
+  set_leaves<IQ2_XXS>(table, BlockType::IQ2_XXS);
+  set_leaves<IQ2_XS>(table, BlockType::IQ2_XS);
+  set_leaves<IQ2_S>(table, BlockType::IQ2_S);
 }
 
 }  // namespace stoker

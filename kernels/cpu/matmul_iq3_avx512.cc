@@ -1,4 +1,5 @@
 // AVX-512 matmul of IQ3_XXS and IQ3_S: a block has 64 indices, one byte look-up per weight of a run.
+#include "kernels/cpu/gemm_codebook_avx512.h"
 #include "kernels/cpu/look_up_avx512.h"
 #include "kernels/cpu/matmul_avx512.h"
 #include "kernels/format/blocks.h"
@@ -83,9 +84,8 @@ struct IQ3_S {
 }  // namespace
 
 void fill_matmul_iq3_avx512(LeafTable& table) {
-  auto set = [&table](BlockType type, MatmulLeaf leaf) { table.matmul_q8[static_cast<i64>(type)] = leaf; };
-  set(BlockType::IQ3_XXS, multiply_tile<IQ3_XXS>);
-  set(BlockType::IQ3_S, multiply_tile<IQ3_S>);
+  set_leaves<IQ3_XXS>(table, BlockType::IQ3_XXS);
+  set_leaves<IQ3_S>(table, BlockType::IQ3_S);
 }
 
 }  // namespace stoker

@@ -25,7 +25,7 @@ void quantize(Stream& stream, const QuantizeArgs& a) {
 
 void matmul(Stream& stream, const MatmulArgs& a) {
   const Matrix& w = a.weights;
-  MatmulLeaf leaf = matmul_leaf(stream, w.type, a.x.form);
+  MatmulLeaves leaf = matmul_leaf(stream, w.type, a.x.form);
   MatmulTile whole{.w = static_cast<const std::byte*>(w.data),
                    .w_row_bytes = row_bytes(w.type, w.cols),
                    .rows = w.rows,
@@ -44,7 +44,7 @@ void matmul(Stream& stream, const MatmulArgs& a) {
 
 void head_matmul(Stream& stream, const HeadMatmulArgs& a) {
   const Matrix& w = a.weights;
-  MatmulLeaf leaf = matmul_leaf(stream, w.type, a.x.form);
+  MatmulLeaves leaf = matmul_leaf(stream, w.type, a.x.form);
   stream.workers().for_ranges(a.heads, 1, [&](i64 begin, i64 end) {
     for (i64 h = begin; h < end; h++) {
       MatmulTile whole{.w = static_cast<const std::byte*>(w.data) + h * a.head_stride_bytes,

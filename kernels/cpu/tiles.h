@@ -10,25 +10,36 @@ namespace stoker {
 constexpr i64 kTileTokens = 32;
 constexpr i64 kTileRows = 32;
 
-inline MatmulLeaf matmul_leaf(Stream& stream, BlockType type, ActivationForm form) {
+// From so many tokens on, unpacking a block once for all of them pays. Both leaves give the same bits, so this changes
+// no result.
+constexpr i64 kLeastGemmTokens = 9;
+
+struct MatmulLeaves {
+  MatmulLeaf few, many;  // many: nullptr where the level has no GEMM
+};
+
+inline MatmulLeaves matmul_leaf(Stream& stream, BlockType type, ActivationForm form) {
   const LeafTable& leaves = leaf_table(stream.level());
   const i64 index = static_cast<i64>(type);
-  return form == ActivationForm::F32 ? leaves.matmul_f32[index] : leaves.matmul_q8[index];
+  if (form == ActivationForm::F32) return {leaves.matmul_f32[index], leaves.gemm_f32[index]};
+  return {leaves.matmul_q8[index], leaves.gemm_q8[index]};
 }
 
-// Runs `whole`, rows [begin, end), piece by piece.
-inline void run_tiles(MatmulLeaf leaf, const MatmulTile& whole, i64 begin, i64 end) {
-  for (i64 r = begin; r < end; r += kTileRows) {
-    for (i64 t = 0; t < whole.tokens; t += kTileTokens) {
+// Runs `whole`, rows [begin, end): all of it through a GEMM, which cuts for itself, or piece by piece.
+inline void run_tiles(const MatmulLeaves& leaves, const MatmulTile& whole, i64 begin, i64 end) {
+  const bool gemm = leaves.many != nullptr && whole.tokens >= kLeastGemmTokens;
+  const i64 tile_rows = gemm ? end - begin : kTileRows, tile_tokens = gemm ? whole.tokens : kTileTokens;
+  for (i64 r = begin; r < end; r += tile_rows) {
+    for (i64 t = 0; t < whole.tokens; t += tile_tokens) {
       MatmulTile tile = whole;
       tile.w = whole.w + r * whole.w_row_bytes;
-      tile.rows = std::min(kTileRows, end - r);
-      tile.tokens = std::min(kTileTokens, whole.tokens - t);
+      tile.rows = std::min(tile_rows, end - r);
+      tile.tokens = std::min(tile_tokens, whole.tokens - t);
       tile.x = whole.x_rows != nullptr ? whole.x : whole.x + t * whole.x_stride_bytes;
       tile.x_rows = whole.x_rows != nullptr ? whole.x_rows + t : nullptr;
       tile.y = whole.y_rows != nullptr ? whole.y + r : whole.y + t * whole.y_stride + r;
       tile.y_rows = whole.y_rows != nullptr ? whole.y_rows + t : nullptr;
-      leaf(tile);
+      (gemm ? leaves.many : leaves.few)(tile);
     }
   }
 }

@@ -246,6 +246,10 @@ std::vector<MatmulCase> matmul_cases() {
   const Shape shapes[] = {{1, 1, 1, false},  {3, 2, 2, true},   {3, 5, 3, false},
                           {64, 1, 5, true},  {67, 3, 8, false}, {5, 7, 8, true},
                           {4, 28, 5, false}, {9, 2, 1, true},   {1, 3, 19, true},
+                          // Tokens and rows around the turns and passes of a GEMM, blocks around its panels.
+                          {1, 2, 9, false},  {11, 4, 33, true}, {19, 5, 131, true}, {3, 1, 259, false},
+                          {2, 37, 10, true}, {13, 33, 12, false},
+                          // More blocks than a kernel takes at once.
                           {2, 67, 3, false}};
   std::vector<MatmulCase> cases;
   for (const BlockTypeInfo& type : all_block_types()) {
@@ -263,7 +267,8 @@ std::vector<MatmulCase> matmul_cases() {
       // More weights than one pass over the tokens takes.
       if (is_float || !exact) cases.push_back({type.type, exact, 150, 7168, 6, Fill::random, true});
       for (Fill fill : {Fill::zeros, Fill::all_bits, Fill::top_bits, Fill::all_but_top})
-        cases.push_back({type.type, exact, 5, (is_float ? 19 : 3) * type.block_weights, 7, fill, false});
+        for (i64 tokens : {7, 14})
+          cases.push_back({type.type, exact, 5, (is_float ? 19 : 3) * type.block_weights, tokens, fill, false});
     }
   }
   return cases;

@@ -23,6 +23,12 @@ static MatmulLeaf leaf(const LeafTable& table, const MatmulCase& c) {
   return c.exact ? table.matmul_f32[type] : table.matmul_q8[type];
 }
 
+// nullptr where a level has none for this case.
+static MatmulLeaf gemm_leaf(const LeafTable& table, const MatmulCase& c) {
+  i64 type = static_cast<i64>(c.type);
+  return c.exact ? table.gemm_f32[type] : table.gemm_q8[type];
+}
+
 static bool can_run(IsaLevel level) {
   if (best_isa_level() >= level) return true;
   std::printf("skipped: this CPU has no %s\n", std::string(name(level)).c_str());
@@ -125,6 +131,39 @@ TEST_CASE("an AVX2 result depends on its own row and token only, bit for bit") {
 TEST_CASE("an AVX-512 result depends on its own row and token only, bit for bit") {
   compare_with_itself_alone(IsaLevel::avx512);
 }
+
+// A GEMM may be chosen by the size of a batch, so it must not show: not even where numbers are extreme.
+static void compare_gemm_with_leaf(IsaLevel level) {
+  if (!can_run(level)) return;
+  const LeafTable& fast = leaf_table(level);
+  u64 seed = kSeed;
+  for (const MatmulCase& c : matmul_cases()) {
+    INFO(c.name() << ", seed " << ++seed);
+    if (gemm_leaf(fast, c) == nullptr) {
+      // Exact arithmetic has none, and the avx512 leaves of linear formats are their own: they take eight tokens at once.
+      CHECK((c.exact || level == IsaLevel::avx512));
+      continue;
+    }
+    MatmulData data(c, seed);
+    CanaryBuffer<f32> expected = make_output(c, data), got = make_output(c, data);
+    MatmulTile tile = data.tile();
+    tile.y = expected.data();
+    leaf(fast, c)(tile);
+    tile.y = got.data();
+    gemm_leaf(fast, c)(tile);
+    CHECK(got.first_damaged() == CanaryBuffer<f32>::kNone);
+    i64 different = 0;
+    for (i64 t = 0; t < c.tokens; t++) {
+      i64 row = data.output_row(t) * data.output_stride();
+      for (i64 r = 0; r < c.rows; r++)
+        different += std::memcmp(expected.data() + row + r, got.data() + row + r, sizeof(f32)) != 0;
+    }
+    CHECK(different == 0);
+  }
+}
+
+TEST_CASE("an AVX2 GEMM gives the bits of the leaf for few tokens") { compare_gemm_with_leaf(IsaLevel::avx2); }
+TEST_CASE("an AVX-512 GEMM gives the bits of the leaf for few tokens") { compare_gemm_with_leaf(IsaLevel::avx512); }
 
 TEST_CASE("the tolerance of the comparison notices one wrong code in one weight") {
   // Guards the test above: were its bound too wide, it could not fail.
