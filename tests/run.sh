@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 
 folder=build
 tests=()
+programs=()  # what to build; none: everything
 setup=()
 run=(--print-errorlogs)
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
@@ -27,6 +28,8 @@ for option in "$@"; do
       # The programs whose code has threads: pool and ops, readers, slab, streamer, scheduler. Whole models are computed
       # by the same code, too slowly under this sanitizer for every change.
       tests=(base ops reader slab lru_cache planner scheduler streaming)
+      programs=(tests/kernels/base_test tests/kernels/cpu/ops_test tests/scheduler/tiers/{reader,slab}_test
+                tests/scheduler/policy/lru_cache_test tests/scheduler/{planner,scheduler,streaming}_test)
       export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp halt_on_error=1"
       ;;
     --fast) run+=(--suite fast) ;;
@@ -41,5 +44,5 @@ if [ -f $folder/build.ninja ]; then
 else
   meson setup $folder ${setup[@]+"${setup[@]}"}
 fi
-ninja -C $folder
+ninja -C $folder ${programs[@]+"${programs[@]}"}
 meson test -C $folder --no-rebuild "${run[@]}" ${tests[@]+"${tests[@]}"}
