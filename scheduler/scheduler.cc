@@ -205,12 +205,15 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
   pending = static_cast<i64>(requests.size());
   lease_failure = {};
   poll();
+  i64 tokens = 0;
+  for (const ExpertRequest& request : requests) tokens = std::max<i64>(tokens, request.tokens);
+  policy->on_layer(moe_layer, tokens);
   // Hits first: what is pinned cannot become the victim of a miss of the same lease.
   for (size_t i = 0; i < requests.size(); i++) {
     ExpertKey key{moe_layer, requests[i].expert};
     CHECK(key.expert.value >= 0 && key.expert.value < table.experts_per_layer());
     Entry& e = entry(key);
-    policy->on_use(key);
+    policy->on_use(key, requests[i].tokens, requests[i].gate_weight);
     wants.push_back({key.expert});
     stats.requests++;
     (e.state == State::resident ? stats.hits : stats.misses)++;

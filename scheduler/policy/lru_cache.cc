@@ -21,7 +21,7 @@ void LruCache::on_capacity(i64 slot_class, i64 slots) {
   c.floor = std::clamp<i64>((slots - top_k_) / std::max<i64>(c.layers, 1), 0, top_k_);
 }
 
-void LruCache::on_use(ExpertKey key) {
+void LruCache::on_use(ExpertKey key, i64, f32) {
   i32 node = index(key);
   if (!nodes_[static_cast<size_t>(node)].resident) return;
   unlink(node);

@@ -19,12 +19,18 @@ class LruCache final : public ResidencyPolicy {
   LruCache(const Plan& plan, i64 experts_per_layer, i64 top_k);
 
   void on_capacity(i64 slot_class, i64 slots) override;
-  void on_use(ExpertKey key) override;
+  void on_layer(i64, i64) override {}
+  void on_use(ExpertKey key, i64 tokens, f32 gate_weight) override;
+  void on_expect(ExpertKey, f32) override {}
   void on_admit(ExpertKey key) override;
   void on_pin(ExpertKey key) override;
   void on_unpin(ExpertKey key) override;
   void on_evict(ExpertKey key) override;
   std::optional<ExpertKey> choose_victim(i64 moe_layer) const override;
+  // Recency knows no worth: the oldest, as for an expert that is wanted.
+  std::optional<ExpertKey> choose_victim_for(ExpertKey expected, f32) const override {
+    return choose_victim(expected.moe_layer);
+  }
 
   i64 floor(i64 slot_class) const { return classes_[static_cast<size_t>(slot_class)].floor; }
   i64 resident(i64 moe_layer) const { return resident_[static_cast<size_t>(moe_layer)]; }

@@ -28,8 +28,13 @@ class ResidencyPolicy {
 
   // The class has this many slots from now on. Rises while the arena grows, never falls.
   virtual void on_capacity(i64 slot_class, i64 slots) = 0;
-  // A batch wants this expert, wherever it is.
-  virtual void on_use(ExpertKey key) = 0;
+  // A batch of `tokens` rows comes to this layer: its uses follow, and what was expected of it is over.
+  virtual void on_layer(i64 moe_layer, i64 tokens) = 0;
+  // The batch wants this expert, wherever it is; `gate_weight` is the sum of its router weights over `tokens` rows.
+  virtual void on_use(ExpertKey key, i64 tokens, f32 gate_weight) = 0;
+  // The next batch that comes to this expert's layer wants it with this probability. Replaces what was expected of
+  // it before.
+  virtual void on_expect(ExpertKey key, f32 probability) = 0;
   // It has got a slot. Counts as one on_pin.
   virtual void on_admit(ExpertKey key) = 0;
   virtual void on_pin(ExpertKey key) = 0;
@@ -41,6 +46,9 @@ class ResidencyPolicy {
   // are pinned. A resident expert of the same slot class, not pinned. Changes nothing: on_evict follows if
   // the advice is taken. With nothing pinned and at least one slot there is always one.
   virtual std::optional<ExpertKey> choose_victim(i64 moe_layer) const = 0;
+  // The same for an expert that is only expected, with this probability: none as well when all candidates are worth
+  // more than it.
+  virtual std::optional<ExpertKey> choose_victim_for(ExpertKey expected, f32 probability) const = 0;
 };
 
 }  // namespace stoker

@@ -49,7 +49,8 @@ struct Model {
     return std::count_if(row.begin(), row.end(), [](const Expert& e) { return e.resident; });
   }
   void use(ExpertKey key) {
-    cache.on_use(key);
+    cache.on_layer(key.moe_layer, 1);
+    cache.on_use(key, 1, 1.f);
     at(key).used = ++now;
   }
   // One slot for `key`: 'f'ree, taken from a 'v'ictim, or 'n'one to be had. Checks the victim against the
