@@ -5,6 +5,7 @@
 // of 256 rows, 16 KiB) stays in L1 while all outputs meet it.
 #include <immintrin.h>
 
+#include "kernels/cpu/exp_avx2.h"
 #include "kernels/cpu/matmul_avx2.h"
 
 namespace stoker {
@@ -88,24 +89,10 @@ void product(const Product& a) {
   }
 }
 
-// e^x for x <= 0: x = n ln2 + r with |r| <= ln2 / 2, Taylor series of e^r to degree 7 (relative error below
-// 1e-8), then n goes into the exponent. 0 where the result would not be a normal float; a NaN stays one.
+// e^x for x <= 0; 0 where the result would not be a normal float; a NaN stays one.
 __m256 exp_ps(__m256 x) {
   __m256 normal = _mm256_cmp_ps(x, _mm256_set1_ps(-87.3f), _CMP_NLT_UQ);
-  __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
-                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-  __m256 p = _mm256_set1_ps(1.0f / 5040);
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 720));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 120));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 24));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 6));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-  __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-  return _mm256_and_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(power)), normal);
+  return _mm256_and_ps(exp_normal(x), normal);
 }
 
 void softmax_columns(const SoftmaxColumns& a) {

@@ -133,44 +133,21 @@ struct Q8_0 : Blocks<Q8_0, BlockQ8_0> {
   }
 };
 
-struct Q4_0 : Blocks<Q4_0, BlockQ4_0> {
-  static CodeBlocks unpack_blocks(const BlockQ4_0* w) {
+// Nibbles, with a fifth bit when the block has one. What is subtracted is half the codes' range, or a minimum of the
+// block's own.
+template <class Block>
+struct Nibbles : Blocks<Nibbles<Block>, Block> {
+  static CodeBlocks unpack_blocks(const Block* w) {
+    constexpr bool fifth_bit = requires(Block b) { b.qh; };
+    constexpr bool minimum = requires(Block b) { b.m; };
     CodeBlocks out;
     set_nibbles(w, out);
-    out.scale = halves(w, &BlockQ4_0::d);
-    out.offset = times(out.scale, 8);
-    return out;
-  }
-};
-
-struct Q4_1 : Blocks<Q4_1, BlockQ4_1> {
-  static CodeBlocks unpack_blocks(const BlockQ4_1* w) {
-    CodeBlocks out;
-    set_nibbles(w, out);
-    out.scale = halves(w, &BlockQ4_1::d);
-    out.offset = times(halves(w, &BlockQ4_1::m), -1);
-    return out;
-  }
-};
-
-struct Q5_0 : Blocks<Q5_0, BlockQ5_0> {
-  static CodeBlocks unpack_blocks(const BlockQ5_0* w) {
-    CodeBlocks out;
-    set_nibbles(w, out);
-    add_fifth_bits(w, out);
-    out.scale = halves(w, &BlockQ5_0::d);
-    out.offset = times(out.scale, 16);
-    return out;
-  }
-};
-
-struct Q5_1 : Blocks<Q5_1, BlockQ5_1> {
-  static CodeBlocks unpack_blocks(const BlockQ5_1* w) {
-    CodeBlocks out;
-    set_nibbles(w, out);
-    add_fifth_bits(w, out);
-    out.scale = halves(w, &BlockQ5_1::d);
-    out.offset = times(halves(w, &BlockQ5_1::m), -1);
+    if constexpr (fifth_bit) add_fifth_bits(w, out);
+    out.scale = halves(w, &Block::d);
+    if constexpr (minimum)
+      out.offset = times(halves(w, &Block::m), -1);
+    else
+      out.offset = times(out.scale, fifth_bit ? 16 : 8);
     return out;
   }
 };
@@ -207,10 +184,10 @@ struct MXFP4 : Blocks<MXFP4, BlockMXFP4> {
 
 void fill_matmul_block32_avx512(LeafTable& table) {
   auto set = [&table](BlockType type, MatmulLeaf leaf) { table.matmul_q8[static_cast<i64>(type)] = leaf; };
-  set(BlockType::Q4_0, multiply_tile<Q4_0>);
-  set(BlockType::Q4_1, multiply_tile<Q4_1>);
-  set(BlockType::Q5_0, multiply_tile<Q5_0>);
-  set(BlockType::Q5_1, multiply_tile<Q5_1>);
+  set(BlockType::Q4_0, multiply_tile<Nibbles<BlockQ4_0>>);
+  set(BlockType::Q4_1, multiply_tile<Nibbles<BlockQ4_1>>);
+  set(BlockType::Q5_0, multiply_tile<Nibbles<BlockQ5_0>>);
+  set(BlockType::Q5_1, multiply_tile<Nibbles<BlockQ5_1>>);
   set(BlockType::Q8_0, multiply_tile<Q8_0>);
   set(BlockType::IQ4_NL, multiply_tile<IQ4_NL>);
   set(BlockType::MXFP4, multiply_tile<MXFP4>);

@@ -2,6 +2,7 @@
 // length alone: four accumulators of eight lanes, then a fixed tree.
 #include <immintrin.h>
 
+#include "kernels/cpu/exp_avx2.h"
 #include "kernels/cpu/matmul_avx2.h"
 
 namespace stoker {
@@ -21,25 +22,10 @@ __m256i tail_mask(i64 count) {
                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// e^x: x = n ln2 + r with |r| <= ln2 / 2, Taylor series of e^r to degree 7 (relative error below 1e-8), then
-// n goes into the exponent. Inputs are clamped to where the result is a normal float; a NaN stays one.
+// e^x, inputs clamped to where the result is a normal float; a NaN stays one.
 __m256 exp_ps(__m256 x) {
   // The operand order matters: max and min return the second operand for a NaN.
-  __m256 clamped = _mm256_min_ps(_mm256_set1_ps(88.3f), _mm256_max_ps(_mm256_set1_ps(-87.3f), x));
-  __m256 n = _mm256_round_ps(_mm256_mul_ps(clamped, _mm256_set1_ps(1.44269504f)),
-                             _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), clamped);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-  __m256 p = _mm256_set1_ps(1.0f / 5040);
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 720));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 120));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 24));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 6));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-  __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-  return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+  return exp_normal(_mm256_min_ps(_mm256_set1_ps(88.3f), _mm256_max_ps(_mm256_set1_ps(-87.3f), x)));
 }
 
 f32 dot(const f32* a, const f32* b, i64 count) {
