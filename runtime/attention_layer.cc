@@ -17,8 +17,7 @@ i64 widest_input(const Hparams& h) {
 
 i64 attention_scratch(const Hparams& h, const AttentionLayer::Limits& limits) {
   return std::max(
-      latent_attention_scratch_bytes(limits.workers, limits.decode_rows, h.heads, h.latent, h.rope,
-                                     limits.context),
+      latent_attention_scratch_bytes(limits.workers, limits.generated_rows, h.heads, h.latent, h.rope, limits.context),
       prompt_attention_scratch_bytes(limits.workers, limits.rows, h.nope, h.rope, h.latent, h.v));
 }
 
@@ -33,10 +32,10 @@ AttentionLayer::AttentionLayer(const Ops& ops, const Hparams& hparams, const Lim
       q_(f32_bytes(limits.rows * hparams.heads * hparams.key()), "attention queries"),
       kv_(f32_bytes(limits.rows * hparams.cache_row()), "attention keys"),
       out_(f32_bytes(limits.rows * hparams.heads * hparams.v), "attention output"),
-      q_latent_(f32_bytes(limits.decode_rows * hparams.heads * hparams.latent), "attention queries"),
-      context_(f32_bytes(limits.decode_rows * hparams.heads * hparams.latent), "attention output"),
+      q_latent_(f32_bytes(limits.generated_rows * hparams.heads * hparams.latent), "attention queries"),
+      context_(f32_bytes(limits.generated_rows * hparams.heads * hparams.latent), "attention output"),
       scratch_(attention_scratch(hparams, limits), "attention scratch") {
-  queries_.reserve(static_cast<size_t>(limits.decode_rows));
+  queries_.reserve(static_cast<size_t>(limits.generated_rows));
 }
 
 i64 AttentionLayer::scratch_bytes() const {
@@ -66,7 +65,7 @@ void AttentionLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, c
     }
     size_t end = i;
     while (end < batch.runs.size() && !batch.runs[end].is_prompt()) end++;
-    attend_decode(stream, layer, w, batch.runs.subspan(i, end - i));
+    attend_generated(stream, layer, w, batch.runs.subspan(i, end - i));
     i = end;
   }
 
@@ -152,14 +151,14 @@ void AttentionLayer::attend_prompt(Stream& stream, LayerId layer, const LayerWei
                                  .scratch_bytes = scratch_.bytes()});
 }
 
-void AttentionLayer::attend_decode(Stream& stream, LayerId layer, const LayerWeights& w,
+void AttentionLayer::attend_generated(Stream& stream, LayerId layer, const LayerWeights& w,
                                    std::span<const SequenceRun> runs) {
   i64 first = runs.front().first_row;
   queries_.clear();
   for (const SequenceRun& run : runs)
     for (i64 i = 0; i < run.rows; i++) queries_.push_back({run.cache->row(layer, 0), run.position + i + 1});
   i64 tokens = static_cast<i64>(queries_.size());
-  DCHECK(tokens <= limits_.decode_rows);
+  DCHECK(tokens <= limits_.generated_rows);
 
   const f32* q = floats(q_) + first * h_.heads * h_.key();
   multiply_heads(stream, w.k_b, w.k_b_head_bytes, q, h_.key(), tokens, floats(q_latent_));
@@ -182,7 +181,7 @@ void AttentionLayer::attend_decode(Stream& stream, LayerId layer, const LayerWei
 
 void AttentionLayer::multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride,
                                     i64 tokens, f32* y) {
-  // Floats in either mode: prompts rebuild keys and values in floats, and decode must see what they see.
+  // Floats in either mode: prompts rebuild keys and values in floats, and generated rows must see what they see.
   ops_.head_matmul(stream, {.weights = w,
                             .head_stride_bytes = head_bytes,
                             .heads = h_.heads,

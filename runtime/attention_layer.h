@@ -1,6 +1,6 @@
 // AttentionLayer: multi-head latent attention of one layer over ragged rows (DeepSeek-V2, arXiv 2405.04434, section
-// 2.1). A short run of a sequence (decode) attends in latent space, where the cache is read once for all heads; a
-// prompt chunk rebuilds keys and values, which costs fewer multiplications per pair of positions.
+// 2.1). Generated rows attend in latent space, where the cache is read once for all heads; rows of a prompt rebuild
+// keys and values, which costs fewer multiplications per pair of positions when there are many.
 // Owner: the engine thread.
 #pragma once
 
@@ -13,24 +13,27 @@
 
 namespace stoker {
 
-// Consecutive rows of the batch that are consecutive positions of one sequence.
+// What a row is for, and with it the form of its attention. The forms differ in the last bits of a float, so neither
+// the length of a chunk nor a neighbour in the batch may choose: a prompt has the same logits however it is cut.
+enum class RowRole : u8 { prompt, generated };
+
+// Consecutive rows of the batch that are consecutive positions of one sequence and have one role.
 struct SequenceRun {
   KvCache* cache = nullptr;
   i64 first_row = 0;
   i64 rows = 0;
   i64 position = 0;  // of the first row
+  RowRole role = RowRole::prompt;
 
-  // Decided by the run alone, so that neighbours in the batch never change a sequence's arithmetic.
-  bool is_prompt() const { return rows > kDecodeRows; }
-  static constexpr i64 kDecodeRows = 8;
+  bool is_prompt() const { return role == RowRole::prompt; }
 };
 
 class AttentionLayer {
  public:
   struct Limits {
-    i64 rows = 0;         // most rows in a batch
-    i64 decode_rows = 0;  // most of them in runs that are not prompts
-    i64 context = 0;      // most positions of a sequence
+    i64 rows = 0;            // most rows in a batch
+    i64 generated_rows = 0;  // most of them that are generated
+    i64 context = 0;         // most positions of a sequence
     int workers = 1;
     bool exact = false;
   };
@@ -52,7 +55,7 @@ class AttentionLayer {
   void rotate(Stream& stream, const Batch& batch);
   void store(Stream& stream, LayerId layer, const Batch& batch);
   void attend_prompt(Stream& stream, LayerId layer, const LayerWeights& w, const SequenceRun& run);
-  void attend_decode(Stream& stream, LayerId layer, const LayerWeights& w, std::span<const SequenceRun> runs);
+  void attend_generated(Stream& stream, LayerId layer, const LayerWeights& w, std::span<const SequenceRun> runs);
   // y(t, h) = w(h) x(t, h); x is [tokens, heads, w.cols] with head rows `x_stride` apart.
   void multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride, i64 tokens, f32* y);
 
@@ -61,7 +64,7 @@ class AttentionLayer {
   Limits limits_;
   ActivationRows inputs_;
   Buffer q_a_, q_, kv_, out_;     // [rows, q_lora], [rows, heads, nope + rope], [rows, latent + rope], [rows, heads, v]
-  Buffer q_latent_, context_;     // [decode rows, heads, latent]
+  Buffer q_latent_, context_;     // [generated rows, heads, latent]
   Buffer scratch_;
   std::vector<LatentAttentionArgs::Query> queries_;
 };

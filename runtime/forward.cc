@@ -14,7 +14,7 @@ f32* floats(const Buffer& buffer) { return reinterpret_cast<f32*>(buffer.data())
 
 AttentionLayer::Limits attention_limits(const Forward::Limits& limits, int workers) {
   return {.rows = limits.rows,
-          .decode_rows = std::min(limits.rows, limits.sequences * SequenceRun::kDecodeRows),
+          .generated_rows = std::min(limits.rows, limits.sequences * BatchRow::kGeneratedRows),
           .context = limits.context,
           .workers = workers,
           .exact = limits.exact};
@@ -34,7 +34,7 @@ Forward::Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const W
       head_inputs_(ops, limits.rows * hparams.hidden),
       attention_(ops, hparams, attention_limits(limits, stream.workers().size())),
       moe_(ops, hparams, {.rows = limits.rows, .exact = limits.exact}, scheduler, router) {
-  runs_.reserve(static_cast<size_t>(limits.sequences));
+  runs_.reserve(static_cast<size_t>(limits.rows));
   positions_.resize(static_cast<size_t>(limits.rows));
 }
 
@@ -70,16 +70,19 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
 
 void Forward::split_into_runs(std::span<const BatchRow> rows, std::span<KvCache* const> caches) {
   runs_.clear();
+  i64 generated = 0;
   for (size_t i = 0; i < rows.size(); i++) {
-    positions_[i] = rows[i].position;
-    if (i > 0 && rows[i].sequence == rows[i - 1].sequence) {
-      CHECK(rows[i].position == rows[i - 1].position + 1);
+    const BatchRow& row = rows[i];
+    positions_[i] = row.position;
+    bool continues = i > 0 && row.sequence == rows[i - 1].sequence;
+    generated = (continues ? generated : 0) + (row.role == RowRole::generated);
+    CHECK(generated <= BatchRow::kGeneratedRows);
+    KvCache* cache = caches[static_cast<size_t>(row.sequence.value)];
+    CHECK(row.position == (continues ? rows[i - 1].position + 1 : cache->length()));
+    if (continues && row.role == rows[i - 1].role)
       runs_.back().rows++;
-      continue;
-    }
-    KvCache* cache = caches[static_cast<size_t>(rows[i].sequence.value)];
-    CHECK(cache->length() == rows[i].position);
-    runs_.push_back({.cache = cache, .first_row = static_cast<i64>(i), .rows = 1, .position = rows[i].position});
+    else
+      runs_.push_back({cache, static_cast<i64>(i), 1, row.position, row.role});
   }
   for (const SequenceRun& run : runs_) CHECK(run.position + run.rows <= run.cache->context());
 }

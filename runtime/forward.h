@@ -22,6 +22,10 @@ struct BatchRow {
   i32 position = 0;  // rows of one sequence are consecutive in the batch, positions ascending by one
   i32 token = 0;
   bool logits = false;  // whether its logits are wanted
+  // At most kGeneratedRows rows of a sequence are generated ones.
+  RowRole role = RowRole::prompt;
+
+  static constexpr i64 kGeneratedRows = 8;
 };
 
 class Forward {

@@ -28,10 +28,10 @@ Session::Session(Engine& engine, SequenceId sequence)
 }
 
 // One forward pass over `tokens`, which follow what the cache holds. Logits of the last one.
-Status Session::compute(std::span<const i32> tokens, const std::atomic<bool>* interrupt) {
+Status Session::compute(std::span<const i32> tokens, RowRole role, const std::atomic<bool>* interrupt) {
   rows_.clear();
   i64 position = engine_.sequence(sequence_).length();
-  for (i32 token : tokens) rows_.push_back({sequence_, static_cast<i32>(position++), token, false});
+  for (i32 token : tokens) rows_.push_back({sequence_, static_cast<i32>(position++), token, false, role});
   rows_.back().logits = true;
   return engine_.forward(rows_, logits_, interrupt);
 }
@@ -51,7 +51,7 @@ Status Session::prompt(std::span<const i32> tokens, const std::atomic<bool>* int
   for (i64 done = 0; done < total && !is_set(interrupt);) {
     i64 count = std::min(engine_.options().chunk, total - done);
     std::span<const i32> chunk = tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(count));
-    Status status = compute(chunk, interrupt);
+    Status status = compute(chunk, RowRole::prompt, interrupt);
     if (!status.ok()) return is_set(interrupt) ? Status() : status;
     tokens_.insert(tokens_.end(), chunk.begin(), chunk.end());
     have_logits_ = true;
@@ -82,7 +82,7 @@ GenerateResult Session::generate(i64 max_tokens, Sampler& sampler, const std::fu
     if (!on_token(token)) return stop(StopReason::interrupted);
     if (result.tokens == max_tokens) break;
     if (static_cast<i64>(tokens_.size()) >= engine_.options().context) return stop(StopReason::context_full);
-    Status status = compute({&token, 1}, interrupt);
+    Status status = compute({&token, 1}, RowRole::generated, interrupt);
     if (!status.ok()) {
       if (is_set(interrupt)) return stop(StopReason::interrupted);
       result.status = status;

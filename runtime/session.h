@@ -51,7 +51,7 @@ class Session {
   std::span<const f32> logits() const { return logits_; }  // [vocab] after the last token
 
  private:
-  Status compute(std::span<const i32> tokens, const std::atomic<bool>* interrupt);
+  Status compute(std::span<const i32> tokens, RowRole role, const std::atomic<bool>* interrupt);
 
   Engine& engine_;
   SequenceId sequence_;

@@ -72,7 +72,7 @@ class Bench {
     TestResult result;
     result.test = test_name("pp", options_.bench_prompt);
     result.prompt_tokens = options_.bench_prompt;
-    measure(options_.bench_prompt, options_.batch, result);
+    measure(options_.bench_prompt, RowRole::prompt, result);
     return result;
   }
   TestResult generation_test() {
@@ -83,7 +83,7 @@ class Bench {
     f64 positions = static_cast<f64>(options_.bench_depth) + 0.5 * static_cast<f64>(options_.bench_generate + 1);
     result.bytes_per_token =
         static_cast<f64>(bytes.weights()) + static_cast<f64>(bytes.cache_per_position) * positions;
-    measure(options_.bench_generate, 1, result);
+    measure(options_.bench_generate, RowRole::generated, result);
     return result;
   }
   u64 hash() const { return hash_; }
@@ -104,25 +104,29 @@ class Bench {
                   });
   }
 
-  void measure(i64 tokens, i64 chunk, TestResult& result) {
+  void measure(i64 tokens, RowRole role, TestResult& result) {
     fill_depth();
-    i64 warm_up = chunk == 1 ? std::min(tokens, kWarmUpTokens) : tokens;
-    feed(warm_up, chunk, result.test + " warm-up");
+    i64 warm_up = role == RowRole::generated ? std::min(tokens, kWarmUpTokens) : tokens;
+    feed(warm_up, role, result.test + " warm-up");
     for (i64 r = 0; r < options_.repetitions; ++r) {
-      Phase p = feed(tokens, chunk, fmt::format("{} {}/{}", result.test, r + 1, options_.repetitions));
+      Phase p = feed(tokens, role, fmt::format("{} {}/{}", result.test, r + 1, options_.repetitions));
       result.repetitions.push_back(p);
       result.all += p;
     }
   }
 
-  Phase feed(i64 count, i64 chunk, const std::string& label) {
+  Phase feed(i64 count, RowRole role, const std::string& label) {
     std::vector<i32> tokens = tape_.next(count);
     teacher_.rewind(options_.bench_depth);
     PhaseMeter meter(engine_);
-    teacher_.feed(tokens, chunk, WantLogits::last, [&](i64 first, std::span<const f32> logits) {
+    auto on_logits = [&](i64 first, std::span<const f32> logits) {
       hash_ = hash_logits(logits, hash_);
       show_progress(label, first + 1, count, ProgressUnit::tokens);
-    });
+    };
+    if (role == RowRole::prompt)
+      teacher_.feed(tokens, options_.batch, WantLogits::last, on_logits);
+    else
+      teacher_.feed_generated(tokens, on_logits);
     Phase phase = meter.stop(count);
     clear_progress();
     return phase;

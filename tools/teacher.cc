@@ -10,6 +10,15 @@
 namespace stoker {
 
 void Teacher::feed(std::span<const i32> tokens, i64 chunk, WantLogits want, const OnLogits& on_logits) {
+  feed_rows(tokens, chunk, RowRole::prompt, want, on_logits);
+}
+
+void Teacher::feed_generated(std::span<const i32> tokens, const OnLogits& on_logits) {
+  feed_rows(tokens, 1, RowRole::generated, WantLogits::last, on_logits);
+}
+
+void Teacher::feed_rows(std::span<const i32> tokens, i64 chunk, RowRole role, WantLogits want,
+                        const OnLogits& on_logits) {
   KvCache& cache = engine_.sequence(SequenceId(0));
   i64 vocab = engine_.hparams().vocab;
   i64 total = static_cast<i64>(tokens.size());
@@ -25,6 +34,7 @@ void Teacher::feed(std::span<const i32> tokens, i64 chunk, WantLogits want, cons
       row.position = static_cast<i32>(cache.length() + i);
       row.token = tokens[static_cast<size_t>(first + i)];
       row.logits = want == WantLogits::every || i + 1 == count;
+      row.role = role;
       rows.push_back(row);
     }
     i64 wanted = want == WantLogits::every ? count : 1;

@@ -171,7 +171,7 @@ TEST_CASE("everything is read once when it fits, and counted") {
   CHECK(preloaded >= engine.footprint().expert_total_bytes);
   std::vector<i32> tokens = test::some_tokens(20, 512, 1);
   test::logits_of(engine, tokens, 20);
-  test::logits_of(engine, tokens, 1);
+  test::generated_logits_of(engine, tokens);
   SchedulerStats stats = engine.scheduler_stats();
   CHECK(stats.bytes_read == preloaded);
   CHECK(stats.misses == 0);

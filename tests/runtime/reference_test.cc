@@ -31,9 +31,11 @@ EngineOptions options_for(const std::string& path, bool exact) {
 
 std::vector<i32> prompt() { return test::read_ids(expected("tokens.txt")); }
 
-Agreement agreement(Engine& engine, const std::string& name, i64 chunk) {
+Agreement agreement(Engine& engine, const std::string& name, bool generated) {
   std::vector<f32> want = test::read_floats(expected(name + ".logits.f32"));
-  return test::compare_logits(test::logits_of(engine, prompt(), chunk), want, engine.hparams().vocab);
+  std::vector<f32> got =
+      generated ? test::generated_logits_of(engine, prompt()) : test::logits_of(engine, prompt(), 64);
+  return test::compare_logits(got, want, engine.hparams().vocab);
 }
 
 std::vector<i32> expected_greedy(const std::string& name) { return test::read_ids(expected(name + ".txt")); }
@@ -46,9 +48,9 @@ TEST_CASE("exact arithmetic agrees with the reference, for prompts and token by 
     std::string path = model(name);
     if (path.empty()) return;
     Engine engine(options_for(path, true));
-    for (i64 chunk : {64, 1}) {
-      CAPTURE(chunk);
-      Agreement got = agreement(engine, name, chunk);
+    for (bool generated : {false, true}) {
+      CAPTURE(generated);
+      Agreement got = agreement(engine, name, generated);
       CAPTURE(got.worst_error);
       CAPTURE(got.worst_position);
       CHECK(got.median_error < 2e-3);
@@ -64,9 +66,9 @@ TEST_CASE("8-bit activations do not touch models of floats") {
     std::string path = model(name);
     if (path.empty()) return;
     Engine engine(options_for(path, false));
-    for (i64 chunk : {64, 1}) {
-      CAPTURE(chunk);
-      Agreement got = agreement(engine, name, chunk);
+    for (bool generated : {false, true}) {
+      CAPTURE(generated);
+      Agreement got = agreement(engine, name, generated);
       CAPTURE(got.worst_error);
       CHECK(got.median_error < 5e-3);
       CHECK(got.top1 >= 0.95);
@@ -110,9 +112,10 @@ struct Judgement {
   std::vector<i32> top1;
 };
 
-Judgement judge(Engine& engine, const std::vector<i32>& tokens) {
+Judgement judge(Engine& engine, const std::vector<i32>& tokens, bool generated = false) {
   size_t vocab = static_cast<size_t>(engine.hparams().vocab);
-  std::vector<f32> logits = test::logits_of(engine, tokens, engine.options().chunk);
+  std::vector<f32> logits = generated ? test::generated_logits_of(engine, tokens)
+                                      : test::logits_of(engine, tokens, engine.options().chunk);
   Judgement result;
   for (size_t i = 0; i < tokens.size(); i++) {
     std::span<const f32> row = std::span(logits).subspan(i * vocab, vocab);
@@ -167,15 +170,14 @@ TEST_CASE("ember keeps the reference's perplexity with an 8-bit cache, in both f
   std::string path = model("ember-37m-q4_k_m");
   if (path.empty()) return;
   for (bool exact : {false, true})
-    for (i64 chunk : {512, 8}) {
+    for (bool generated : {false, true}) {
       CAPTURE(exact);
-      CAPTURE(chunk);
+      CAPTURE(generated);
       EngineOptions options = ember_options(path, exact);
-      options.chunk = chunk;
       options.cache_type = CacheType::Q8_0;
       Engine engine(options);
       CHECK(engine.cache_type() == CacheType::Q8_0);
-      Judgement got = judge(engine, test::read_ids(expected("ember.tokens.txt")));
+      Judgement got = judge(engine, test::read_ids(expected("ember.tokens.txt")), generated);
       f64 perplexity_ratio = std::exp(got.nll - expected_nll("ember-37m-q4_k_m.gguf"));
       CAPTURE(perplexity_ratio);
       f64 limit = exact ? 0.005 : 0.01;

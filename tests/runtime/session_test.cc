@@ -71,7 +71,8 @@ TEST_CASE("greedy text is the argmax after each token, and the cache holds all b
       if (i > 0 && i < 10) continue;
       std::vector<BatchRow> rows;
       for (size_t j = i; j < (i == 0 ? 10 : i + 1); j++)
-        rows.push_back({SequenceId(0), static_cast<i32>(j), all[j], j + 1 == (i == 0 ? 10 : i + 1)});
+        rows.push_back({SequenceId(0), static_cast<i32>(j), all[j], j + 1 == (i == 0 ? 10 : i + 1),
+                        i == 0 ? RowRole::prompt : RowRole::generated});
       logits.assign(512, 0);
       REQUIRE(engine.forward(rows, logits).ok());
     }

@@ -25,8 +25,9 @@ std::vector<f32> answer(const std::string& path) {
     EngineOptions options = test::small_engine(path);
     options.exact = exact;
     Engine engine(options);
-    for (i64 chunk : {24, 1}) {
-      std::vector<f32> logits = test::logits_of(engine, tokens, chunk);
+    for (bool generated : {false, true}) {
+      std::vector<f32> logits =
+          generated ? test::generated_logits_of(engine, tokens) : test::logits_of(engine, tokens, 24);
       all.insert(all.end(), logits.begin(), logits.end());
     }
   }

@@ -19,19 +19,23 @@ EngineOptions small_engine(const std::string& model_path) {
   return options;
 }
 
-std::vector<f32> logits_of(Engine& engine, std::span<const i32> tokens, i64 chunk, SequenceId id) {
+std::vector<f32> logits_of(Engine& engine, std::span<const i32> tokens, i64 chunk, SequenceId id, RowRole role) {
   size_t vocab = static_cast<size_t>(engine.hparams().vocab);
   std::vector<f32> logits(tokens.size() * vocab);
   engine.sequence(id).truncate(0);
   for (size_t done = 0; done < tokens.size();) {
     size_t count = std::min(static_cast<size_t>(chunk), tokens.size() - done);
     std::vector<BatchRow> rows;
-    for (size_t i = done; i < done + count; i++) rows.push_back({id, static_cast<i32>(i), tokens[i], true});
+    for (size_t i = done; i < done + count; i++) rows.push_back({id, static_cast<i32>(i), tokens[i], true, role});
     Status status = engine.forward(rows, std::span(logits).subspan(done * vocab, count * vocab));
     if (!status.ok()) throw std::runtime_error(status.message());
     done += count;
   }
   return logits;
+}
+
+std::vector<f32> generated_logits_of(Engine& engine, std::span<const i32> tokens) {
+  return logits_of(engine, tokens, 1, SequenceId(0), RowRole::generated);
 }
 
 std::vector<f32> logits_of(const EngineOptions& options, std::span<const i32> tokens) {

@@ -14,7 +14,10 @@ EngineOptions small_engine(const std::string& model_path);
 
 // Logits after every token, [tokens, vocab], of sequence `id` from its beginning, fed in chunks of `chunk` rows.
 // Throws when a pass fails.
-std::vector<f32> logits_of(Engine& engine, std::span<const i32> tokens, i64 chunk, SequenceId id = SequenceId(0));
+std::vector<f32> logits_of(Engine& engine, std::span<const i32> tokens, i64 chunk, SequenceId id = SequenceId(0),
+                           RowRole role = RowRole::prompt);
+// The same one by one, as if each token had been sampled.
+std::vector<f32> generated_logits_of(Engine& engine, std::span<const i32> tokens);
 // The same with a new engine and in one piece.
 std::vector<f32> logits_of(const EngineOptions& options, std::span<const i32> tokens);
 

@@ -212,11 +212,14 @@ class Answers(Folder):
     def test_greedy_text_is_the_same_for_every_chunk(self):
         with open(os.path.join(os.path.dirname(MODEL), "README.md"), encoding="utf-8") as file:
             prompt = file.read()
-        # A prompt of one token is computed otherwise than a chunk of many: float sums differ in their last bits, and by
-        # default 8-bit activations make more of that. So a text that has near-ties must agree with --exact only.
-        for options in (("-p", prompt, "--exact"), ("-p", PROMPT, "--raw")):
-            texts = {answer(self, *options, "-n", "16", "-b", chunk)["text"] for chunk in (1, 7, 512)}
-            self.assertEqual(len(texts), 1, texts)
+        for options in (("-p", prompt), ("-p", prompt, "--exact"), ("-p", PROMPT, "--raw", "-ctk", "q8_0")):
+            answers = [answer(self, *options, "-n", "16", "-b", chunk) for chunk in (1, 7, 512)]
+            self.assertEqual(len({got["text"] for got in answers}), 1, answers)
+            self.assertEqual(len({got["logits_hash"] for got in answers}), 1, answers)
+        text = self.file("text.txt", prompt.encode()[:600])
+        evaluate = ("eval", "-m", MODEL, "-f", text, "--json", "-b")
+        hashes = {json.loads(expect(self, 0, *evaluate, chunk).stdout)["logits_hash"] for chunk in (1, 7, 512)}
+        self.assertEqual(len(hashes), 1)
 
     def test_seed_decides_the_sampled_text(self):
         def sampled(seed):
