@@ -14,7 +14,7 @@
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/model_file/gguf.h"
 #include "scheduler/planner.h"
-#include "scheduler/policy/lru_cache.h"
+#include "scheduler/policy/make_policy.h"
 #include "scheduler/tiers/slab.h"
 
 namespace stoker {
@@ -123,8 +123,9 @@ struct Engine::Impl {
     weights = std::make_unique<Weights>(gguf, hparams, reading);
     workers = std::make_unique<WorkerPool>(WorkerPool::Options{.workers = options.threads});
     stream = std::make_unique<Stream>(*workers, options.isa.value_or(best_isa_level()));
-    scheduler = std::make_unique<Scheduler>(experts, plan, std::make_unique<LruCache>(plan, experts.experts_per_layer(), experts.top_k()),
-                                            *reader, steady_clock(), SlabOptions{.fault_in = fault_in_if_available});
+    scheduler = std::make_unique<Scheduler>(
+        experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k()), *reader,
+        steady_clock(), SlabOptions{.fault_in = fault_in_if_available});
     router = std::make_unique<GateRouter>(cpu_ops(), hparams, options.chunk);
     forward = std::make_unique<Forward>(cpu_ops(), *stream, hparams, *weights, *scheduler, *router,
                                         Forward::Limits{.rows = options.chunk,

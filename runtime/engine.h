@@ -45,6 +45,7 @@ struct EngineOptions {
   std::optional<IsaLevel> isa;  // cap; none: the best this CPU has
   IoPath io = IoPath::automatic;
   ExpertGroups expert_groups;
+  std::string policy = "auto";  // which experts stay in memory: a name of scheduler/policy/make_policy.h
   bool preload = true;  // read all experts before the first token when they fit
 };
 

@@ -40,6 +40,7 @@ EngineOptions engine_options(const Options& o) {
   } else if (parse_expert_groups(o.expert_groups, e.expert_groups.groups, e.expert_groups.used)) {
     e.expert_groups.mode = ExpertGroups::Mode::fixed;
   }
+  e.policy = o.policy;
   e.preload = !o.no_preload;
   return e;
 }

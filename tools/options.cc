@@ -24,6 +24,7 @@ constexpr f64 kMany = 1 << 30;
 
 constexpr std::string_view kIsaChoices = "ref|avx2|avx512";
 constexpr std::string_view kIoChoices = "auto|uring|pread";
+constexpr std::string_view kPolicyChoices = "auto|ema|lru|lfu|slru|s3fifo|least-stale|mrs";
 constexpr std::string_view kCacheChoices = "f16|q8_0|f32";
 constexpr std::string_view kFormatChoices = "md|json|csv";
 constexpr std::string_view kShapeChoices = "deepseek-v3|kimi-k2|deepseek-v2-lite|tiny";
@@ -80,6 +81,8 @@ constexpr std::array kRows = {
     OptionRow{kEngine, "--isa", kIsaChoices, &O::isa,
               "best instruction set to use (default: what this CPU has)"},
     OptionRow{kEngine, "--io", kIoChoices, &O::io, "how experts are read from disk"},
+    OptionRow{kRun | kBench, "--policy", kPolicyChoices, &O::policy,
+              "which experts stay in memory; never changes an answer"},
     OptionRow{kEngine, "--expert-groups", "file|off|G/K", &O::expert_groups,
               "group-limited routing: as the file says, off, or the best K of G groups"},
     OptionRow{kEngine, "--no-preload", "", &O::no_preload,

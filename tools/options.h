@@ -47,6 +47,7 @@ struct Options {
   ByteSize ram;
   std::string isa;
   std::string io = "auto";
+  std::string policy = "auto";
   std::string cache_type;  // "": f16, or f32 with --exact
   std::string expert_groups = "file";
   bool exact = false;

@@ -13,6 +13,7 @@
 #include "scheduler/model_file/gguf.h"
 #include "scheduler/model_file/pack_writer.h"
 #include "scheduler/planner.h"
+#include "scheduler/policy/make_policy.h"
 #include "tests/support/compare.h"
 #include "tests/support/model_run.h"
 #include "tests/support/shared_data.h"
@@ -132,6 +133,21 @@ TEST_CASE("the budget does not show, down to the smallest one") {
       // Again, with whatever the first run left in memory.
       got = conversation(engine);
       CHECK(test::difference(got, plain_answer(exact), engine.hparams().vocab) == "");
+    }
+}
+
+TEST_CASE("the residency policy does not show") {
+  for (const PolicyRow& policy : policy_rows())
+    for (i64 ram : {smallest_ram(), 3 * smallest_ram()}) {
+      CAPTURE(std::string(policy.name));
+      CAPTURE(ram);
+      EngineOptions options = ember_options();
+      options.policy = policy.name;
+      options.ram_bytes = ram;
+      options.threads = 2;
+      Engine engine(options);
+      CHECK(test::difference(conversation(engine), plain_answer(false), engine.hparams().vocab) == "");
+      CHECK(engine.scheduler_stats().evictions > 0);
     }
 }
 

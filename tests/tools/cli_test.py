@@ -201,6 +201,8 @@ class Answers(Folder):
             ("--ram", small, "--io", "pread"),
             ("--ram", "%dB" % full, "--no-preload"),
             ("--ram", "%dB" % (smallest * 3), "-t", "2"),
+            *(("--ram", small, "--policy", name) for name in
+              ("auto", "ema", "lru", "lfu", "slru", "s3fifo", "least-stale", "mrs")),
         ):
             got = answer(self, *everything, *options)
             self.assertEqual(got["logits_hash"], wanted["logits_hash"], options)
@@ -208,6 +210,11 @@ class Answers(Folder):
         streamed = answer(self, *everything, "--ram", small)
         self.assertGreater(streamed["decode"]["disk_read_bytes"], 0)
         self.assertLess(streamed["engine"]["expert_slots"], streamed["engine"]["experts"])
+
+    def test_an_unknown_policy_is_answered_with_the_names(self):
+        for command in ("run", "bench"):
+            text = expect(self, 1, command, "-m", MODEL, "--policy", "belady").stderr.decode()
+            self.assertIn("--policy belady: must be one of auto|ema|lru|lfu|slru|s3fifo|least-stale|mrs", text)
 
     def test_greedy_text_is_the_same_for_every_chunk(self):
         with open(os.path.join(os.path.dirname(MODEL), "README.md"), encoding="utf-8") as file:

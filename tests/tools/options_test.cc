@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "scheduler/policy/make_policy.h"
 #include "tools/names.h"
 
 using namespace stoker;
@@ -180,4 +181,12 @@ TEST_CASE("edit distance counts insertions, deletions, replacements and swaps") 
   CHECK(edit_distance("abc", "abc") == 0);
   CHECK(nearest("--prom", {"--temp", "--prompt"}) == "--prompt");
   CHECK(nearest("--qqqqqq", {"--temp", "--prompt"}).empty());
+}
+
+TEST_CASE("--policy has the names that there are policies for") {
+  std::string names;
+  for (const PolicyRow& policy : policy_rows()) names += (names.empty() ? "" : "|") + std::string(policy.name);
+  for (const OptionRow& option : option_rows())
+    if (option.names == "--policy") CHECK(option.metavar == names);
+  CHECK(parse({"run", "-m", "x", "-p", "a"}).options.policy == policy_rows()[0].name);
 }
