@@ -15,6 +15,7 @@ namespace stoker {
 namespace {
 
 constexpr i64 kWaitSliceNs = 100'000'000;
+constexpr i64 kPredictedPerHint = 4;   // reads that one hint may start
 constexpr i64 kPreloadTransfers = 32;  // experts under way at a time: enough to keep every queue full
 
 SlabOptions complete(SlabOptions options, Reader& reader, const ExpertTable& table) {
@@ -33,6 +34,8 @@ struct Scheduler::Impl {
     SlotId slot;
     State state = State::absent;
     i32 want = -1;  // index into the lease's wants, while it waits for this read
+    bool predicted = false;  // brought by a hint and not wanted yet
+    bool retry = false;      // its read began as a prediction: a failure of that is no failure of the lease
   };
   enum class Phase : u8 { queued, loading, ready, handed_out, released };
   struct Want {
@@ -48,6 +51,7 @@ struct Scheduler::Impl {
   void collect_memory();
   SlotId find_slot(i64 moe_layer);
   void start_read(ExpertKey key, SlotId slot, ReadPriority priority);
+  void fetch(ExpertKey key, SlotId slot, ReadPriority priority);
   void evict(ExpertKey key);
   void land(const FetchDone& done);
   void poll();
@@ -60,6 +64,15 @@ struct Scheduler::Impl {
   Status wait(std::vector<ReadyExpert>& ready);
   void release(const ReadyExpert& expert);
   void end_lease();
+
+  // --- predictions
+  void hint(i64 moe_layer, std::span<const ExpertExpectation> expected);
+  bool predict(ExpertKey key, f32 probability);
+  void use_predicted(Entry& e, ExpertKey key);
+  void drop_predicted(i64 moe_layer);
+  bool give_up_predicted();
+  void cancel_predicted(ExpertKey key);
+  void end_pass(i64 tokens, i64 ns, bool decode);
 
   // --- preload
   std::vector<i64> layers_in_file_order() const;
@@ -81,6 +94,11 @@ struct Scheduler::Impl {
   Streamer streamer;
   std::vector<Entry> entries;  // [moe layers * experts]
   SchedulerStats stats;
+  Expectations expectations;
+  Governor governor{PrefetchMode::off};
+  std::vector<ExpertKey> predicted;  // reads under way that nobody waits for, oldest first
+  SchedulerStats at_last_pass;       // what the governor has seen
+  bool told = false;                 // that prefetch does not pay
 
   bool leased = false;
   i64 lease_layer = 0;      // moe index
@@ -102,10 +120,12 @@ Scheduler::Impl::Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<Resid
       clock(c),
       slab(plan, complete(std::move(slab_options), r, t)),
       streamer(table, plan, reader, clock, slab.planned_slots()),
-      entries(static_cast<size_t>(t.moe_layers() * t.experts_per_layer())) {
+      entries(static_cast<size_t>(t.moe_layers() * t.experts_per_layer())),
+      expectations(t.moe_layers(), t.experts_per_layer()) {
   CHECK(static_cast<i64>(plan.class_of_moe_layer.size()) == table.moe_layers());
   wants.reserve(static_cast<size_t>(table.experts_per_layer()));
   landed.reserve(static_cast<size_t>(table.experts_per_layer()));
+  predicted.reserve(static_cast<size_t>(slab.planned_slots()));
   collect_memory();
 }
 
@@ -139,6 +159,10 @@ void Scheduler::Impl::start_read(ExpertKey key, SlotId slot, ReadPriority priori
   e.slot = slot;
   e.state = State::in_flight;
   policy->on_admit(key);
+  fetch(key, slot, priority);
+}
+
+void Scheduler::Impl::fetch(ExpertKey key, SlotId slot, ReadPriority priority) {
   streamer.start({.layer = layer_of(key.moe_layer),
                   .expert = key.expert,
                   .slot = slot,
@@ -156,10 +180,16 @@ void Scheduler::Impl::evict(ExpertKey key) {
 void Scheduler::Impl::land(const FetchDone& done) {
   ExpertKey key{table.moe_index(done.layer), done.expert};
   Entry& e = entry(key);
+  if (e.predicted) std::erase(predicted, key);
+  if (std::exchange(e.retry, false) && !done.status.ok() && e.want >= 0) {
+    fetch(key, e.slot, ReadPriority::demand);
+    return;
+  }
   i32 want = std::exchange(e.want, -1);
   policy->on_unpin(key);
   if (done.status.ok()) {
     e.state = State::resident;
+    if (e.predicted) stats.predicted_bytes += table.expert_bytes(done.layer);
     if (want < 0) return;
     wants[static_cast<size_t>(want)].phase = Phase::ready;
     landed.push_back(want);
@@ -169,7 +199,7 @@ void Scheduler::Impl::land(const FetchDone& done) {
     policy->on_unpin(key);
     wants[static_cast<size_t>(want)].phase = Phase::released;
     if (lease_failure.ok()) lease_failure = done.status;
-  } else if (other_failure.ok()) {
+  } else if (other_failure.ok() && !e.predicted) {
     other_failure = done.status;
   }
   evict(key);
@@ -208,6 +238,7 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
   i64 tokens = 0;
   for (const ExpertRequest& request : requests) tokens = std::max<i64>(tokens, request.tokens);
   policy->on_layer(moe_layer, tokens);
+  expectations.end(moe_layer);
   // Hits first: what is pinned cannot become the victim of a miss of the same lease.
   for (size_t i = 0; i < requests.size(); i++) {
     ExpertKey key{moe_layer, requests[i].expert};
@@ -218,6 +249,7 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
     stats.requests++;
     (e.state == State::resident ? stats.hits : stats.misses)++;
     if (e.state == State::absent) continue;
+    if (e.predicted) use_predicted(e, key);
     policy->on_pin(key);
     wants[i].phase = e.state == State::resident ? Phase::ready : Phase::loading;
     if (e.state == State::resident)
@@ -225,6 +257,7 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
     else
       e.want = static_cast<i32>(i);
   }
+  drop_predicted(moe_layer);
   start_queued();
 }
 
@@ -235,6 +268,7 @@ void Scheduler::Impl::start_queued() {
     if (want.phase != Phase::queued) continue;
     ExpertKey key{lease_layer, want.expert};
     SlotId slot = find_slot(lease_layer);
+    while (!slot.valid() && give_up_predicted()) slot = find_slot(lease_layer);
     if (!slot.valid()) break;
     start_read(key, slot, ReadPriority::demand);
     policy->on_pin(key);
@@ -297,6 +331,94 @@ void Scheduler::Impl::end_lease() {
   wants.clear();
   landed.clear();
   leased = false;
+}
+
+void Scheduler::Impl::hint(i64 moe_layer, std::span<const ExpertExpectation> expected) {
+  expectations.replace(moe_layer, expected, *policy);
+  if (!governor.prefetching()) return;
+  // Wants without a slot come first; what is free or given up goes to them.
+  bool slots_are_short = leased && std::any_of(wants.begin() + static_cast<std::ptrdiff_t>(next_queued), wants.end(),
+                                               [](const Want& w) { return w.phase == Phase::queued; });
+  if (slots_are_short) return;
+  i64 started = 0;
+  for (const ExpertExpectation& e : expected) {
+    if (started == kPredictedPerHint) break;
+    ExpertKey key{moe_layer, e.expert};
+    if (e.probability < governor.threshold() || entry(key).state != State::absent) continue;
+    if (!predict(key, e.probability)) break;
+    started++;
+  }
+  if (started > 0) streamer.pump();
+}
+
+// Starts the read of an expert that nobody waits for, if it is worth more than what it replaces.
+bool Scheduler::Impl::predict(ExpertKey key, f32 probability) {
+  SlotId slot = slab.take(class_of(key.moe_layer));
+  if (!slot.valid()) {
+    std::optional<ExpertKey> victim = policy->choose_victim_for(key, probability);
+    if (!victim || expectations.probability(*victim) >= probability) return false;
+    CHECK(entry(*victim).state == State::resident);
+    stats.evictions++;
+    evict(*victim);
+    slot = slab.take(class_of(key.moe_layer));
+    CHECK(slot.valid());
+  }
+  start_read(key, slot, ReadPriority::predicted);
+  entry(key).predicted = true;
+  predicted.push_back(key);
+  return true;
+}
+
+// The lease wants what a hint has brought, or is bringing.
+void Scheduler::Impl::use_predicted(Entry& e, ExpertKey key) {
+  e.predicted = false;
+  i64 bytes = table.expert_bytes(layer_of(key.moe_layer));
+  if (e.state == State::resident) {
+    stats.useful_bytes += bytes;
+    return;
+  }
+  std::erase(predicted, key);
+  e.retry = true;
+  stats.upgrades++;
+  if (!streamer.upgrade(e.slot)) return;  // not begun: an ordinary miss from here on
+  stats.predicted_bytes += bytes;
+  stats.useful_bytes += bytes;
+}
+
+// The layer has come, and does not want these.
+void Scheduler::Impl::drop_predicted(i64 moe_layer) {
+  for (size_t i = predicted.size(); i > 0; i--)
+    if (predicted[i - 1].moe_layer == moe_layer) cancel_predicted(predicted[i - 1]);
+}
+
+// Frees the slot of the latest prediction whose read has not begun. False when there is none.
+bool Scheduler::Impl::give_up_predicted() {
+  for (size_t i = predicted.size(); i > 0; i--) {
+    size_t before = predicted.size();
+    cancel_predicted(predicted[i - 1]);
+    if (predicted.size() < before) return true;
+  }
+  return false;
+}
+
+void Scheduler::Impl::cancel_predicted(ExpertKey key) {
+  if (!streamer.cancel(entry(key).slot)) return;
+  std::erase(predicted, key);
+  policy->on_unpin(key);
+  evict(key);
+}
+
+void Scheduler::Impl::end_pass(i64 tokens, i64 ns, bool decode) {
+  stats.disk_busy_ns = streamer.busy_ns();
+  SchedulerStats before = std::exchange(at_last_pass, stats);
+  if (!decode) return;
+  Governor::Verdict verdict = governor.observe({.tokens = tokens,
+                                                .ns = ns,
+                                                .disk_busy_ns = stats.disk_busy_ns - before.disk_busy_ns,
+                                                .predicted_bytes = stats.predicted_bytes - before.predicted_bytes,
+                                                .useful_bytes = stats.useful_bytes - before.useful_bytes});
+  if (verdict != Governor::Verdict::off || std::exchange(told, true)) return;
+  log_info("prefetch is off for now: tokens/s with it {:+.1f} %", governor.gain() * 100);
 }
 
 std::vector<i64> Scheduler::Impl::layers_in_file_order() const {
@@ -375,6 +497,17 @@ Status Scheduler::preload(bool (*progress)(i64 done, i64 total, void* context), 
   settle(0);
   return s.other_failure;
 }
+
+void Scheduler::hint(LayerId layer, std::span<const ExpertExpectation> expected) {
+  i64 moe_layer = impl_->table.moe_index(layer);
+  CHECK(moe_layer >= 0);
+  impl_->hint(moe_layer, expected);
+}
+
+void Scheduler::set_prefetch(PrefetchMode mode) { impl_->governor = Governor(mode); }
+void Scheduler::end_pass(i64 tokens, i64 ns, bool decode) { impl_->end_pass(tokens, ns, decode); }
+const Governor& Scheduler::governor() const { return impl_->governor; }
+void Scheduler::tend() { impl_->poll(); }
 
 const ExpertTable& Scheduler::table() const { return impl_->table; }
 

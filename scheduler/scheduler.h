@@ -16,8 +16,10 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
 #include "kernels/base/ids.h"
+#include "scheduler/expectations.h"
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/plan.h"
+#include "scheduler/policy/governor.h"
 #include "scheduler/tiers/reader.h"
 
 namespace stoker {
@@ -44,6 +46,9 @@ struct SchedulerStats {
   i64 disk_busy_ns = 0;  // time with at least one read in flight
   i64 wait_ns = 0;       // time in Lease::wait with nothing to compute
   i64 evictions = 0;
+  i64 predicted_bytes = 0;  // of experts read because of a hint
+  i64 useful_bytes = 0;     // of these, that were wanted before they lost their slot
+  i64 upgrades = 0;         // misses whose predicted read was under way
 };
 
 class ResidencyPolicy;
@@ -88,6 +93,17 @@ class Scheduler {
 
   // One lease at a time. Requests name distinct experts of one layer.
   Lease acquire(LayerId layer, std::span<const ExpertRequest> requests);
+
+  // What the next batch that comes to this layer will probably want. Replaces what was said of the layer before and
+  // ends when it comes. Tells the policy, and starts reads of a few likely ones that are absent, as far as the
+  // governor allows and without touching what the current lease needs. A failed one is read again when wanted.
+  void hint(LayerId layer, std::span<const ExpertExpectation> expected);
+  void set_prefetch(PrefetchMode mode);  // off until called
+  // A pass of the whole model has ended: the governor learns from those that decode (one token per sequence).
+  void end_pass(i64 tokens, i64 ns, bool decode);
+  const Governor& governor() const;
+  // Lets reads make progress while the runtime computes something else. Cheap.
+  void tend();
 
   // Reads every expert that has a free slot, in file order, before the first token. `progress(done, total)`
   // is called with bytes now and then (may be null); returning false stops early (Ctrl-C): what has begun

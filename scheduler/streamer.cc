@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <utility>
 
 #include "kernels/base/check.h"
 #include "scheduler/tiers/slice.h"
@@ -11,6 +13,10 @@ namespace stoker {
 namespace {
 
 constexpr i64 kBatch = 64;
+// How long the drive may be kept from a demand by predictions; and for how long the engine computes, at most, between
+// two calls of pump(): predictions handed out last for about that long.
+constexpr i64 kPredictedDelayNs = 2'000'000;
+constexpr i64 kPredictedWindowNs = 10'000'000;
 
 // A tag names the slot, the range and the piece's place in the range, in units of the alignment (at least
 // 512).
@@ -88,6 +94,16 @@ bool Streamer::cancel(SlotId slot) {
   return true;
 }
 
+bool Streamer::upgrade(SlotId slot) {
+  Transfer& t = transfers_[static_cast<size_t>(slot.value)];
+  CHECK(t.fetch.slot == slot);
+  bool queued = !exhausted(t) && t.fetch.priority != ReadPriority::demand;
+  if (queued) remove(queue_of(t), slot.value);
+  t.fetch.priority = ReadPriority::demand;
+  if (queued) push(queue_of(t), slot.value);
+  return t.submitted;
+}
+
 void Streamer::pump() {
   take_results();
   hand_out();
@@ -140,6 +156,7 @@ void Streamer::take_results() {
     for (const ReadDone& done : std::span(results_).first(static_cast<size_t>(n))) {
       Transfer& t = transfers_[static_cast<size_t>(tag_slot(done.tag))];
       t.in_flight--;
+      predicted_in_flight_ -= done.priority == ReadPriority::predicted;
       last_ns = std::max(last_ns, done.finished_ns);
       if (done.error != 0 && t.error == 0) {
         bool queued = !exhausted(t);
@@ -152,17 +169,37 @@ void Streamer::take_results() {
     }
     pieces_in_flight_ -= n;
     // The drive was busy until the last of these landed, which may be long before anybody looked.
-    if (pieces_in_flight_ == 0) busy_ns_ += std::max<i64>(0, last_ns - busy_since_ns_);
+    if (pieces_in_flight_ > 0) continue;
+    busy_ns_ += std::max<i64>(0, last_ns - busy_since_ns_);
+    measure_bandwidth();
   }
+}
+
+// At a moment when nothing is in flight: what was read took busy_ns_.
+void Streamer::measure_bandwidth() {
+  if (busy_ns_ == 0) return;
+  auto pieces_in = [&](i64 ns) {
+    f64 bytes = static_cast<f64>(bytes_read_) / static_cast<f64>(busy_ns_) * static_cast<f64>(ns);
+    return std::clamp<i64>(static_cast<i64>(bytes) / piece_bytes_, 1, std::max<i64>(1, reader_.capacity() / 2));
+  };
+  predicted_limit_ = pieces_in(kPredictedWindowNs);
+  i64 depth = std::min(pieces_in(kPredictedDelayNs), predicted_limit_);
+  if (depth != std::exchange(predicted_depth_, depth)) reader_.limit_predicted(depth);
+}
+
+bool Streamer::may_submit(size_t priority) const {
+  return priority != static_cast<size_t>(ReadPriority::predicted) || predicted_in_flight_ < predicted_limit_;
 }
 
 void Streamer::hand_out() {
   for (;;) {
     i64 room = std::min(kBatch, reader_.capacity() - pieces_in_flight_);
     i64 n = 0;
-    for (Queue& queue : queues_) {
-      while (n < room && queue.first != kNone) {
+    for (size_t p = 0; p < std::size(queues_); p++) {
+      Queue& queue = queues_[p];
+      while (n < room && queue.first != kNone && may_submit(p)) {
         i32 index = queue.first;
+        predicted_in_flight_ += p == static_cast<size_t>(ReadPriority::predicted);
         if (!make_piece(index, batch_[static_cast<size_t>(n++)])) remove(queue, index);
       }
     }

@@ -1,7 +1,11 @@
 // Streamer: carries out fetch commands. Each expert is one to three ranges of a file (tiers/slice.h), each
-// range is read in pieces of plan.piece_bytes, so that one expert alone keeps the drive's queue full. Demand goes before background;
+// range is read in pieces of plan.piece_bytes, so that one expert alone keeps the drive's queue full. Demand goes before
+// predictions, these before background;
 // within a priority the expert that was asked for first is completed first, since it can be computed with
 // while the next one lands.
+//
+// Predicted reads may turn out useless, so only a few milliseconds' worth of them is given to the reader, and of that
+// what the drive does in 2 ms may be with the kernel: all else can still be cancelled, and a demand overtakes it.
 //
 // Owner: the scheduler's thread. Nothing is allocated after construction except the text of a failure.
 #pragma once
@@ -43,6 +47,9 @@ class Streamer {
   void start(const Fetch& fetch);
   // Forgets the fetch of this slot if no byte of it has been asked for yet; false when it must be waited for.
   bool cancel(SlotId slot);
+  // Somebody waits for this fetch now: what is left of it goes with demand. Returns whether a byte of it had been
+  // asked for already.
+  bool upgrade(SlotId slot);
   // Takes results from the reader and hands it as many pieces as it accepts. Never blocks.
   void pump();
   // The next fetch that has ended, in good or bad; false when there is none.
@@ -78,6 +85,8 @@ class Streamer {
   void push(Queue& queue, i32 index);
   void remove(Queue& queue, i32 index);
   Queue& queue_of(const Transfer& transfer) { return queues_[static_cast<size_t>(transfer.fetch.priority)]; }
+  bool may_submit(size_t priority) const;
+  void measure_bandwidth();
   void take_results();
   void hand_out();
   size_t index_of(const Fetch& fetch) const;
@@ -105,6 +114,9 @@ class Streamer {
   std::vector<ReadDone> results_;
   i64 under_way_ = 0;
   i64 pieces_in_flight_ = 0;
+  i64 predicted_in_flight_ = 0;  // of these
+  i64 predicted_limit_ = 1;      // pieces with the reader
+  i64 predicted_depth_ = 0;      // pieces with the kernel, as the reader was told
   i64 bytes_read_ = 0;
   i64 busy_ns_ = 0;
   i64 busy_since_ns_ = 0;  // while pieces are in flight

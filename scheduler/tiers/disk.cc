@@ -265,7 +265,7 @@ void Disk::Impl::finish_read(size_t flight, i32 result, i64 now) {
     if (step == ReadStep::truncated) error = EIO;
   }
   idle_flights.push_back(flight);
-  ReadDone read{.tag = f.piece.tag, .error = error, .finished_ns = now};
+  ReadDone read{.tag = f.piece.tag, .error = error, .finished_ns = now, .priority = f.piece.priority};
   if (completes(f.piece, error))
     landed.push_back({read, f.piece.check});
   else
@@ -353,6 +353,7 @@ i64 Disk::submit(std::span<const ReadPiece> pieces) {
   return taken;
 }
 
+void Disk::limit_predicted(i64 pieces) { impl_->queue.limit_predicted(pieces); }
 i64 Disk::poll(std::span<ReadDone> done) { return impl_->queue.poll(done); }
 bool Disk::wait(i64 timeout_ns) { return impl_->queue.wait(timeout_ns); }
 

@@ -47,7 +47,7 @@ void PreadReader::serve() {
   unpin_this_thread();
   ReadPiece piece;
   while (queue_.take_blocking(piece)) {
-    ReadDone done{.tag = piece.tag};
+    ReadDone done{.tag = piece.tag, .priority = piece.priority};
     done.error = read_piece(files_[static_cast<size_t>(piece.file)], piece);
     done.finished_ns = steady_clock().now_ns();
     if (completes(piece, done.error)) done.error = compare(*piece.check);

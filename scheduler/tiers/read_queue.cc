@@ -57,6 +57,15 @@ bool ReadQueue::wait(i64 timeout_ns) {
                                 [this] { return done_.count > 0; });
 }
 
+void ReadQueue::limit_predicted(i64 pieces) {
+  CHECK(pieces > 0);
+  {
+    std::lock_guard lock(mutex_);
+    predicted_limit_ = pieces;
+  }
+  pieces_arrived_.notify_all();
+}
+
 void ReadQueue::stop() {
   {
     std::lock_guard lock(mutex_);
@@ -65,11 +74,23 @@ void ReadQueue::stop() {
   pieces_arrived_.notify_all();
 }
 
+bool ReadQueue::may_start(size_t priority) const {
+  bool held_back = priority == static_cast<size_t>(ReadPriority::predicted) && predicted_out_ >= predicted_limit_;
+  return pieces_[priority].count > 0 && !held_back;
+}
+
+bool ReadQueue::any_may_start() const {
+  for (size_t p = 0; p < pieces_.size(); p++)
+    if (may_start(p)) return true;
+  return false;
+}
+
 bool ReadQueue::pop_piece(ReadPiece& piece) {
   if (stopped_) return false;
-  for (auto& ring : pieces_) {
-    if (ring.count == 0) continue;
-    piece = ring.pop();
+  for (size_t p = 0; p < pieces_.size(); p++) {
+    if (!may_start(p)) continue;
+    piece = pieces_[p].pop();
+    predicted_out_ += piece.priority == ReadPriority::predicted;
     return true;
   }
   return false;
@@ -82,16 +103,22 @@ bool ReadQueue::take(ReadPiece& piece) {
 
 bool ReadQueue::take_blocking(ReadPiece& piece) {
   std::unique_lock lock(mutex_);
-  pieces_arrived_.wait(lock, [this] { return stopped_ || pieces_[0].count + pieces_[1].count > 0; });
+  pieces_arrived_.wait(lock, [this] { return stopped_ || any_may_start(); });
   return pop_piece(piece);
 }
 
 void ReadQueue::finish(std::span<const ReadDone> done) {
   if (done.empty()) return;
+  i64 predicted = 0;
   {
     std::lock_guard lock(mutex_);
-    for (const ReadDone& d : done) done_.push(d);
+    for (const ReadDone& d : done) {
+      done_.push(d);
+      predicted += d.priority == ReadPriority::predicted;
+    }
+    predicted_out_ -= predicted;
   }
+  if (predicted > 0) pieces_arrived_.notify_all();  // others may start now
   done_arrived_.notify_one();
 }
 

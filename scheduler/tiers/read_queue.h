@@ -23,10 +23,11 @@ class ReadQueue {
   i64 submit(std::span<const ReadPiece> pieces);  // see Reader
   i64 poll(std::span<ReadDone> done);
   bool wait(i64 timeout_ns);
+  void limit_predicted(i64 pieces);  // see Reader
   void stop();  // take() gives nothing and take_blocking() returns false from now on
 
   // --- I/O threads
-  // Next piece, demand before background. False when there is none.
+  // Next piece, by priority. False when there is none that may start.
   bool take(ReadPiece& piece);
   // The same, sleeping until there is one. False after stop().
   bool take_blocking(ReadPiece& piece);
@@ -41,6 +42,8 @@ class ReadQueue {
     void push(const T& value);
     T pop();
   };
+  bool may_start(size_t priority) const;
+  bool any_may_start() const;
   bool pop_piece(ReadPiece& piece);
 
   i64 capacity_;
@@ -49,6 +52,8 @@ class ReadQueue {
   std::array<Ring<ReadPiece>, kReadPriorities> pieces_;
   Ring<ReadDone> done_;
   i64 outstanding_ = 0;  // submitted, not yet polled
+  i64 predicted_limit_ = 1;
+  i64 predicted_out_ = 0;  // taken, not yet finished
   bool stopped_ = false;
 };
 

@@ -13,9 +13,10 @@
 
 namespace stoker {
 
-// Reads that somebody waits for start before those that nobody waits for yet.
-enum class ReadPriority : u8 { demand, background };
-constexpr i64 kReadPriorities = 2;
+// Reads that somebody waits for start before those that somebody will probably want soon, and these before the
+// rest.
+enum class ReadPriority : u8 { demand, predicted, background };
+constexpr i64 kReadPriorities = 3;
 
 // Compares data that lands in several pieces with its checksum. The pieces share it; whoever finishes the last
 // one does the comparison, so that it costs the owner nothing. Must live until every piece has been polled.
@@ -47,6 +48,7 @@ struct ReadDone {
   // check, kChecksumMismatch.
   i32 error = 0;
   i64 finished_ns = 0;  // when the last byte landed, on the clock that the owner uses too
+  ReadPriority priority = ReadPriority::demand;  // the piece's
 };
 
 // For readers: whether the piece that has just landed, with `error`, was the last its check waits for. Each
@@ -68,6 +70,9 @@ class Reader {
 
   // Takes as many pieces as fit below capacity(), in order, and returns how many it took. Never blocks.
   virtual i64 submit(std::span<const ReadPiece> pieces) = 0;
+  // Most predicted pieces that may be with the kernel at a time, where a demand that comes later cannot overtake
+  // them. Readers that hold none back ignore it.
+  virtual void limit_predicted(i64 /*pieces*/) {}
   // Finished pieces since the last poll, in any order; returns how many were written to `done`. Never blocks.
   virtual i64 poll(std::span<ReadDone> done) = 0;
   // Blocks until poll() has something to say or `timeout_ns` has passed. False on timeout.

@@ -46,7 +46,8 @@ i64 FakeReader::poll(std::span<ReadDone> done) {
     deliver(flights_[i]);
     i32 error = flights_[i].error;
     if (completes(flights_[i].piece, error)) error = compare(*flights_[i].piece.check);
-    done[static_cast<size_t>(n++)] = {flights_[i].piece.tag, error, flights_[i].due_ns};
+    done[static_cast<size_t>(n++)] = {flights_[i].piece.tag, error, flights_[i].due_ns,
+                                       flights_[i].piece.priority};
     flights_.erase(flights_.begin() + static_cast<std::ptrdiff_t>(i));
   }
   return n;

@@ -128,6 +128,7 @@ std::string random_life(u64 seed, f64 failure_rate) {
   Rig rig(o);
   REQUIRE(rig.plan.arena_bytes() <= o.budget);
   CHECK(rig.reader.memory_bytes() == rig.plan.arena_bytes());
+  rig.scheduler->set_prefetch(PrefetchMode::on);
 
   for (int step = 0; step < 80; step++) {
     i64 moe_layer = rng.below(o.model.layers);
@@ -136,6 +137,13 @@ std::string random_life(u64 seed, f64 failure_rate) {
     i64 slots =
         rig.plan.classes[static_cast<size_t>(rig.plan.class_of_moe_layer[static_cast<size_t>(moe_layer)])]
             .slots;
+    // Hints, right and wrong, in half of the lives.
+    if (seed % 2 == 0) {
+      std::vector<ExpertExpectation> expected;
+      for (const ExpertRequest& r : random_experts(rng, o.model.experts, 1 + rng.below(4)))
+        expected.push_back({r.expert, static_cast<f32>(rng.uniform())});
+      rig.scheduler->hint(rig.layer(rng.below(o.model.layers)), expected);
+    }
     i64 give_up_after = rng.below(6) == 0 ? rng.below(count + 1) : count;
     auto lease = rig.scheduler->acquire(rig.layer(moe_layer), requests);
     std::vector<ReadyExpert> held;

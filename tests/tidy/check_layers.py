@@ -18,12 +18,13 @@ AREAS = {
     "expert_table": ["scheduler/model_file/expert_table"],
     "model_file": ["scheduler/model_file/"],
     "plan": ["scheduler/plan.h"],
+    "predictor": ["scheduler/policy/predictor"],
     "policy": ["scheduler/policy/"],
     "tier_interfaces": ["scheduler/tiers/reader.h", "scheduler/tiers/copier.h"],
     "slab": ["scheduler/tiers/slab", "scheduler/tiers/slice"],
     "tiers": ["scheduler/tiers/"],
     "streamer": ["scheduler/streamer", "scheduler/trace"],
-    "facade": ["scheduler/scheduler"],
+    "facade": ["scheduler/scheduler", "scheduler/expectations"],
     "sim": ["scheduler/sim/"],
     # The planner, the probe, and whatever else of the scheduler sizes things before anything moves.
     "planner": ["scheduler/"],
@@ -44,6 +45,7 @@ MAY_INCLUDE = {
     "expert_table": ["base", "format", "model_file"],
     "model_file": ["base", "format", "expert_table"],
     "plan": ["base"],
+    "predictor": ["base"],
     "policy": ["base", "expert_table", "plan"],
     "tier_interfaces": ["base", "device"],
     "slab": ["base", "device", "expert_table", "plan", "tier_interfaces"],
@@ -54,7 +56,7 @@ MAY_INCLUDE = {
     "sim": SCHEDULER_CORE + ["streamer", "facade"],
     # The engine alone wires concrete tiers and the planner together.
     "runtime_engine": [a for a in EVERYTHING_BELOW_TOOLS if a != "sim"],
-    "runtime": ["base", "device", "format", "kernels", "expert_table", "model_file", "plan", "streamer", "facade", "runtime_engine"],
+    "runtime": ["base", "device", "format", "kernels", "expert_table", "model_file", "plan", "predictor", "streamer", "facade", "runtime_engine"],
     "tools": [a for a in EVERYTHING_BELOW_TOOLS if a not in ("kernels", "slab")],
     "tests": list(AREAS),
 }

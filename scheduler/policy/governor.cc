@@ -1,0 +1,108 @@
+#include "scheduler/policy/governor.h"
+
+#include <algorithm>
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 kComparison = 4;             // windows: on, off, off, on
+constexpr f64 kLeastGain = 0.01;           // below it prefetch does not pay
+constexpr i64 kFirstRest = 8;              // windows until a verdict is tried again
+constexpr i64 kLongestRest = 256;
+constexpr f32 kFirstThreshold = 0.6f, kLowest = 0.3f, kHighest = 0.95f, kStep = 0.05f;
+constexpr f64 kSaturated = 0.9, kIdle = 0.7;  // busy shares of the drive
+constexpr f64 kWasteful = 0.5, kThrifty = 0.75;  // useful shares of predicted bytes
+
+f64 share(i64 part, i64 whole) { return whole > 0 ? static_cast<f64>(part) / static_cast<f64>(whole) : 0; }
+
+Governor::State first_state(PrefetchMode mode) {
+  switch (mode) {
+    case PrefetchMode::off: return Governor::State::fixed_off;
+    case PrefetchMode::on: return Governor::State::fixed_on;
+    case PrefetchMode::automatic: break;
+  }
+  return Governor::State::measuring;
+}
+
+}  // namespace
+
+Governor::Governor(PrefetchMode mode)
+    : state_(first_state(mode)), threshold_(kFirstThreshold), rest_windows_(kFirstRest) {}
+
+bool Governor::prefetching() const {
+  if (state_ == State::measuring) return windows_done_ == 0 || windows_done_ == kComparison - 1;
+  return state_ == State::fixed_on || state_ == State::paying;
+}
+
+Governor::Verdict Governor::observe(const GovernorPass& pass) {
+  window_.tokens += pass.tokens;
+  window_.ns += pass.ns;
+  window_.busy_ns += pass.disk_busy_ns;
+  window_.predicted += pass.predicted_bytes;
+  window_.useful += pass.useful_bytes;
+  if (window_.tokens < kWindowTokens) return Verdict::none;
+  Verdict verdict = end_window();
+  window_ = {};
+  return verdict;
+}
+
+// With a busy drive only what is nearly sure is worth a read, with an idle one much more is.
+void Governor::adapt_threshold() {
+  f64 busy = share(window_.busy_ns, window_.ns);
+  f64 useful = window_.predicted > 0 ? share(window_.useful, window_.predicted) : 1;
+  f32 step = 0;
+  if (busy > kSaturated || useful < kWasteful)
+    step = kStep;
+  else if (busy < kIdle && useful > kThrifty)
+    step = -kStep;
+  threshold_ = std::clamp(threshold_ + step, kLowest, kHighest);
+}
+
+Governor::Verdict Governor::end_window() {
+  if (prefetching()) adapt_threshold();
+  switch (state_) {
+    case State::fixed_off:
+    case State::fixed_on:
+      return Verdict::none;
+    case State::measuring: {
+      Sum& sum = prefetching() ? with_ : without_;
+      sum.tokens += window_.tokens;
+      sum.ns += window_.ns;
+      return ++windows_done_ == kComparison ? judge() : Verdict::none;
+    }
+    case State::paying:
+    case State::not_paying:
+      if (++windows_done_ >= rest_windows_) begin_comparison();
+      return Verdict::none;
+  }
+  return Verdict::none;
+}
+
+Governor::Verdict Governor::judge() {
+  gain_ = without_.tokens_per_ns() > 0 ? with_.tokens_per_ns() / without_.tokens_per_ns() - 1 : 0;
+  bool pays = gain_ > kLeastGain;
+  state_ = pays ? State::paying : State::not_paying;
+  windows_done_ = 0;
+  return pays ? Verdict::on : Verdict::off;
+}
+
+void Governor::begin_comparison() {
+  rest_windows_ = std::min(rest_windows_ * 2, kLongestRest);
+  state_ = State::measuring;
+  windows_done_ = 0;
+  with_ = without_ = {};
+}
+
+const char* name(Governor::State state) {
+  switch (state) {
+    case Governor::State::fixed_off: return "off";
+    case Governor::State::fixed_on: return "on";
+    case Governor::State::measuring: return "measuring";
+    case Governor::State::paying: return "on: it pays";
+    case Governor::State::not_paying: return "off: it does not pay";
+  }
+  return "";
+}
+
+}  // namespace stoker

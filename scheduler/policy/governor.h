@@ -1,0 +1,61 @@
+// Governor: whether reading ahead pays, and how sure a prediction must be. On a drive that is busy anyway a read that
+// nobody wants in the end costs as much as a miss, so prefetch must earn its place: windows of tokens with and
+// without it take turns in the order on, off, off, on (a drift in speed cancels out), and what they show decides for
+// the next windows. A verdict is tried again now and then, less often while it stays the same.
+//
+// Pure: no clock; the same passes always give the same decisions. Owner: the scheduler's thread.
+#pragma once
+
+#include "kernels/base/types.h"
+
+namespace stoker {
+
+enum class PrefetchMode : u8 { off, on, automatic };
+
+// One decode pass.
+struct GovernorPass {
+  i64 tokens = 0;
+  i64 ns = 0;
+  i64 disk_busy_ns = 0;     // of these, with reads in flight
+  i64 predicted_bytes = 0;  // read because of predictions
+  i64 useful_bytes = 0;     // of such bytes, that turned out to be wanted
+};
+
+class Governor {
+ public:
+  static constexpr i64 kWindowTokens = 64;
+
+  enum class State : u8 { fixed_off, fixed_on, measuring, paying, not_paying };
+  enum class Verdict : u8 { none, on, off };
+
+  explicit Governor(PrefetchMode mode);
+
+  // What the last pass showed. A verdict when this pass ended a comparison.
+  Verdict observe(const GovernorPass& pass);
+
+  bool prefetching() const;
+  f32 threshold() const { return threshold_; }  // least probability worth a read
+  State state() const { return state_; }
+  f64 gain() const { return gain_; }  // tokens/s with prefetch over without, less 1, by the last comparison
+
+ private:
+  struct Sum {
+    i64 tokens = 0, ns = 0, busy_ns = 0, predicted = 0, useful = 0;
+    f64 tokens_per_ns() const { return ns > 0 ? static_cast<f64>(tokens) / static_cast<f64>(ns) : 0; }
+  };
+  void adapt_threshold();
+  Verdict end_window();
+  Verdict judge();
+  void begin_comparison();
+
+  State state_;
+  f32 threshold_;
+  f64 gain_ = 0;
+  Sum window_, with_, without_;
+  i64 windows_done_ = 0;  // of the comparison, or since the verdict
+  i64 rest_windows_;      // how long the next verdict stands
+};
+
+const char* name(Governor::State state);
+
+}  // namespace stoker

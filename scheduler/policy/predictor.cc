@@ -1,0 +1,158 @@
+#include "scheduler/policy/predictor.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/base/check.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr f32 kDecay = 0.9786f;        // of a count per token: half in 32
+constexpr f32 kLearningRate = 0.05f;   // slow enough for a token's noise, fast enough for a hundred tokens
+constexpr f32 kLeastCount = 0.05f;     // an expert that was not seen lately
+
+f32 logistic(f32 x) { return 1.0f / (1.0f + std::exp(-x)); }
+
+}  // namespace
+
+Predictor::Predictor(const Shape& shape)
+    : shape_(shape),
+      counts_(static_cast<size_t>(shape.moe_layers * shape.experts)),
+      previous_(static_cast<size_t>(shape.moe_layers * shape.top_k), -1),
+      forecasts_(static_cast<size_t>(shape.moe_layers * kMaxDistance)),
+      unwanted_(static_cast<size_t>(shape.experts)) {
+  CHECK(shape.top_k > 0 && shape.top_k <= shape.experts);
+  for (Forecast& f : forecasts_) f.candidates.reserve(static_cast<size_t>(kMaxRows * width(1)));
+  ranking_.reserve(static_cast<size_t>(shape.experts));
+  likely_.reserve(static_cast<size_t>(shape.experts));
+}
+
+i64 Predictor::width(i64 distance) const {
+  return std::min(shape_.experts, std::max(shape_.top_k, shape_.top_k * (5 - distance) / 2));
+}
+
+Predictor::Forecast& Predictor::forecast(i64 moe_layer, i64 distance) {
+  DCHECK(distance >= 1 && distance <= kMaxDistance);
+  return forecasts_[static_cast<size_t>(moe_layer * kMaxDistance + distance - 1)];
+}
+
+// Log of how often the expert was wanted lately, relative to the average expert.
+f32 Predictor::frequency(i64 moe_layer, ExpertId expert) {
+  f32 average = static_cast<f32>(shape_.top_k) / static_cast<f32>(shape_.experts) / (1 - kDecay);
+  return std::log(count(moe_layer, expert.value) / average + kLeastCount);
+}
+
+std::span<const RankedExpert> Predictor::by_count(i64 moe_layer) {
+  ranking_.clear();
+  for (i64 e = 0; e < shape_.experts; e++) ranking_.push_back({ExpertId(e), 0});
+  auto more = [&](const RankedExpert& a, const RankedExpert& b) {
+    f32 x = count(moe_layer, a.expert.value), y = count(moe_layer, b.expert.value);
+    return x != y ? x > y : a.expert < b.expert;
+  };
+  auto end = ranking_.begin() + static_cast<std::ptrdiff_t>(width(1));
+  std::partial_sort(ranking_.begin(), end, ranking_.end(), more);
+  ranking_.erase(end, ranking_.end());
+  return ranking_;
+}
+
+std::span<const RankedExpert> Predictor::by_previous(i64 moe_layer) {
+  ranking_.clear();
+  for (i64 k = 0; k < shape_.top_k; k++) {
+    i32 expert = previous_[static_cast<size_t>(moe_layer * shape_.top_k + k)];
+    if (expert >= 0) ranking_.push_back({ExpertId(expert), 0});
+  }
+  return ranking_;
+}
+
+void Predictor::begin(i64 moe_layer, i64 distance) {
+  Forecast& f = forecast(moe_layer, distance);
+  f.candidates.clear();
+  f.rows = 0;
+}
+
+void Predictor::add_row(i64 moe_layer, i64 distance, std::span<const RankedExpert> ranking) {
+  Forecast& f = forecast(moe_layer, distance);
+  CHECK(f.rows < kMaxRows);
+  const Fit& fit = fits_[static_cast<size_t>(distance - 1)];
+  for (const RankedExpert& r : ranking.first(std::min(ranking.size(), static_cast<size_t>(width(1))))) {
+    f32 often = frequency(moe_layer, r.expert);
+    f32 p = logistic(fit.margin * r.margin + fit.frequency * often + fit.constant);
+    f.candidates.push_back({r.expert, r.margin, often, p});
+  }
+  f.row_begin[static_cast<size_t>(++f.rows)] = static_cast<i64>(f.candidates.size());
+}
+
+std::span<const LikelyExpert> Predictor::likely(i64 moe_layer, i64 distance) {
+  const Forecast& f = forecast(moe_layer, distance);
+  likely_.clear();
+  for (const Candidate& c : f.candidates) unwanted_[static_cast<size_t>(c.expert.value)] = 1;
+  for (const Candidate& c : f.candidates) unwanted_[static_cast<size_t>(c.expert.value)] *= 1 - c.probability;
+  for (const Candidate& c : f.candidates) {
+    f32& none = unwanted_[static_cast<size_t>(c.expert.value)];
+    if (none >= 0) likely_.push_back({c.expert, 1 - none});
+    none = -1;  // taken
+  }
+  std::sort(likely_.begin(), likely_.end(), [](const LikelyExpert& a, const LikelyExpert& b) {
+    return a.probability != b.probability ? a.probability > b.probability : a.expert < b.expert;
+  });
+  return likely_;
+}
+
+void Predictor::observe(i64 moe_layer, std::span<const i32> ids, std::span<const f32> weights, i64 rows) {
+  CHECK(static_cast<i64>(ids.size()) == rows * shape_.top_k && ids.size() == weights.size());
+  for (i64 distance = 1; distance <= kMaxDistance; distance++) {
+    Forecast& f = forecast(moe_layer, distance);
+    if (f.rows == rows) judge(f, distance, ids, weights);
+    begin(moe_layer, distance);
+  }
+  update_counts(moe_layer, ids, rows);
+}
+
+void Predictor::judge(const Forecast& f, i64 distance, std::span<const i32> ids, std::span<const f32> weights) {
+  size_t k = static_cast<size_t>(shape_.top_k);
+  for (size_t row = 0; row < static_cast<size_t>(f.rows); row++) {
+    size_t begin = static_cast<size_t>(f.row_begin[row]), end = static_cast<size_t>(f.row_begin[row + 1]);
+    judge_row(std::span(f.candidates).subspan(begin, end - begin), distance, ids.subspan(row * k, k),
+              weights.subspan(row * k, k));
+  }
+}
+
+void Predictor::judge_row(std::span<const Candidate> row, i64 distance, std::span<const i32> ids,
+                          std::span<const f32> weights) {
+  ForecastScore& score = scores_[static_cast<size_t>(distance - 1)];
+  score.slots += shape_.top_k;
+  for (f32 w : weights) score.weight += static_cast<f64>(w);
+  for (size_t i = 0; i < row.size(); i++) {
+    auto chosen = std::find(ids.begin(), ids.end(), row[i].expert.value);
+    bool wanted = chosen != ids.end();
+    f64 error = static_cast<f64>(row[i].probability) - (wanted ? 1 : 0);
+    score.judged++;
+    score.squared_error += error * error;
+    learn(fits_[static_cast<size_t>(distance - 1)], row[i], wanted);
+    if (!wanted) continue;
+    score.found_wide++;
+    if (static_cast<i64>(i) >= shape_.top_k) continue;
+    score.found_narrow++;
+    score.weight_found += static_cast<f64>(weights[static_cast<size_t>(chosen - ids.begin())]);
+  }
+}
+
+// One step down the gradient of the log loss.
+void Predictor::learn(Fit& fit, const Candidate& c, bool wanted) {
+  f32 step = kLearningRate * ((wanted ? 1.0f : 0.0f) - c.probability);
+  fit.margin += step * c.margin;
+  fit.frequency += step * c.frequency;
+  fit.constant += step;
+}
+
+void Predictor::update_counts(i64 moe_layer, std::span<const i32> ids, i64 rows) {
+  f32 decay = std::pow(kDecay, static_cast<f32>(rows));
+  for (i64 e = 0; e < shape_.experts; e++) count(moe_layer, e) *= decay;
+  for (i32 id : ids) count(moe_layer, id) += 1;
+  std::copy_n(ids.end() - static_cast<std::ptrdiff_t>(shape_.top_k), shape_.top_k,
+              previous_.begin() + static_cast<std::ptrdiff_t>(moe_layer * shape_.top_k));
+}
+
+}  // namespace stoker

@@ -1,0 +1,91 @@
+#include "scheduler/policy/governor.h"
+
+#include <doctest/doctest.h>
+
+#include <initializer_list>
+
+using namespace stoker;
+
+namespace {
+
+// So many windows of passes that take `with_ns` per token while the governor prefetches and `without_ns` otherwise.
+// The last verdict.
+Governor::Verdict feed(Governor& governor, i64 windows, i64 with_ns, i64 without_ns, f64 busy = 0.8, f64 useful = 0.6) {
+  Governor::Verdict last = Governor::Verdict::none;
+  for (i64 token = 0; token < windows * Governor::kWindowTokens; token++) {
+    i64 ns = governor.prefetching() ? with_ns : without_ns;
+    i64 predicted = governor.prefetching() ? 1000 : 0;
+    Governor::Verdict verdict = governor.observe({.tokens = 1,
+                                                  .ns = ns,
+                                                  .disk_busy_ns = static_cast<i64>(static_cast<f64>(ns) * busy),
+                                                  .predicted_bytes = predicted,
+                                                  .useful_bytes = static_cast<i64>(static_cast<f64>(predicted) * useful)});
+    if (verdict != Governor::Verdict::none) last = verdict;
+  }
+  return last;
+}
+
+}  // namespace
+
+TEST_CASE("a fixed mode stays whatever is measured") {
+  Governor on(PrefetchMode::on), off(PrefetchMode::off);
+  CHECK(feed(on, 20, 2000, 1000) == Governor::Verdict::none);
+  CHECK(feed(off, 20, 1000, 2000) == Governor::Verdict::none);
+  CHECK(on.prefetching());
+  CHECK(!off.prefetching());
+}
+
+TEST_CASE("windows with and without prefetch take turns: on, off, off, on") {
+  Governor governor(PrefetchMode::automatic);
+  for (bool expected : {true, false, false, true}) {
+    CHECK(governor.state() == Governor::State::measuring);
+    CHECK(governor.prefetching() == expected);
+    feed(governor, 1, 1000, 1000);
+  }
+  CHECK(governor.state() == Governor::State::not_paying);
+}
+
+TEST_CASE("prefetch that does not pay is turned off, that does is kept on") {
+  Governor slower(PrefetchMode::automatic), faster(PrefetchMode::automatic);
+  CHECK(feed(slower, 4, 1200, 1000) == Governor::Verdict::off);
+  CHECK(!slower.prefetching());
+  CHECK(slower.gain() == doctest::Approx(1000.0 / 1200 - 1));
+  CHECK(feed(faster, 4, 900, 1000) == Governor::Verdict::on);
+  CHECK(faster.prefetching());
+  // Half a per cent is noise.
+  Governor same(PrefetchMode::automatic);
+  CHECK(feed(same, 4, 995, 1000) == Governor::Verdict::off);
+}
+
+TEST_CASE("a machine that becomes slower all the time does not decide it") {
+  Governor governor(PrefetchMode::automatic);
+  i64 ns = 1000;
+  for (int window = 0; window < 4; window++, ns += 300) feed(governor, 1, ns, ns);
+  CHECK(governor.gain() == doctest::Approx(0));
+}
+
+TEST_CASE("a verdict is tried again, and overturned when things have changed") {
+  Governor governor(PrefetchMode::automatic);
+  CHECK(feed(governor, 4, 1200, 1000) == Governor::Verdict::off);
+  CHECK(feed(governor, 8, 800, 1000) == Governor::Verdict::none);
+  CHECK(governor.state() == Governor::State::measuring);
+  CHECK(feed(governor, 4, 800, 1000) == Governor::Verdict::on);
+  // The second verdict stands twice as long.
+  CHECK(feed(governor, 15, 1200, 1000) == Governor::Verdict::none);
+  CHECK(governor.state() == Governor::State::paying);
+}
+
+TEST_CASE("the threshold rises on a busy drive or with useless bytes, and falls on an idle one with useful ones") {
+  Governor busy(PrefetchMode::on), wasteful(PrefetchMode::on), idle(PrefetchMode::on);
+  f32 first = busy.threshold();
+  feed(busy, 3, 1000, 1000, 0.97, 0.9);
+  CHECK(busy.threshold() > first);
+  feed(wasteful, 3, 1000, 1000, 0.3, 0.2);
+  CHECK(wasteful.threshold() > first);
+  feed(idle, 3, 1000, 1000, 0.3, 0.9);
+  CHECK(idle.threshold() < first);
+  feed(busy, 100, 1000, 1000, 0.97, 0.9);
+  feed(idle, 100, 1000, 1000, 0.3, 0.9);
+  CHECK(busy.threshold() < 1);
+  CHECK(idle.threshold() > 0);
+}

@@ -1,0 +1,187 @@
+// Hints: the real scheduler, policy and streamer on a virtual clock and drive.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "scheduler/planner.h"
+#include "scheduler/policy/lru_cache.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/tiers/slab.h"
+#include "tests/scheduler/fake_reader.h"
+#include "tests/scheduler/pattern_file.h"
+#include "tests/scheduler/small_model.h"
+
+using namespace stoker;
+using namespace stoker::test;
+
+namespace {
+
+// One token's experts of a layer have slots, twice; prefetch is on.
+struct Rig {
+  explicit Rig(PrefetchMode mode = PrefetchMode::on, i64 capacity = 64, bool smallest = false)
+      : table(small_table({.layers = 4, .sizes = 1})),
+        reader({.file_bytes = table.file_bytes(), .capacity = capacity, .longest_ns = 1000}, clock) {
+    i64 budget = smallest ? smallest_budget(table, 4096) : full_budget(table, 4096);
+    plan = make_plan(table, {.ram_bytes = budget, .piece_bytes = 8192});
+    scheduler = std::make_unique<Scheduler>(
+        table, plan, std::make_unique<LruCache>(plan, table.experts_per_layer(), table.top_k()), reader, clock,
+        SlabOptions{.piece_bytes = 256 * kKiB, .background = false});
+    scheduler->set_prefetch(mode);
+  }
+
+  LayerId layer(i64 moe_layer) const { return table.layers()[static_cast<size_t>(moe_layer)].layer; }
+  void hint(i64 moe_layer, std::vector<ExpertExpectation> expected) { scheduler->hint(layer(moe_layer), expected); }
+
+  // Acquires, waits and checks bytes; false when a read failed.
+  bool use(i64 moe_layer, const std::vector<i64>& ids) {
+    std::vector<ExpertRequest> requests;
+    for (i64 id : ids) requests.push_back({ExpertId(id)});
+    auto lease = scheduler->acquire(layer(moe_layer), requests);
+    while (lease.pending() > 0) {
+      std::vector<ReadyExpert> ready;
+      if (!lease.wait(ready).ok()) return false;
+      for (const ReadyExpert& r : ready) {
+        Extent up = table.extent(layer(moe_layer), requests[static_cast<size_t>(r.request)].expert, ExpertMatrix::up);
+        CHECK(matches_pattern(r.up, static_cast<u64>(up.file), up.offset, up.bytes));
+        lease.release(r);
+      }
+    }
+    return true;
+  }
+  void let_land() {
+    for (int i = 0; i < 100; i++) {
+      clock.advance(1000);
+      scheduler->tend();
+    }
+  }
+  i64 pieces(ReadPriority priority) const {
+    return std::count_if(reader.history.begin(), reader.history.end(),
+                         [&](const ReadPiece& p) { return p.priority == priority; });
+  }
+  const SchedulerStats& stats() const { return scheduler->stats(); }
+
+  VirtualClock clock;
+  ExpertTable table;
+  Plan plan;
+  FakeReader reader;
+  std::unique_ptr<Scheduler> scheduler;
+};
+
+}  // namespace
+
+TEST_CASE("what was hinted and has landed is a hit, and its bytes were useful") {
+  Rig rig;
+  rig.hint(1, {{ExpertId(4), 0.9f}, {ExpertId(5), 0.8f}});
+  rig.let_land();
+  CHECK(rig.pieces(ReadPriority::predicted) > 0);
+  CHECK(rig.stats().predicted_bytes == 2 * rig.table.expert_bytes(rig.layer(1)));
+  CHECK(rig.stats().useful_bytes == 0);
+  CHECK(rig.use(1, {4, 6}));
+  CHECK(rig.stats().hits == 1);
+  CHECK(rig.stats().misses == 1);
+  CHECK(rig.stats().useful_bytes == rig.table.expert_bytes(rig.layer(1)));
+  CHECK(rig.use(1, {4}));  // useful once
+  CHECK(rig.stats().useful_bytes == rig.table.expert_bytes(rig.layer(1)));
+}
+
+TEST_CASE("what is unlikely, or hinted while prefetch is off, is not read") {
+  Rig rig, off(PrefetchMode::off);
+  rig.hint(1, {{ExpertId(4), 0.1f}});
+  off.hint(1, {{ExpertId(4), 1.f}});
+  CHECK(rig.reader.history.empty());
+  CHECK(off.reader.history.empty());
+}
+
+TEST_CASE("a hint starts a few reads, not all it could") {
+  Rig rig;
+  std::vector<ExpertExpectation> all;
+  for (i64 e = 0; e < 12; e++) all.push_back({ExpertId(e), 1.f});
+  rig.hint(1, all);
+  rig.let_land();
+  CHECK(rig.stats().predicted_bytes == 4 * rig.table.expert_bytes(rig.layer(1)));
+}
+
+TEST_CASE("a predicted read that is wanted goes on as demand and reads nothing twice") {
+  Rig rig;
+  rig.hint(1, {{ExpertId(4), 0.9f}});  // before a bandwidth is known: one piece at a time
+  CHECK(rig.reader.history.size() == 1);
+  CHECK(rig.use(1, {4}));
+  CHECK(rig.stats().misses == 1);
+  CHECK(rig.stats().upgrades == 1);
+  CHECK(rig.pieces(ReadPriority::predicted) == 1);
+  CHECK(rig.pieces(ReadPriority::demand) > 1);
+  i64 bytes = 0;
+  for (const ReadPiece& p : rig.reader.history) bytes += p.bytes;
+  CHECK(bytes == rig.stats().bytes_read);
+  CHECK(bytes < rig.table.expert_bytes(rig.layer(1)) + 3 * 2 * 4096);
+}
+
+TEST_CASE("demand overtakes predictions") {
+  Rig rig;
+  rig.hint(2, {{ExpertId(4), 0.9f}, {ExpertId(5), 0.9f}, {ExpertId(6), 0.9f}});
+  size_t before = rig.reader.history.size();
+  CHECK(rig.use(1, {1, 2, 3}));
+  auto& history = rig.reader.history;
+  auto demand = std::find_if(history.begin(), history.end(), [](auto& p) { return p.priority == ReadPriority::demand; });
+  CHECK(demand == history.begin() + static_cast<std::ptrdiff_t>(before));
+}
+
+TEST_CASE("queued predictions of a layer that has passed are cancelled") {
+  Rig rig;
+  rig.hint(1, {{ExpertId(4), 0.9f}, {ExpertId(5), 0.9f}, {ExpertId(6), 0.9f}});
+  CHECK(rig.use(1, {1}));
+  rig.let_land();
+  // The first had begun.
+  CHECK(rig.stats().predicted_bytes == rig.table.expert_bytes(rig.layer(1)));
+}
+
+TEST_CASE("a prediction whose read failed is read again when wanted; a second failure ends the request") {
+  for (bool upgraded : {true, false}) {
+    CAPTURE(upgraded);
+    Rig rig;
+    Extent gate = rig.table.extent(rig.layer(1), ExpertId(4), ExpertMatrix::gate);
+    rig.reader.fail_once(gate.file, gate.offset);
+    rig.hint(1, {{ExpertId(4), 0.9f}});
+    if (!upgraded) rig.let_land();
+    CHECK(rig.use(1, {4, 5}));
+    CHECK(rig.reader.failures() == 1);
+    rig.reader.set_failure_rate(1);
+    rig.hint(2, {{ExpertId(4), 0.9f}});
+    CHECK(!rig.use(2, {4}));
+    rig.reader.set_failure_rate(0);
+    CHECK(rig.use(2, {4}));
+  }
+}
+
+TEST_CASE("with the smallest budget predictions give their slots up to demand") {
+  Rig rig(PrefetchMode::on, 2, true);
+  for (int round = 0; round < 20; round++) {
+    i64 next = (round + 1) % 4;
+    rig.hint(next, {{ExpertId(7), 0.9f}, {ExpertId(8), 0.9f}, {ExpertId(9), 0.9f}});
+    CHECK(rig.use(round % 4, {round % 5, 5, 6}));
+  }
+}
+
+TEST_CASE("a hint takes no slot that the lease still needs") {
+  Rig rig(PrefetchMode::on, 64, true);
+  std::vector<ExpertRequest> requests;
+  for (i64 e = 0; e < 12; e++) requests.push_back({ExpertId(e)});
+  auto lease = rig.scheduler->acquire(rig.layer(0), requests);
+  rig.hint(1, {{ExpertId(4), 1.f}});
+  while (lease.pending() > 0) {
+    std::vector<ReadyExpert> ready;
+    REQUIRE(lease.wait(ready).ok());
+    for (const ReadyExpert& r : ready) lease.release(r);
+    if (lease.pending() > rig.plan.total_slots()) rig.hint(1, {{ExpertId(4), 1.f}});
+  }
+  CHECK(rig.pieces(ReadPriority::predicted) == 0);
+}
+
+TEST_CASE("what is expected itself is not given up for something less likely") {
+  Rig rig(PrefetchMode::on, 64, true);
+  CHECK(rig.use(1, {1, 2, 3}));
+  rig.hint(1, {{ExpertId(1), 0.9f}, {ExpertId(2), 0.9f}, {ExpertId(3), 0.9f}, {ExpertId(4), 0.8f}});
+  CHECK(rig.pieces(ReadPriority::predicted) == 0);
+}
