@@ -19,6 +19,7 @@ constexpr u32 kEval = bit(Command::eval);
 constexpr u32 kBench = bit(Command::bench);
 constexpr u32 kSynth = bit(Command::synth);
 constexpr u32 kPack = bit(Command::pack);
+constexpr u32 kSimulate = bit(Command::simulate);
 constexpr u32 kEngine = kRun | kEval | kBench;  // commands that compute
 constexpr f64 kMany = 1 << 30;
 
@@ -70,7 +71,10 @@ constexpr std::array kRows = {
     OptionRow{kEngine, "-b, --batch-size", "N", &O::batch, "prompt tokens computed together", 1, 4096},
 
     // Where and how.
-    OptionRow{kEngine | kInspect, "--ram", "SIZE", &O::ram,
+    OptionRow{kSimulate, "-c, --ctx-size", "N", &O::context,
+              "tokens in the context, whose KV cache every token reads", 1, kMany},
+
+    OptionRow{kEngine | kInspect | kSimulate, "--ram", "SIZE", &O::ram,
               "memory for routed experts, such as 100G, 8GiB, 512M (default: what is free, less a margin)"},
     OptionRow{kEngine, "-t, --threads", "N", &O::threads, "compute threads; 0: one per physical core", 0,
               1024},
@@ -85,7 +89,7 @@ constexpr std::array kRows = {
               "which experts stay in memory; never changes an answer"},
     OptionRow{kEngine, "--expert-groups", "file|off|G/K", &O::expert_groups,
               "group-limited routing: as the file says, off, or the best K of G groups"},
-    OptionRow{kEngine, "--no-preload", "", &O::no_preload,
+    OptionRow{kEngine | kSimulate, "--no-preload", "", &O::no_preload,
               "read experts when first used, even if all would fit"},
 
     // Sampling.
@@ -104,20 +108,20 @@ constexpr std::array kRows = {
               "write the likeliest id after every position; - is stdout"},
     OptionRow{kBench, "-o, --output", kFormatChoices, &O::format, "form of the table"},
     OptionRow{kRun, "--perf", "", &O::perf, "report time, bytes, GB/s and share of the memory's speed per stage"},
-    OptionRow{kRun | kInspect | kEval, "--json", "", &O::json,
+    OptionRow{kRun | kInspect | kEval | kSimulate, "--json", "", &O::json,
               "print one JSON object on stdout instead of text"},
     OptionRow{kBench, "--json", "", &O::json, "the same as -o json"},
     OptionRow{kSynth, "--json", "", &O::json, "print one JSON object on stdout instead of text"},
 
     // synth
     OptionRow{kSynth, "-o, --output", "FILE", &O::output, "file to write; shards get -0000N-of-0000M"},
-    OptionRow{kSynth, "--shape", kShapeChoices, &O::shape, "whose dimensions the model has"},
-    OptionRow{kSynth, "--dense-layers", "N", &O::dense_layers,
+    OptionRow{kSynth | kSimulate, "--shape", kShapeChoices, &O::shape, "whose dimensions the model has"},
+    OptionRow{kSynth | kSimulate, "--dense-layers", "N", &O::dense_layers,
               "leading layers without experts; -1: as the shape", -1, 10000},
-    OptionRow{kSynth, "--moe-layers", "N", &O::moe_layers, "layers with experts; -1: as the shape", -1,
+    OptionRow{kSynth | kSimulate, "--moe-layers", "N", &O::moe_layers, "layers with experts; -1: as the shape", -1,
               10000},
-    OptionRow{kSynth, "--experts", "TYPE", &O::expert_type, "block format of the experts, such as Q4_K"},
-    OptionRow{kSynth, "--down", "TYPE", &O::down_type, "block format of their down matrices"},
+    OptionRow{kSynth | kSimulate, "--experts", "TYPE", &O::expert_type, "block format of the experts, such as Q4_K"},
+    OptionRow{kSynth | kSimulate, "--down", "TYPE", &O::down_type, "block format of their down matrices"},
     OptionRow{kSynth, "--attn", "TYPE", &O::attention_type,
               "block format of attention and all other matrices"},
     OptionRow{kSynth, "--tokenizer", "FILE", &O::tokenizer_file,
@@ -127,6 +131,17 @@ constexpr std::array kRows = {
     OptionRow{kSynth, "--sparse", "", &O::sparse,
               "leave the experts as holes in the file, which read as zeros"},
 
+    // simulate
+    OptionRow{kSimulate, "--attn", "TYPE", &O::attention_type,
+              "block format of attention and all other matrices (default: Q8_0)"},
+    OptionRow{kSimulate, "--packed", "", &O::packed, "experts lie as in a pack: one read each instead of three"},
+    OptionRow{kSimulate, "--machine", "NAME", &O::machine, "machine to simulate: a name below, or a file that ends in .toml"},
+    OptionRow{kSimulate, "--tokens", "N", &O::sim_tokens, "tokens to generate", 1, 100000},
+    OptionRow{kSimulate, "--routing", "SOURCE", &O::routing,
+              "which experts tokens want: uniform, or zipf:S (rank r with weight r^-S)"},
+    OptionRow{kSimulate, "--policy", "NAME", &O::policy, "what decides which experts stay in RAM: lru"},
+    OptionRow{kSimulate, "--seed", "N", &O::synth_seed, "seed of the routing", 0, 9e15},
+
     // pack
     OptionRow{kPack, "-o, --output", "FILE", &O::output, "file to write"},
     OptionRow{kPack, "--stripe", "DIR,DIR", &O::stripe_folders,
@@ -135,7 +150,7 @@ constexpr std::array kRows = {
     OptionRow{kPack, "--verify", "PACK", &O::verify, "write nothing: read all of a pack and compare checksums"},
     OptionRow{kPack, "--json", "", &O::json, "print one JSON object on stdout instead of text"},
 
-    OptionRow{kEngine | kInspect | kTokenize | kSynth | kPack, "-v, --verbose", "", &O::verbose,
+    OptionRow{kEngine | kInspect | kTokenize | kSynth | kPack | kSimulate, "-v, --verbose", "", &O::verbose,
               "print what is being done"},
 };
 
@@ -177,6 +192,16 @@ constexpr std::array kCommands = {
         "original is not needed any more. A damaged expert is found when it is read, and by --verify.\n"
         "With --stripe the drives are read side by side; stripes that move are looked for beside FILE too.\n"
         "Only stoker reads packs."},
+    CommandRow{
+        Command::simulate, "simulate", "[--machine NAME|FILE.toml] [--shape NAME]",
+        "how fast a model would decode on another machine: no model file, no arithmetic",
+        "The scheduler that runs models decides on a virtual clock, with drive, memory, cores and links as the machine "
+        "file's\n"
+        "speeds. Built in: tower-2x3090-4x32GB, tower-2x3090-2x64GB-gen5, 1x3090-64GB, cpu-only-24GB. The GPUs hold the\n"
+        "weights that every token reads when they fit; experts are in RAM and on disk. The first 64 tokens are told\n"
+        "apart: they fill the cache. zipf:0.5 has DeepSeek-V3's popularity of experts, but tokens that know nothing of "
+        "each\n"
+        "other: real text repeats experts more."},
 };
 
 void check_text_sources(const Options& o, bool one_needed, std::vector<std::string>& problems) {
@@ -203,8 +228,7 @@ void check_eval(const Options& o, std::vector<std::string>& problems) {
     problems.push_back("--json and --top1 - both want stdout: give --top1 a file");
 }
 
-void check_synth(const Options& o, std::vector<std::string>& problems) {
-  if (o.output.empty()) problems.push_back("no file to write: give -o FILE");
+void check_block_types(const Options& o, std::vector<std::string>& problems) {
   struct Named {
     std::string_view option, value;
   };
@@ -219,6 +243,11 @@ void check_synth(const Options& o, std::vector<std::string>& problems) {
       }()));
     }
   }
+}
+
+void check_synth(const Options& o, std::vector<std::string>& problems) {
+  if (o.output.empty()) problems.push_back("no file to write: give -o FILE");
+  check_block_types(o, problems);
 }
 
 void check_pack_options(const Options& o, std::vector<std::string>& problems) {
@@ -248,7 +277,8 @@ const CommandRow& row(Command command) {
 
 std::vector<std::string> validate(Command command, const Options& o) {
   std::vector<std::string> problems;
-  if (command != Command::synth && command != Command::pack && o.model.empty()) {
+  bool model_needed = command != Command::synth && command != Command::pack && command != Command::simulate;
+  if (model_needed && o.model.empty()) {
     problems.push_back(command == Command::inspect ? "no model: give its file" : "no model: give -m FILE");
   }
   i64 groups = 0, used = 0;
@@ -266,6 +296,7 @@ std::vector<std::string> validate(Command command, const Options& o) {
     problems.push_back("-p 0 and -n 0 leave nothing to measure");
   }
   if (command == Command::synth) check_synth(o, problems);
+  if (command == Command::simulate) check_block_types(o, problems);
   if (command == Command::pack) check_pack_options(o, problems);
   return problems;
 }

@@ -22,6 +22,7 @@ enum class Command : u32 {
   bench = 16,
   synth = 32,
   pack = 64,
+  simulate = 128,
 };
 
 // A number of bytes, given as 100G, 8GiB, 512M, 1.5TB. 0: not given.
@@ -100,6 +101,13 @@ struct Options {
   std::string stripe_folders;  // separated by commas
   std::string verify;
   bool force = false;
+
+  // simulate; shape, formats and seed are synth's
+  std::string machine = "tower-2x3090-4x32GB";
+  i64 sim_tokens = 512;
+  std::string routing = "zipf:0.5";
+  std::string policy = "lru";
+  bool packed = false;
 
   std::vector<std::string> positional;
 };

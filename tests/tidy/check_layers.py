@@ -53,7 +53,7 @@ MAY_INCLUDE = {
     "streamer": SCHEDULER_CORE + ["slab"],
     "facade": SCHEDULER_CORE + ["device", "model_file", "slab", "streamer"],
     "planner": ["base", "device", "format", "expert_table", "model_file", "plan", "policy", "tier_interfaces", "slab", "tiers"],
-    "sim": SCHEDULER_CORE + ["streamer", "facade"],
+    "sim": SCHEDULER_CORE + ["format", "slab", "streamer", "facade"],
     # The engine alone wires concrete tiers and the planner together.
     "runtime_engine": [a for a in EVERYTHING_BELOW_TOOLS if a != "sim"],
     "runtime": ["base", "device", "format", "kernels", "expert_table", "model_file", "plan", "predictor", "streamer", "facade", "runtime_engine"],

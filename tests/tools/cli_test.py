@@ -74,11 +74,11 @@ class Help(unittest.TestCase):
     def test_help_goes_to_stdout_and_lists_every_command(self):
         for arguments in ([], ["--help"], ["-h"], ["help"]):
             text = expect(self, 0, *arguments).stdout.decode()
-            for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack"):
+            for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate"):
                 self.assertIn(command, text)
 
     def test_each_command_has_help_that_names_its_options(self):
-        for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack"):
+        for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate"):
             first = expect(self, 0, command, "--help").stdout
             self.assertEqual(first, expect(self, 0, "help", command).stdout)
             self.assertIn(b"--verbose", first)
@@ -659,6 +659,83 @@ class Packs(Folder):
             self.assertEqual([n for n in os.listdir(self.folder) if n != "one"], [])
             if stripes:
                 self.assertEqual(os.listdir(self.path("one")), [])
+
+
+class Simulate(Folder):
+    SMALL = ("--moe-layers", "4", "--dense-layers", "1", "--experts", "IQ2_XXS", "--attn", "Q4_K")
+
+    def simulate(self, *arguments):
+        return json.loads(expect(self, 0, "simulate", "--json", *arguments).stdout)
+
+    def machine_file(self, text):
+        return self.file("box.toml", text.encode())
+
+    def test_the_whole_v3_on_every_built_in_machine(self):
+        for machine in ("tower-2x3090-4x32GB", "tower-2x3090-2x64GB-gen5", "1x3090-64GB", "cpu-only-24GB"):
+            facts = self.simulate("--machine", machine, "--experts", "IQ1_S", "--attn", "IQ4_XS", "--tokens", "80",
+                                  "--no-preload")
+            self.assertEqual(facts["experts"], 58 * 256)
+            self.assertEqual((facts["cold"]["tokens"], facts["warm"]["tokens"]), (64, 16))
+            for phase in (facts["cold"], facts["warm"]):
+                bounds = phase["bounds"]
+                self.assertGreater(phase["tokens_per_second"], 0)
+                self.assertLessEqual(phase["tokens_per_second"], bounds["roofline"]["tokens_per_second"] * 1.0001)
+                self.assertLessEqual(bounds["belady"]["tokens_per_second"],
+                                     bounds["infinite_bandwidth"]["tokens_per_second"] * 1.0001)
+                self.assertLessEqual(phase["hit_rate"], phase["belady_hit_rate"])
+
+    def test_text_says_what_it_is(self):
+        text = expect(self, 0, "simulate", *self.SMALL, "--ram", "2G", "--tokens", "100").stdout.decode()
+        for part in ("simulated: 2x RTX 3090", "cold", "warm", "roofline", "Belady", "infinite bandwidth", "VRAM are left out"):
+            self.assertIn(part, text)
+
+    def test_the_same_seed_gives_the_same_figures_and_more_memory_more_speed(self):
+        def figures(*arguments):
+            facts = self.simulate(*self.SMALL, "--tokens", "200", *arguments)
+            del facts["real_seconds"]
+            return facts
+
+        first = figures("--ram", "2G")
+        self.assertEqual(first, figures("--ram", "2G"))
+        self.assertNotEqual(first, figures("--ram", "2G", "--seed", "2"))
+        self.assertGreater(figures("--ram", "6G")["warm"]["tokens_per_second"], first["warm"]["tokens_per_second"])
+        self.assertLess(figures("--ram", "2G", "--routing", "uniform")["warm"]["hit_rate"], first["warm"]["hit_rate"])
+        whole = figures("--ram", "20G")
+        self.assertNotIn("cold", whole)
+        self.assertEqual(whole["warm"]["hit_rate"], 1)
+
+    def test_a_machine_of_ones_own(self):
+        text = """name = "box"
+ram_gib = 32
+[dram]
+gb_per_second = 40
+[ssd]
+gb_per_second = 2
+latency_us = 100
+[kernels]
+default = 100
+"""
+        facts = self.simulate(*self.SMALL, "--machine", self.machine_file(text), "--tokens", "10")
+        self.assertEqual((facts["machine"], facts["resident_in"]), ("box", "ram"))
+        for wrong, part in (("latency_us", "ssd.latency_us is missing"), ("[dram]", "dram is missing")):
+            path = self.machine_file(text.replace(wrong, wrong.replace("a", "x")))
+            self.assertIn(part, self.error("simulate", *self.SMALL, "--machine", path))
+
+    def test_mistakes_are_told(self):
+        for arguments, part in (
+            (("--machine", "towr"), "built in are tower-2x3090-4x32GB"),
+            (("--machine", self.path("absent.toml")), "cannot read this machine file"),
+            (("--policy", "best"), "known is lru"),
+            (("--routing", "zipf:x"), "zipf:0.5"),
+            (("--routing", "random"), "must be uniform or zipf:S"),
+            (("--experts", "Q9"), "no such block format"),
+            (("--moe-layers", "0"), "no experts"),
+            (("--ram", "1T"), "more than the machine's"),
+            (("--ram", "1M"), "too little"),
+            (("--shape", "deepseek-v2-lite", "--experts", "IQ2_XXS"), "choose another format"),
+            (("--machine", "cpu-only-24GB", "--attn", "F16"), "leave nothing"),
+        ):
+            self.assertIn(part, self.error("simulate", *arguments))
 
 
 if __name__ == "__main__":

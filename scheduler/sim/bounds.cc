@@ -1,0 +1,37 @@
+#include "scheduler/sim/bounds.h"
+
+#include <algorithm>
+
+#include "scheduler/sim/simulator.h"
+
+namespace stoker {
+
+f64 fixed_ns(const SimMachine& m, const SimResident& r) {
+  bool gpu = fits_vram(m, r);
+  f64 speed = gpu ? m.gpus[0].gb_per_second : m.compute_speed(r.type);
+  f64 crossing = gpu ? static_cast<f64>(r.hidden_bytes) / m.gpus[0].link_gb_per_second : 0;
+  return static_cast<f64>(r.total_bytes()) / speed +
+         static_cast<f64>(r.dense_layers + r.moe_layers) * m.layer_overhead_us * 1e3 +
+         static_cast<f64>(r.moe_layers) * crossing;
+}
+
+f64 experts_ns(const SimMachine& m, const ExpertTable& table) {
+  f64 ns = 0;
+  for (const ExpertLayer& layer : table.layers())
+    for (const Extent& matrix : layer.base)
+      ns += static_cast<f64>(matrix.bytes * table.top_k()) / m.compute_speed(matrix.type);
+  return ns;
+}
+
+SimBound bound(const SimMachine& m, const ExpertTable& table, const SimResident& r, f64 ssd_bytes) {
+  f64 dram_bytes = fits_vram(m, r) ? 0 : static_cast<f64>(r.total_bytes());
+  for (const ExpertLayer& layer : table.layers())
+    dram_bytes += static_cast<f64>(table.expert_bytes(layer.layer) * table.top_k());
+  f64 fixed = fixed_ns(m, r), experts = experts_ns(m, table);
+  SimBound cores{(fixed + experts) * 1e-6, experts > fixed ? "experts" : "resident weights"};
+  SimBound drive{ssd_bytes / m.ssd_gb_per_second * 1e-6, "SSD"};
+  SimBound memory{(dram_bytes + ssd_bytes) / m.dram_gb_per_second * 1e-6, "DRAM"};
+  return std::max({cores, drive, memory}, [](const SimBound& a, const SimBound& b) { return a.ms < b.ms; });
+}
+
+}  // namespace stoker

@@ -1,0 +1,142 @@
+#include "scheduler/sim/machine_file.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+#include <toml++/toml.h>
+#include <vector>
+
+#include "kernels/base/error.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr f64 kMost = 1e9;  // of any number in a machine file
+
+// One table of the file. Every key must be asked for: what is left over is a mistake.
+class Section {
+ public:
+  Section(const toml::table& table, std::string file, std::string name)
+      : table_(table), file_(std::move(file)), name_(std::move(name)) {}
+
+  f64 number(const char* key, bool may_be_zero = false) {
+    const toml::node& node = required(key);
+    if (!node.is_number()) fail("{}: {} must be a number", file_, full(key));
+    f64 value = *node.value<f64>();
+    bool fits = std::isfinite(value) && value <= kMost && (may_be_zero ? value >= 0 : value > 0);
+    if (!fits)
+      fail("{}: {} = {} must be {} and at most {:.0e}", file_, full(key), value,
+           may_be_zero ? "0 or more" : "more than 0", kMost);
+    return value;
+  }
+  f64 number_or(const char* key, f64 otherwise, bool may_be_zero = false) {
+    return table_.contains(key) ? number(key, may_be_zero) : (known_.emplace_back(key), otherwise);
+  }
+  std::string text(const char* key) {
+    const toml::node& node = required(key);
+    if (!node.is_string()) fail("{}: {} must be a text in quotes", file_, full(key));
+    return *node.value<std::string>();
+  }
+  Section section(const char* key) {
+    const toml::node& node = required(key);
+    if (!node.is_table()) fail("{}: [{}] must be a table", file_, full(key));
+    return Section(*node.as_table(), file_, full(key));
+  }
+  std::vector<Section> sections_or_none(const char* key) {
+    std::vector<Section> all;
+    if (!table_.contains(key)) return known_.emplace_back(key), all;
+    const toml::array* array = required(key).as_array();
+    if (array == nullptr || !array->is_homogeneous<toml::table>())
+      fail("{}: write [[{}]], once for each of them", file_, full(key));
+    for (const toml::node& node : *array) all.emplace_back(*node.as_table(), file_, full(key));
+    return all;
+  }
+  void end() const {
+    for (const auto& [key, node] : table_) {
+      std::string name(key.str());
+      if (std::find(known_.begin(), known_.end(), name) == known_.end())
+        fail("{}: {} is no key of a machine; known here are {}", file_, full(name), fmt::join(known_, ", "));
+    }
+  }
+
+ private:
+  std::string full(const std::string& key) const { return name_.empty() ? key : name_ + "." + key; }
+  const toml::node& required(const char* key) {
+    known_.emplace_back(key);
+    const toml::node* node = table_.get(key);
+    if (node == nullptr) fail("{}: {} is missing", file_, full(key));
+    return *node;
+  }
+
+  const toml::table& table_;
+  std::string file_, name_;
+  std::vector<std::string> known_;
+};
+
+i64 bytes_of_gib(f64 gib) { return static_cast<i64>(gib * static_cast<f64>(kGiB)); }
+
+void read_kernels(Section kernels, SimMachine& machine) {
+  machine.kernel_gb_per_second.fill(kernels.number("default"));
+  for (const BlockTypeInfo& type : all_block_types()) {
+    f64& speed = machine.kernel_gb_per_second[static_cast<size_t>(type.type)];
+    speed = kernels.number_or(std::string(type.name).c_str(), speed);
+  }
+  kernels.end();
+}
+
+SimGpu read_gpu(Section gpu) {
+  SimGpu g{.name = gpu.text("name"),
+           .vram_bytes = bytes_of_gib(gpu.number("vram_gib")),
+           .gb_per_second = gpu.number("gb_per_second"),
+           .link_gb_per_second = gpu.number("link_gb_per_second")};
+  gpu.end();
+  return g;
+}
+
+void check(const SimMachine& m, const std::string& file) {
+  // With more, the drive would be slowed down by the memory, which the simulator does not model.
+  if (m.ssd_gb_per_second > m.dram_gb_per_second / 2)
+    fail("{}: ssd.gb_per_second = {} must be at most half of dram.gb_per_second = {}", file, m.ssd_gb_per_second,
+         m.dram_gb_per_second);
+}
+
+}  // namespace
+
+SimMachine parse_machine(std::string_view toml, const std::string& name) {
+  toml::table table;
+  try {
+    table = toml::parse(toml);
+  } catch (const toml::parse_error& e) {
+    fail("{}, line {}: not TOML: {}", name, e.source().begin.line, e.description());
+  }
+  Section root(table, name, "");
+  SimMachine m;
+  m.name = root.text("name");
+  m.ram_bytes = bytes_of_gib(root.number("ram_gib"));
+  m.layer_overhead_us = root.number_or("layer_overhead_us", 0, true);
+  Section dram = root.section("dram");
+  m.dram_gb_per_second = dram.number("gb_per_second");
+  dram.end();
+  Section ssd = root.section("ssd");
+  m.ssd_gb_per_second = ssd.number("gb_per_second");
+  m.ssd_latency_us = ssd.number("latency_us", true);
+  ssd.end();
+  read_kernels(root.section("kernels"), m);
+  for (Section& gpu : root.sections_or_none("gpu")) m.gpus.push_back(read_gpu(gpu));
+  root.end();
+  check(m, name);
+  return m;
+}
+
+SimMachine read_machine_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  if (!in || !(text << in.rdbuf())) fail("{}: cannot read this machine file; does it exist?", path);
+  return parse_machine(text.str(), path);
+}
+
+}  // namespace stoker

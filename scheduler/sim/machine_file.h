@@ -1,0 +1,15 @@
+// Machine files: a SimMachine as TOML. See tools/machines/ for examples; every key is explained there.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "scheduler/sim/sim_machine.h"
+
+namespace stoker {
+
+// `name` is for messages. Throws Error for what is missing, unknown, of the wrong kind or out of range.
+SimMachine parse_machine(std::string_view toml, const std::string& name);
+SimMachine read_machine_file(const std::string& path);
+
+}  // namespace stoker

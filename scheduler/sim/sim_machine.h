@@ -1,0 +1,43 @@
+// SimMachine: the machine that is simulated, as speeds and sizes. Plain data; machine_file.h reads it.
+// Speeds are what programs get, not what data sheets say; 1 GB/s is one byte per nanosecond.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <vector>
+
+#include "kernels/base/types.h"
+#include "kernels/format/block_type.h"
+
+namespace stoker {
+
+struct SimGpu {
+  std::string name;
+  i64 vram_bytes = 0;
+  f64 gb_per_second = 0;       // of its memory
+  f64 link_gb_per_second = 0;  // to the CPU's memory, one direction
+};
+
+struct SimMachine {
+  std::string name;
+  i64 ram_bytes = 0;
+  f64 dram_gb_per_second = 0;  // all cores reading; what the SSD delivers is written at their expense
+  f64 ssd_gb_per_second = 0;   // of all drives together
+  f64 ssd_latency_us = 0;      // from a request to its first byte
+  f64 layer_overhead_us = 0;   // waiting for each other, starting kernels: once per layer
+  // Most weights per second that the cores get through when memory does not hold them up, as GB/s of each format.
+  std::array<f64, kBlockTypeLimit> kernel_gb_per_second{};
+  std::vector<SimGpu> gpus;
+
+  f64 kernel_speed(BlockType type) const { return kernel_gb_per_second[static_cast<size_t>(type)]; }
+  // GB/s of weights of this format with the memory to themselves.
+  f64 compute_speed(BlockType type) const { return std::min(dram_gb_per_second, kernel_speed(type)); }
+  i64 vram_bytes() const {
+    i64 bytes = 0;
+    for (const SimGpu& gpu : gpus) bytes += gpu.vram_bytes;
+    return bytes;
+  }
+};
+
+}  // namespace stoker

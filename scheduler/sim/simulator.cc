@@ -1,0 +1,138 @@
+#include "scheduler/sim/simulator.h"
+
+#include <cmath>
+
+#include "kernels/base/error.h"
+#include "scheduler/tiers/slab.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 kGpuWorkspace = 2 * kGiB;  // per GPU: its context and buffers
+
+// Address space alone: nothing is ever written into the slots.
+SlabOptions without_memory() {
+  SlabOptions options;
+  options.fault_in = [](std::byte*, i64) { return true; };
+  options.background = false;
+  return options;
+}
+
+SimDiskLimits disk_limits(const SimMachine& machine, const Plan& plan) {
+  return {.gb_per_second = machine.ssd_gb_per_second,
+          .latency_ns = std::llround(machine.ssd_latency_us * 1e3),
+          .depth = plan.ring_depth,
+          .capacity = 4 * plan.ring_depth,
+          .max_piece_bytes = plan.piece_bytes,
+          .alignment = plan.alignment};
+}
+
+SchedulerStats minus(const SchedulerStats& a, const SchedulerStats& b) {
+  return {.requests = a.requests - b.requests,
+          .hits = a.hits - b.hits,
+          .misses = a.misses - b.misses,
+          .bytes_read = a.bytes_read - b.bytes_read,
+          .disk_busy_ns = a.disk_busy_ns - b.disk_busy_ns,
+          .wait_ns = a.wait_ns - b.wait_ns,
+          .evictions = a.evictions - b.evictions};
+}
+
+void must_succeed(const Status& status) {
+  if (!status.ok()) fail("the simulated drive has failed: {}", status.message());
+}
+
+}  // namespace
+
+SimTotals operator-(const SimTotals& a, const SimTotals& b) {
+  return {.tokens = a.tokens - b.tokens,
+          .total_ns = a.total_ns - b.total_ns,
+          .resident_ns = a.resident_ns - b.resident_ns,
+          .expert_ns = a.expert_ns - b.expert_ns,
+          .wait_ns = a.wait_ns - b.wait_ns,
+          .rest_ns = a.rest_ns - b.rest_ns,
+          .expert_bytes = a.expert_bytes - b.expert_bytes,
+          .stats = minus(a.stats, b.stats)};
+}
+
+bool fits_vram(const SimMachine& machine, const SimResident& resident) {
+  i64 workspace = static_cast<i64>(machine.gpus.size()) * kGpuWorkspace;
+  return !machine.gpus.empty() && resident.total_bytes() + workspace <= machine.vram_bytes();
+}
+
+Simulator::Simulator(const SimMachine& machine, const ExpertTable& table, const Plan& plan, const SimResident& resident,
+                     std::unique_ptr<ResidencyPolicy> policy)
+    : machine_(machine),
+      table_(table),
+      resident_(resident),
+      on_gpu_(fits_vram(machine, resident)),
+      disk_(clock_, table.file_bytes(), disk_limits(machine, plan)),
+      dram_(clock_, disk_, machine.dram_gb_per_second, machine.ssd_gb_per_second),
+      scheduler_(table, plan, std::move(policy), disk_, clock_, without_memory()) {}
+
+void Simulator::preload() {
+  must_succeed(scheduler_.preload(nullptr, nullptr));
+  before_ = scheduler_.stats();
+}
+
+void Simulator::run_token(const RoutingRecord& record, i64 token) {
+  i64 begin = clock_.now_ns();
+  for (i64 l = 0; l < resident_.dense_layers; l++) {
+    read_resident(resident_.dense_layer_bytes);
+    pass_overhead(false);
+  }
+  for (i64 l = 0; l < table_.moe_layers(); l++) run_moe_layer(l, record.layer(token, l));
+  read_resident(resident_.head_bytes);
+  totals_.tokens++;
+  totals_.total_ns += clock_.now_ns() - begin;
+  totals_.stats = minus(scheduler_.stats(), before_);
+}
+
+void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes) {
+  read_resident(resident_.moe_layer_bytes);
+  requests_.clear();
+  for (const RoutedExpert& route : routes) requests_.push_back({route.expert, 1, route.gate_weight});
+  Scheduler::Lease lease =
+      scheduler_.acquire(table_.layers()[static_cast<size_t>(moe_layer)].layer, requests_);
+  read_resident(resident_.shared_bytes);
+  for (i64 left = static_cast<i64>(requests_.size()); left > 0;) {
+    ready_.clear();
+    i64 begin = clock_.now_ns();
+    must_succeed(lease.wait(ready_));
+    totals_.wait_ns += clock_.now_ns() - begin;
+    compute(moe_layer);
+    for (const ReadyExpert& expert : ready_) lease.release(expert);
+    left -= static_cast<i64>(ready_.size());
+  }
+  pass_overhead(on_gpu_);
+}
+
+void Simulator::compute(i64 moe_layer) {
+  i64 begin = clock_.now_ns();
+  for (size_t i = 0; i < ready_.size(); i++) {
+    for (const Extent& matrix : table_.layers()[static_cast<size_t>(moe_layer)].base) {
+      dram_.read(matrix.bytes, machine_.kernel_speed(matrix.type));
+      totals_.expert_bytes += matrix.bytes;
+    }
+  }
+  totals_.expert_ns += clock_.now_ns() - begin;
+}
+
+// A layer's weights are on one GPU: others wait.
+void Simulator::read_resident(i64 bytes) {
+  i64 begin = clock_.now_ns();
+  if (on_gpu_)
+    clock_.advance(std::llround(static_cast<f64>(bytes) / machine_.gpus[0].gb_per_second));
+  else
+    dram_.read(bytes, machine_.kernel_speed(resident_.type));
+  totals_.resident_ns += clock_.now_ns() - begin;
+}
+
+void Simulator::pass_overhead(bool crosses_link) {
+  f64 ns = machine_.layer_overhead_us * 1e3;
+  if (crosses_link) ns += static_cast<f64>(resident_.hidden_bytes) / machine_.gpus[0].link_gb_per_second;
+  clock_.advance(std::llround(ns));
+  totals_.rest_ns += std::llround(ns);
+}
+
+}  // namespace stoker

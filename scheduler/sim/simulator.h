@@ -1,0 +1,68 @@
+// Simulator: decodes tokens on a virtual machine. Scheduler, policy and streamer are the real ones; clock, drive,
+// memory and arithmetic are speeds. One token at a time, the way runtime/moe_layer.cc goes through a layer.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "scheduler/policy/residency_policy.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/sim/routing_source.h"
+#include "scheduler/sim/sim_disk.h"
+#include "scheduler/sim/sim_dram.h"
+#include "scheduler/sim/sim_machine.h"
+#include "scheduler/sim/sim_model.h"
+
+namespace stoker {
+
+// Everything since the beginning; the difference of two is a phase.
+struct SimTotals {
+  i64 tokens = 0;
+  i64 total_ns = 0;
+  i64 resident_ns = 0;  // attention, router, shared and dense FFN, head
+  i64 expert_ns = 0;    // computing routed experts
+  i64 wait_ns = 0;      // nothing to compute: an expert is still being read
+  i64 rest_ns = 0;      // overhead per layer, links
+  i64 expert_bytes = 0; // of routed experts computed with
+  SchedulerStats stats;
+};
+SimTotals operator-(const SimTotals& a, const SimTotals& b);
+
+class Simulator {
+ public:
+  // `table` must outlive it.
+  Simulator(const SimMachine& machine, const ExpertTable& table, const Plan& plan, const SimResident& resident,
+            std::unique_ptr<ResidencyPolicy> policy);
+
+  // Reads all experts that have a free slot, as the engine does for models that fit. Its time is not counted.
+  void preload();
+  // The token's routes, one after the other in `record`.
+  void run_token(const RoutingRecord& record, i64 token);
+  const SimTotals& totals() const { return totals_; }
+  // Where the resident weights are: in the GPUs' memory when they fit in there.
+  bool resident_on_gpu() const { return on_gpu_; }
+
+ private:
+  void run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes);
+  void read_resident(i64 bytes);
+  void pass_overhead(bool crosses_link);
+  void compute(i64 moe_layer);
+
+  SimMachine machine_;
+  const ExpertTable& table_;
+  SimResident resident_;
+  bool on_gpu_;
+  VirtualClock clock_;
+  SimDisk disk_;
+  SimDram dram_;
+  Scheduler scheduler_;
+  SimTotals totals_;
+  SchedulerStats before_;  // the preload's
+  std::vector<ExpertRequest> requests_;
+  std::vector<ReadyExpert> ready_;
+};
+
+// Whether the GPUs hold the resident weights beside a workspace.
+bool fits_vram(const SimMachine& machine, const SimResident& resident);
+
+}  // namespace stoker

@@ -1,0 +1,193 @@
+// The simulator against arithmetic: what it says of machines whose speed can be worked out by hand.
+#include "scheduler/sim/simulator.h"
+
+#include <doctest/doctest.h>
+
+#include "scheduler/planner.h"
+#include "scheduler/policy/lru_cache.h"
+#include "scheduler/sim/belady.h"
+#include "scheduler/sim/bounds.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr f64 kInfinite = 1e9;
+
+SimMachine machine_of(f64 dram, f64 ssd) {
+  SimMachine m;
+  m.name = "test";
+  m.ram_bytes = 256 * kGiB;
+  m.dram_gb_per_second = dram;
+  m.ssd_gb_per_second = ssd;
+  m.ssd_latency_us = ssd == kInfinite ? 0 : 80;
+  m.kernel_gb_per_second.fill(kInfinite);
+  return m;
+}
+
+SimShape v3_shape() {
+  return {.dense_layers = 3, .moe_layers = 58, .experts = 256, .top_k = 8, .hidden = 7168, .expert_ffn = 2048,
+          .wide = BlockType::IQ2_XXS, .down = BlockType::IQ2_XXS};
+}
+
+SimShape small_shape() {
+  return {.dense_layers = 1, .moe_layers = 6, .experts = 64, .top_k = 4, .hidden = 2048, .expert_ffn = 1024};
+}
+
+SimResident resident_of(const SimShape& s) {
+  return {.dense_layer_bytes = 30'000'000, .moe_layer_bytes = 20'000'000, .shared_bytes = 5'000'000,
+          .head_bytes = 40'000'000, .hidden_bytes = 57'344, .dense_layers = s.dense_layers,
+          .moe_layers = s.moe_layers};
+}
+
+struct Run {
+  SimTotals totals;
+  std::vector<i64> belady;
+  SimBound bound;  // with the bytes that were read
+};
+
+Run simulate(const SimMachine& machine, const SimShape& shape, const SimResident& resident, f64 resident_share,
+             i64 tokens, u64 seed = 1, bool preload = false) {
+  ExpertTable table = sim_expert_table(shape);
+  i64 full = full_budget(table, 4096);
+  i64 ram = static_cast<i64>(resident_share * static_cast<f64>(full));
+  Plan plan = make_plan(table, {.ram_bytes = std::max(ram, smallest_budget(table, 4096))});
+  auto source = zipf_routing(shape.moe_layers, shape.experts, 0.5, seed);
+  RoutingRecord record = record_routing(*source, shape.moe_layers, shape.top_k, tokens);
+  Simulator simulator(machine, table, plan, resident,
+                      std::make_unique<LruCache>(plan, table.experts_per_layer(), table.top_k()));
+  if (preload) simulator.preload();
+  for (i64 t = 0; t < tokens; t++) simulator.run_token(record, t);
+  const SimTotals& totals = simulator.totals();
+  return {totals, belady_hits(record, shape.experts, plan),
+          bound(machine, table, resident, static_cast<f64>(totals.stats.bytes_read) / static_cast<f64>(tokens))};
+}
+
+f64 ms_per_token(const SimTotals& t) { return static_cast<f64>(t.total_ns) * 1e-6 / static_cast<f64>(t.tokens); }
+
+}  // namespace
+
+TEST_CASE("tables without a file have the layouts of GGUF files and packs") {
+  SimShape shape = v3_shape();
+  ExpertTable stacked = sim_expert_table(shape);
+  CHECK(stacked.total_bytes() == 58 * 256 * 3 * i64{7168} * 2048 / 256 * 66);
+  CHECK(stacked.moe_index(LayerId(2)) == -1);
+  CHECK(stacked.moe_index(LayerId(60)) == 57);
+  Extent gate = stacked.extent(LayerId(4), ExpertId(7), ExpertMatrix::gate);
+  CHECK(stacked.extent(LayerId(4), ExpertId(8), ExpertMatrix::gate).offset == gate.offset + gate.bytes);
+  Extent last = stacked.extent(LayerId(60), ExpertId(255), ExpertMatrix::down);
+  CHECK(last.offset + last.bytes <= stacked.file_bytes()[0]);
+  shape.packed = true;
+  ExpertTable packed = sim_expert_table(shape);
+  gate = packed.extent(LayerId(4), ExpertId(7), ExpertMatrix::gate);
+  CHECK(gate.offset % 4096 == 0);
+  CHECK(packed.extent(LayerId(4), ExpertId(7), ExpertMatrix::up).offset == gate.offset + gate.bytes);
+  shape.expert_ffn = 1408;
+  CHECK_THROWS_WITH_AS(sim_expert_table(shape), doctest::Contains("down matrices have 1408 weights"), Error);
+}
+
+TEST_CASE("V3 in RAM at full size takes the roofline's time") {
+  SimShape shape = v3_shape();
+  SimResident none{.dense_layers = 3, .moe_layers = 58};
+  Run run = simulate(machine_of(64, 6.5), shape, none, 1.0, 20, 1, true);
+  // 58 layers, 8 experts of 3 x 7168 x 2048 weights at 2.0625 bits: 5.27 GB at 64 GB/s.
+  f64 expected = 58 * 8 * 3.0 * 7168 * 2048 * 2.0625 / 8 / 64e6;
+  CHECK(ms_per_token(run.totals) == doctest::Approx(expected).epsilon(0.001));
+  CHECK(run.totals.stats.misses == 0);
+  CHECK(run.totals.stats.bytes_read == 0);
+  CHECK(run.totals.wait_ns == 0);
+  CHECK(run.bound.ms == doctest::Approx(expected).epsilon(0.001));
+}
+
+TEST_CASE("an infinitely fast drive takes the roofline's time at any budget") {
+  SimShape shape = small_shape();
+  SimMachine machine = machine_of(50, kInfinite);
+  machine.layer_overhead_us = 10;
+  f64 expert = 3.0 * 2048 * 1024 / 256 * 144;
+  f64 expected = (6 * 4 * expert + 30e6 + 6 * 25e6 + 40e6) / 50e6 + 7 * 0.010;
+  for (f64 share : {0.0, 0.5, 1.0}) {
+    Run run = simulate(machine, shape, resident_of(shape), share, 50);
+    CHECK(ms_per_token(run.totals) == doctest::Approx(expected).epsilon(0.02));
+    CHECK(run.totals.stats.misses > 0);
+  }
+}
+
+TEST_CASE("a slow drive takes its time, and what happens beside it is hidden") {
+  SimShape shape = small_shape();
+  SimResident none{.dense_layers = 1, .moe_layers = 6};
+  Run run = simulate(machine_of(1000, 1), shape, none, 0.0, 50);
+  const SimTotals& t = run.totals;
+  f64 read_ms = static_cast<f64>(t.stats.bytes_read) * 1e-6 / 50;
+  CHECK(ms_per_token(t) > read_ms);
+  CHECK(ms_per_token(t) < 1.1 * read_ms);  // latency per layer, the last piece's arithmetic
+  CHECK(t.stats.hits + t.stats.misses == 50 * 6 * 4);
+  CHECK(t.stats.bytes_read >= t.stats.misses * 3 * 2048 * 1024 / 256 * 144);
+  CHECK(t.wait_ns == t.stats.wait_ns);
+  CHECK(t.total_ns == t.resident_ns + t.expert_ns + t.wait_ns + t.rest_ns);
+}
+
+TEST_CASE("no run beats its bound, and no policy Belady") {
+  SimShape shape = small_shape();
+  for (bool packed : {false, true}) {
+    shape.packed = packed;
+    for (f64 ssd : {0.5, 3.0, 20.0}) {
+      for (f64 share : {0.0, 0.2, 0.6}) {
+        CAPTURE(ssd);
+        CAPTURE(share);
+        Run run = simulate(machine_of(40, ssd), shape, resident_of(shape), share, 100);
+        CHECK(ms_per_token(run.totals) >= 0.9999 * run.bound.ms);
+        i64 most = 0;
+        for (i64 hits : run.belady) most += hits;
+        CHECK(run.totals.stats.hits <= most);
+      }
+    }
+  }
+}
+
+TEST_CASE("reads slow the cores down by what they take of the memory") {
+  SimShape shape = small_shape();
+  SimResident resident = resident_of(shape);
+  auto computing = [&](f64 ssd) {
+    const SimTotals t = simulate(machine_of(40, ssd), shape, resident, 0.0, 50).totals;
+    return t.expert_ns + t.resident_ns;
+  };
+  CHECK(computing(8) > computing(kInfinite) * 1.02);
+}
+
+TEST_CASE("kernels slower than the memory hold the experts up, per format") {
+  SimShape shape = small_shape();
+  shape.down = BlockType::Q6_K;
+  SimMachine machine = machine_of(50, kInfinite);
+  machine.kernel_gb_per_second[static_cast<size_t>(BlockType::Q6_K)] = 10;
+  SimResident none{.dense_layers = 1, .moe_layers = 6};
+  Run run = simulate(machine, shape, none, 1.0, 20);
+  f64 matrix = 2048.0 * 1024 / 256;
+  CHECK(ms_per_token(run.totals) == doctest::Approx(6 * 4 * matrix * (2 * 144 / 50e6 + 210 / 10e6)).epsilon(0.02));
+}
+
+TEST_CASE("resident weights are the GPU's work when they fit there") {
+  SimShape shape = small_shape();
+  SimResident resident = resident_of(shape);
+  SimMachine machine = machine_of(50, kInfinite);
+  machine.gpus.push_back({"A", 8 * kGiB, 800, 10});
+  Run run = simulate(machine, shape, resident, 1.0, 20);
+  CHECK(static_cast<f64>(run.totals.resident_ns) ==
+        doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes()) / 800).epsilon(0.001));
+  CHECK(static_cast<f64>(run.totals.rest_ns) == doctest::Approx(20.0 * 6 * 57344 / 10).epsilon(0.001));
+  machine.gpus[0].vram_bytes = kGiB;
+  run = simulate(machine, shape, resident, 1.0, 20);
+  CHECK(static_cast<f64>(run.totals.resident_ns) ==
+        doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes()) / 50).epsilon(0.001));
+}
+
+TEST_CASE("the seed decides everything") {
+  SimShape shape = small_shape();
+  auto total = [&](u64 seed) {
+    return simulate(machine_of(40, 3), shape, resident_of(shape), 0.4, 60, seed).totals.total_ns;
+  };
+  i64 first = total(1);
+  CHECK(total(1) == first);
+  CHECK(total(2) != first);
+}
+
+}  // namespace stoker

@@ -1,0 +1,129 @@
+#include "tools/sim_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "scheduler/sim/bounds.h"
+#include "tools/terminal.h"
+
+namespace stoker {
+
+namespace {
+
+f64 share(i64 part, i64 whole) { return whole == 0 ? 0 : static_cast<f64>(part) / static_cast<f64>(whole); }
+f64 per_token(i64 value, const SimTotals& t) { return share(value, t.tokens); }
+f64 ms(i64 ns, const SimTotals& t) { return per_token(ns, t) * 1e-6; }
+f64 tokens_per_second(const SimTotals& t) { return 1e3 / ms(t.total_ns, t); }
+// Of the time with a read under way, how much something else was done.
+f64 overlap(const SimTotals& t) {
+  return std::max(0.0, share(t.stats.disk_busy_ns - t.wait_ns, t.stats.disk_busy_ns));
+}
+
+// The least that any schedule of these reads, of Belady's, of none would take.
+struct Bounds {
+  SimBound roofline, belady, infinite;
+};
+
+Bounds bounds(const SimReport& r, const SimPhase& phase) {
+  const SimTotals& t = phase.totals;
+  auto at = [&](f64 bytes) { return bound(r.setup.machine, r.setup.table, r.setup.resident, bytes); };
+  f64 expert_bytes = static_cast<f64>(t.expert_bytes) / static_cast<f64>(t.stats.requests);
+  f64 missed = per_token(t.stats.requests - phase.belady_hits, t);
+  return {.roofline = at(per_token(t.stats.bytes_read, t)), .belady = at(missed * expert_bytes), .infinite = at(0)};
+}
+
+std::string head(const SimReport& r) {
+  const SimSetup& s = r.setup;
+  i64 all = s.table.moe_layers() * s.table.experts_per_layer();
+  std::string text = fmt::format("simulated: {}\n", s.machine.name);
+  text += fmt::format("model     {}, {} layers of {} experts, {} of {} each, {}\n", r.options.shape,
+                      s.table.moe_layers(), s.table.experts_per_layer(),
+                      human_bytes(s.table.expert_bytes(s.table.layers()[0].layer)), human_bytes(s.table.total_bytes()),
+                      r.options.packed ? "packed" : "one tensor per matrix");
+  text += fmt::format("RAM       {} for experts: {} of {} ({:.1f} %), policy {}\n", human_bytes(s.plan.ram_bytes),
+                      s.plan.total_slots(), all, 100 * share(s.plan.total_slots(), all), r.options.policy);
+  text += fmt::format("resident  {} that every token reads, in {}\n", human_bytes(s.resident.total_bytes()),
+                      r.resident_on_gpu ? "the GPUs' memory" : "RAM");
+  if (!s.machine.gpus.empty()) text += "          experts in VRAM are left out: stoker keeps them in RAM and on disk\n";
+  return text + fmt::format("routing   {}\n\n", r.routing);
+}
+
+std::string table(const SimReport& r) {
+  std::string text = fmt::format("{:<6}{:>7}{:>10}{:>10} |{:>10}{:>9}{:>11}{:>7} |{:>10}{:>9}{:>9}{:>10}\n", "", "tokens",
+                                 "tokens/s", "ms/token", "resident", "experts", "disk wait", "rest", "disk busy",
+                                 "overlap", "hits", "GB read");
+  for (const SimPhase& phase : r.phases) {
+    const SimTotals& t = phase.totals;
+    text += fmt::format("{:<6}{:>7}{:>10.2f}{:>10.1f} |{:>10.1f}{:>9.1f}{:>11.1f}{:>7.1f} |{:>9.0f}%{:>8.0f}%{:>8.1f}%{:>10.2f}\n",
+                        phase.name, t.tokens, tokens_per_second(t), ms(t.total_ns, t), ms(t.resident_ns, t),
+                        ms(t.expert_ns, t), ms(t.wait_ns, t), ms(t.rest_ns, t),
+                        100 * share(t.stats.disk_busy_ns, t.total_ns), 100 * overlap(t),
+                        100 * share(t.stats.hits, t.stats.requests), per_token(t.stats.bytes_read, t) * 1e-9);
+  }
+  return text;
+}
+
+std::string bounds_text(const SimReport& r) {
+  const SimPhase& phase = r.phases.back();
+  Bounds b = bounds(r, phase);
+  auto line = [](const char* what, const SimBound& limit) {
+    return fmt::format("  {:<52}{:>8.2f} tokens/s, held by {}\n", what, limit.tokens_per_second(), limit.limit);
+  };
+  return fmt::format("\nat most, {} tokens, everything overlapped:\n", phase.name) +
+         line("these reads (roofline)", b.roofline) +
+         line(fmt::format("Belady's reads, {:.1f} % hits",
+                          100 * share(phase.belady_hits, phase.totals.stats.requests))
+                  .c_str(),
+              b.belady) +
+         line("nothing to read (infinite bandwidth)", b.infinite);
+}
+
+nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
+  const SimTotals& t = phase.totals;
+  Bounds b = bounds(r, phase);
+  auto limit = [](const SimBound& x) {
+    return nlohmann::ordered_json{{"tokens_per_second", x.tokens_per_second()}, {"held_by", x.limit}};
+  };
+  return {{"tokens", t.tokens},
+          {"tokens_per_second", tokens_per_second(t)},
+          {"ms_per_token", ms(t.total_ns, t)},
+          {"resident_ms", ms(t.resident_ns, t)},
+          {"experts_ms", ms(t.expert_ns, t)},
+          {"disk_wait_ms", ms(t.wait_ns, t)},
+          {"rest_ms", ms(t.rest_ns, t)},
+          {"disk_busy_ms", ms(t.stats.disk_busy_ns, t)},
+          {"overlap", overlap(t)},
+          {"hit_rate", share(t.stats.hits, t.stats.requests)},
+          {"belady_hit_rate", share(phase.belady_hits, t.stats.requests)},
+          {"bytes_read", per_token(t.stats.bytes_read, t)},
+          {"expert_bytes", per_token(t.expert_bytes, t)},
+          {"bounds",
+           {{"roofline", limit(b.roofline)}, {"belady", limit(b.belady)}, {"infinite_bandwidth", limit(b.infinite)}}}};
+}
+
+}  // namespace
+
+std::string sim_text(const SimReport& r) { return head(r) + table(r) + bounds_text(r); }
+
+std::string sim_json(const SimReport& r) {
+  const SimSetup& s = r.setup;
+  nlohmann::ordered_json json = {{"simulated", true},
+                                 {"machine", s.machine.name},
+                                 {"shape", r.options.shape},
+                                 {"expert_bytes_total", s.table.total_bytes()},
+                                 {"resident_bytes", s.resident.total_bytes()},
+                                 {"resident_in", r.resident_on_gpu ? "vram" : "ram"},
+                                 {"ram_bytes", s.plan.ram_bytes},
+                                 {"slots", s.plan.total_slots()},
+                                 {"experts", s.table.moe_layers() * s.table.experts_per_layer()},
+                                 {"policy", r.options.policy},
+                                 {"routing", r.routing},
+                                 {"seed", r.options.synth_seed},
+                                 {"real_seconds", r.real_seconds}};
+  for (const SimPhase& phase : r.phases) json[std::string(phase.name)] = phase_json(r, phase);
+  return json.dump(2) + "\n";
+}
+
+}  // namespace stoker

@@ -1,0 +1,110 @@
+#include "tools/sim_setup.h"
+
+#include <cmath>
+#include <cstdlib>
+
+#include "kernels/base/error.h"
+#include "runtime/synth/model_shape.h"
+#include "scheduler/planner.h"
+#include "scheduler/policy/lru_cache.h"
+#include "scheduler/sim/simulator.h"
+#include "tools/machines.h"
+#include "tools/terminal.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 kCacheValueBytes = 2;  // of the KV cache: f16
+
+BlockType type_or(const std::string& name, BlockType otherwise) {
+  return name.empty() ? otherwise : find_block_type(name)->type;  // checked with the options
+}
+
+i64 bytes_of(BlockType type, i64 weights) {
+  const BlockTypeInfo& format = info(type);
+  return weights / format.block_weights * format.block_bytes;
+}
+
+SimShape sim_shape(const ModelShape& m, const Options& o) {
+  SimShape s{.dense_layers = m.dense_layers, .moe_layers = m.moe_layers, .experts = m.experts, .top_k = m.top_k,
+             .hidden = m.hidden, .expert_ffn = m.expert_ffn, .packed = o.packed};
+  if (o.dense_layers >= 0) s.dense_layers = o.dense_layers;
+  if (o.moe_layers >= 0) s.moe_layers = o.moe_layers;
+  if (s.moe_layers == 0) fail("--moe-layers 0 leaves no experts to simulate");
+  s.wide = type_or(o.expert_type, s.wide);
+  s.down = type_or(o.down_type, s.wide);
+  return s;
+}
+
+i64 attention_weights(const ModelShape& m) {
+  i64 query = m.heads * (m.nope + m.rope);
+  i64 q = m.q_lora == 0 ? m.hidden * query : m.hidden * m.q_lora + m.q_lora * query;
+  i64 kv = m.hidden * (m.latent + m.rope) + m.heads * m.latent * (m.nope + m.v);
+  return q + kv + m.heads * m.v * m.hidden;
+}
+
+SimResident sim_resident(const ModelShape& m, const SimShape& shape, const Options& o) {
+  BlockType type = type_or(o.attention_type, BlockType::Q8_0);
+  i64 attention = bytes_of(type, attention_weights(m)) + o.context * (m.latent + m.rope) * kCacheValueBytes;
+  return {.dense_layer_bytes = attention + bytes_of(type, 3 * m.hidden * m.dense_ffn),
+          .moe_layer_bytes = attention + m.hidden * m.experts * i64{sizeof(f32)},
+          .shared_bytes = bytes_of(type, 3 * m.hidden * m.expert_ffn * m.shared_experts),
+          .head_bytes = bytes_of(type, m.hidden * m.vocab),
+          .type = type,
+          .hidden_bytes = 2 * m.hidden * i64{sizeof(f32)},
+          .dense_layers = shape.dense_layers,
+          .moe_layers = shape.moe_layers};
+}
+
+// As asked for, or as the planner would choose on that machine.
+i64 expert_budget(const Options& o, const SimSetup& s) {
+  i64 in_ram = fits_vram(s.machine, s.resident) ? 0 : s.resident.total_bytes();
+  if (o.ram.bytes == 0) {
+    Machine machine{.total_ram_bytes = s.machine.ram_bytes, .available_bytes = s.machine.ram_bytes, .limited_by = {}};
+    i64 budget = default_expert_budget(machine, in_ram, 0);
+    if (budget == 0)
+      fail("the {} that every token reads leave nothing of the machine's {} for experts; try a smaller --attn or -c",
+           human_bytes(in_ram), human_bytes(s.machine.ram_bytes));
+    return budget;
+  }
+  if (o.ram.bytes + in_ram > s.machine.ram_bytes)
+    fail("--ram {} and {} of weights and KV cache that every token reads are more than the machine's {}",
+         human_bytes(o.ram.bytes), human_bytes(in_ram), human_bytes(s.machine.ram_bytes));
+  return o.ram.bytes;
+}
+
+}  // namespace
+
+SimSetup sim_setup(const Options& options) {
+  const ModelShape& model = model_shape(options.shape);
+  SimShape shape = sim_shape(model, options);
+  SimSetup s{.machine = find_machine(options.machine), .table = sim_expert_table(shape),
+             .resident = sim_resident(model, shape, options), .plan = {}};
+  s.plan = make_plan(s.table, {.ram_bytes = expert_budget(options, s)});
+  return s;
+}
+
+std::unique_ptr<RoutingSource> sim_routing(const Options& options, const ExpertTable& table) {
+  const std::string& text = options.routing;
+  u64 seed = static_cast<u64>(options.synth_seed);
+  if (text == "uniform") return uniform_routing(table.experts_per_layer(), seed);
+  constexpr std::string_view kZipf = "zipf:";
+  if (text.starts_with(kZipf)) {
+    const char* number = text.c_str() + kZipf.size();
+    char* end = nullptr;
+    f64 exponent = std::strtod(number, &end);
+    if (end != number && *end == '\0' && exponent >= 0 && exponent <= 10)
+      return zipf_routing(table.moe_layers(), table.experts_per_layer(), exponent, seed);
+    fail("--routing {}: the exponent must be a number from 0 to 10, as in zipf:0.5", text);
+  }
+  fail("--routing {}: must be uniform or zipf:S", text);
+}
+
+std::unique_ptr<ResidencyPolicy> sim_policy(const Options& options, const SimSetup& setup) {
+  if (options.policy == "lru")
+    return std::make_unique<LruCache>(setup.plan, setup.table.experts_per_layer(), setup.table.top_k());
+  fail("--policy {}: no such policy; known is lru", options.policy);
+}
+
+}  // namespace stoker

@@ -1,0 +1,30 @@
+// What `stoker simulate` is asked to simulate: command line -> machine, model, plan, routing, policy.
+#pragma once
+
+#include <memory>
+
+#include "scheduler/model_file/expert_table.h"
+#include "scheduler/plan.h"
+#include "scheduler/policy/residency_policy.h"
+#include "scheduler/sim/routing_source.h"
+#include "scheduler/sim/sim_machine.h"
+#include "scheduler/sim/sim_model.h"
+#include "tools/options.h"
+
+namespace stoker {
+
+struct SimSetup {
+  SimMachine machine;
+  ExpertTable table;
+  SimResident resident;
+  Plan plan;
+};
+
+// Throws Error for what does not exist, does not fit together or does not fit in the machine.
+SimSetup sim_setup(const Options& options);
+// --routing.
+std::unique_ptr<RoutingSource> sim_routing(const Options& options, const ExpertTable& table);
+// --policy: the one place where simulated policies are chosen.
+std::unique_ptr<ResidencyPolicy> sim_policy(const Options& options, const SimSetup& setup);
+
+}  // namespace stoker
