@@ -22,7 +22,8 @@ AREAS = {
     "tier_interfaces": ["scheduler/tiers/reader.h", "scheduler/tiers/copier.h"],
     "slab": ["scheduler/tiers/slab", "scheduler/tiers/slice"],
     "tiers": ["scheduler/tiers/"],
-    "streamer": ["scheduler/streamer", "scheduler/trace"],
+    "trace": ["scheduler/trace/"],
+    "streamer": ["scheduler/streamer"],
     "facade": ["scheduler/scheduler"],
     "sim": ["scheduler/sim/"],
     # The planner, the probe, and whatever else of the scheduler sizes things before anything moves.
@@ -48,13 +49,14 @@ MAY_INCLUDE = {
     "tier_interfaces": ["base", "device"],
     "slab": ["base", "device", "expert_table", "plan", "tier_interfaces"],
     "tiers": ["base", "device", "expert_table", "plan", "tier_interfaces", "slab"],
+    "trace": ["base", "format"],
     "streamer": SCHEDULER_CORE + ["slab"],
     "facade": SCHEDULER_CORE + ["device", "model_file", "slab", "streamer"],
     "planner": ["base", "device", "format", "expert_table", "model_file", "plan", "policy", "tier_interfaces", "slab", "tiers"],
-    "sim": SCHEDULER_CORE + ["streamer", "facade"],
+    "sim": SCHEDULER_CORE + ["trace", "streamer", "facade"],
     # The engine alone wires concrete tiers and the planner together.
     "runtime_engine": [a for a in EVERYTHING_BELOW_TOOLS if a != "sim"],
-    "runtime": ["base", "device", "format", "kernels", "expert_table", "model_file", "plan", "streamer", "facade", "runtime_engine"],
+    "runtime": ["base", "device", "format", "kernels", "expert_table", "model_file", "plan", "trace", "streamer", "facade", "runtime_engine"],
     "tools": [a for a in EVERYTHING_BELOW_TOOLS if a not in ("kernels", "slab")],
     "tests": list(AREAS),
 }
