@@ -23,7 +23,8 @@ AREAS = {
     "tier_interfaces": ["scheduler/tiers/reader.h", "scheduler/tiers/copier.h"],
     "slab": ["scheduler/tiers/slab", "scheduler/tiers/slice"],
     "tiers": ["scheduler/tiers/"],
-    "streamer": ["scheduler/streamer", "scheduler/trace"],
+    "trace": ["scheduler/trace/"],
+    "streamer": ["scheduler/streamer"],
     "facade": ["scheduler/scheduler", "scheduler/expectations"],
     "sim": ["scheduler/sim/"],
     # The planner, the probe, and whatever else of the scheduler sizes things before anything moves.
@@ -50,13 +51,14 @@ MAY_INCLUDE = {
     "tier_interfaces": ["base", "device"],
     "slab": ["base", "device", "expert_table", "plan", "tier_interfaces"],
     "tiers": ["base", "device", "expert_table", "plan", "tier_interfaces", "slab"],
+    "trace": ["base", "format"],
     "streamer": SCHEDULER_CORE + ["slab"],
     "facade": SCHEDULER_CORE + ["device", "model_file", "slab", "streamer"],
     "planner": ["base", "device", "format", "expert_table", "model_file", "plan", "policy", "tier_interfaces", "slab", "tiers"],
-    "sim": SCHEDULER_CORE + ["format", "slab", "streamer", "facade"],
+    "sim": SCHEDULER_CORE + ["format", "slab", "trace", "streamer", "facade"],
     # The engine alone wires concrete tiers and the planner together.
     "runtime_engine": [a for a in EVERYTHING_BELOW_TOOLS if a != "sim"],
-    "runtime": ["base", "device", "format", "kernels", "expert_table", "model_file", "plan", "predictor", "streamer", "facade", "runtime_engine"],
+    "runtime": ["base", "device", "format", "kernels", "expert_table", "model_file", "plan", "predictor", "trace", "streamer", "facade", "runtime_engine"],
     "tools": [a for a in EVERYTHING_BELOW_TOOLS if a not in ("kernels", "slab")],
     "tests": list(AREAS),
 }
