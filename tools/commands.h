@@ -14,5 +14,6 @@ int bench_command(const Options& options);
 int synth_command(const Options& options);
 int pack_command(const Options& options);
 int simulate_command(const Options& options);
+int plan_command(const Options& options);
 
 }  // namespace stoker

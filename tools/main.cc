@@ -32,6 +32,8 @@ int execute(Command command, const Options& options) {
       return pack_command(options);
     case Command::simulate:
       return simulate_command(options);
+    case Command::plan:
+      return plan_command(options);
     case Command::none:
       break;
   }

@@ -19,7 +19,7 @@ constexpr u32 kEval = bit(Command::eval);
 constexpr u32 kBench = bit(Command::bench);
 constexpr u32 kSynth = bit(Command::synth);
 constexpr u32 kPack = bit(Command::pack);
-constexpr u32 kSimulate = bit(Command::simulate);
+constexpr u32 kSimulate = bit(Command::simulate) | bit(Command::plan);
 constexpr u32 kEngine = kRun | kEval | kBench;  // commands that compute
 constexpr f64 kMany = 1 << 30;
 
@@ -33,7 +33,7 @@ constexpr std::string_view kShapeChoices = "deepseek-v3|kimi-k2|deepseek-v2-lite
 using O = Options;
 
 constexpr std::array kRows = {
-    OptionRow{kEngine | kInspect | kTokenize | kPack, "-m, --model", "FILE", &O::model,
+    OptionRow{kEngine | kInspect | kTokenize | kPack | kSimulate, "-m, --model", "FILE", &O::model,
               "GGUF file; of a split model its first shard"},
 
     // Text in.
@@ -131,7 +131,7 @@ constexpr std::array kRows = {
     OptionRow{kSynth, "--sparse", "", &O::sparse,
               "leave the experts as holes in the file, which read as zeros"},
 
-    // simulate
+    // simulate, plan
     OptionRow{kSimulate, "--attn", "TYPE", &O::attention_type,
               "block format of attention and all other matrices (default: Q8_0)"},
     OptionRow{kSimulate, "--packed", "", &O::packed, "experts lie as in a pack: one read each instead of three"},
@@ -193,15 +193,18 @@ constexpr std::array kCommands = {
         "With --stripe the drives are read side by side; stripes that move are looked for beside FILE too.\n"
         "Only stoker reads packs."},
     CommandRow{
-        Command::simulate, "simulate", "[--machine NAME|FILE.toml] [--shape NAME]",
-        "how fast a model would decode on another machine: no model file, no arithmetic",
+        Command::simulate, "simulate", "[--machine NAME] [--shape NAME | -m FILE]",
+        "how fast a model would decode on another machine: without its arithmetic, or even its file",
         "The scheduler that runs models decides on a virtual clock, with drive, memory, cores and links as the machine "
         "file's\n"
         "speeds. Built in: tower-2x3090-4x32GB, tower-2x3090-2x64GB-gen5, 1x3090-64GB, cpu-only-24GB. The GPUs hold the\n"
         "weights that every token reads when they fit; experts are in RAM and on disk. The first 64 tokens are told\n"
         "apart: they fill the cache. zipf:0.5 has DeepSeek-V3's popularity of experts, but tokens that know nothing of "
         "each\n"
-        "other: real text repeats experts more."},
+        "other: real text repeats experts more. Of a model file only the header is read."},
+    CommandRow{Command::plan, "plan", "[--machine NAME] [--shape NAME | -m FILE]",
+               "what of a model goes where on a machine, and what speed to expect",
+               "The speed is that of `stoker simulate`, whose help says more, after its first 64 tokens."},
 };
 
 void check_text_sources(const Options& o, bool one_needed, std::vector<std::string>& problems) {
@@ -250,6 +253,16 @@ void check_synth(const Options& o, std::vector<std::string>& problems) {
   check_block_types(o, problems);
 }
 
+void check_simulated(const Options& o, std::vector<std::string>& problems) {
+  check_block_types(o, problems);
+  bool shaped = !o.expert_type.empty() || !o.down_type.empty() || !o.attention_type.empty() || o.dense_layers >= 0 ||
+                o.moe_layers >= 0 || o.packed;
+  if (!o.model.empty() && shaped)
+    problems.push_back(
+        "a model file has its own layers and formats: leave out --experts, --down, --attn, --dense-layers, "
+        "--moe-layers and --packed");
+}
+
 void check_pack_options(const Options& o, std::vector<std::string>& problems) {
   if (!o.verify.empty()) {
     if (!o.model.empty() || !o.output.empty() || !o.stripe_folders.empty() || o.force)
@@ -277,7 +290,8 @@ const CommandRow& row(Command command) {
 
 std::vector<std::string> validate(Command command, const Options& o) {
   std::vector<std::string> problems;
-  bool model_needed = command != Command::synth && command != Command::pack && command != Command::simulate;
+  bool model_needed = command != Command::synth && command != Command::pack &&
+                      command != Command::simulate && command != Command::plan;
   if (model_needed && o.model.empty()) {
     problems.push_back(command == Command::inspect ? "no model: give its file" : "no model: give -m FILE");
   }
@@ -296,7 +310,7 @@ std::vector<std::string> validate(Command command, const Options& o) {
     problems.push_back("-p 0 and -n 0 leave nothing to measure");
   }
   if (command == Command::synth) check_synth(o, problems);
-  if (command == Command::simulate) check_block_types(o, problems);
+  if (command == Command::simulate || command == Command::plan) check_simulated(o, problems);
   if (command == Command::pack) check_pack_options(o, problems);
   return problems;
 }

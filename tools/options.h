@@ -23,6 +23,7 @@ enum class Command : u32 {
   synth = 32,
   pack = 64,
   simulate = 128,
+  plan = 256,
 };
 
 // A number of bytes, given as 100G, 8GiB, 512M, 1.5TB. 0: not given.
@@ -102,7 +103,7 @@ struct Options {
   std::string verify;
   bool force = false;
 
-  // simulate; shape, formats and seed are synth's
+  // simulate and plan; shape, formats and seed are synth's
   std::string machine = "tower-2x3090-4x32GB";
   i64 sim_tokens = 512;
   std::string routing = "zipf:0.5";

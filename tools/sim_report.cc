@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "scheduler/sim/bounds.h"
 #include "tools/terminal.h"
 
 namespace stoker {
@@ -15,33 +14,18 @@ namespace {
 f64 share(i64 part, i64 whole) { return whole == 0 ? 0 : static_cast<f64>(part) / static_cast<f64>(whole); }
 f64 per_token(i64 value, const SimTotals& t) { return share(value, t.tokens); }
 f64 ms(i64 ns, const SimTotals& t) { return per_token(ns, t) * 1e-6; }
-f64 tokens_per_second(const SimTotals& t) { return 1e3 / ms(t.total_ns, t); }
 // Of the time with a read under way, how much something else was done.
 f64 overlap(const SimTotals& t) {
   return std::max(0.0, share(t.stats.disk_busy_ns - t.wait_ns, t.stats.disk_busy_ns));
-}
-
-// The least that any schedule of these reads, of Belady's, of none would take.
-struct Bounds {
-  SimBound roofline, belady, infinite;
-};
-
-Bounds bounds(const SimReport& r, const SimPhase& phase) {
-  const SimTotals& t = phase.totals;
-  auto at = [&](f64 bytes) { return bound(r.setup.machine, r.setup.table, r.setup.resident, bytes); };
-  f64 expert_bytes = static_cast<f64>(t.expert_bytes) / static_cast<f64>(t.stats.requests);
-  f64 missed = per_token(t.stats.requests - phase.belady_hits, t);
-  return {.roofline = at(per_token(t.stats.bytes_read, t)), .belady = at(missed * expert_bytes), .infinite = at(0)};
 }
 
 std::string head(const SimReport& r) {
   const SimSetup& s = r.setup;
   i64 all = s.table.moe_layers() * s.table.experts_per_layer();
   std::string text = fmt::format("simulated: {}\n", s.machine.name);
-  text += fmt::format("model     {}, {} layers of {} experts, {} of {} each, {}\n", r.options.shape,
-                      s.table.moe_layers(), s.table.experts_per_layer(),
-                      human_bytes(s.table.expert_bytes(s.table.layers()[0].layer)), human_bytes(s.table.total_bytes()),
-                      r.options.packed ? "packed" : "one tensor per matrix");
+  text += fmt::format("model     {}, {} layers of {} experts, {} together, {} each\n", s.model, s.table.moe_layers(),
+                      s.table.experts_per_layer(), human_bytes(s.table.total_bytes()),
+                      human_bytes(s.table.total_bytes() / all));
   text += fmt::format("RAM       {} for experts: {} of {} ({:.1f} %), policy {}\n", human_bytes(s.plan.ram_bytes),
                       s.plan.total_slots(), all, 100 * share(s.plan.total_slots(), all), r.options.policy);
   text += fmt::format("resident  {} that every token reads, in {}\n", human_bytes(s.resident.total_bytes()),
@@ -67,7 +51,7 @@ std::string table(const SimReport& r) {
 
 std::string bounds_text(const SimReport& r) {
   const SimPhase& phase = r.phases.back();
-  Bounds b = bounds(r, phase);
+  SimBounds b = sim_bounds(r, phase);
   auto line = [](const char* what, const SimBound& limit) {
     return fmt::format("  {:<52}{:>8.2f} tokens/s, held by {}\n", what, limit.tokens_per_second(), limit.limit);
   };
@@ -82,7 +66,7 @@ std::string bounds_text(const SimReport& r) {
 
 nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
   const SimTotals& t = phase.totals;
-  Bounds b = bounds(r, phase);
+  SimBounds b = sim_bounds(r, phase);
   auto limit = [](const SimBound& x) {
     return nlohmann::ordered_json{{"tokens_per_second", x.tokens_per_second()}, {"held_by", x.limit}};
   };
@@ -111,7 +95,7 @@ std::string sim_json(const SimReport& r) {
   const SimSetup& s = r.setup;
   nlohmann::ordered_json json = {{"simulated", true},
                                  {"machine", s.machine.name},
-                                 {"shape", r.options.shape},
+                                 {"model", s.model},
                                  {"expert_bytes_total", s.table.total_bytes()},
                                  {"resident_bytes", s.resident.total_bytes()},
                                  {"resident_in", r.resident_on_gpu ? "vram" : "ram"},

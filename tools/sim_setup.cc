@@ -1,14 +1,18 @@
 #include "tools/sim_setup.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstdlib>
+#include <map>
 
 #include "kernels/base/error.h"
+#include "runtime/arch/deepseek2.h"
 #include "runtime/synth/model_shape.h"
+#include "scheduler/model_file/gguf.h"
 #include "scheduler/planner.h"
 #include "scheduler/policy/lru_cache.h"
 #include "scheduler/sim/simulator.h"
 #include "tools/machines.h"
+#include "tools/model_sizes.h"
 #include "tools/terminal.h"
 
 namespace stoker {
@@ -46,15 +50,61 @@ i64 attention_weights(const ModelShape& m) {
 
 SimResident sim_resident(const ModelShape& m, const SimShape& shape, const Options& o) {
   BlockType type = type_or(o.attention_type, BlockType::Q8_0);
-  i64 attention = bytes_of(type, attention_weights(m)) + o.context * (m.latent + m.rope) * kCacheValueBytes;
+  i64 kv = o.context * (m.latent + m.rope) * kCacheValueBytes;
+  i64 attention = bytes_of(type, attention_weights(m)) + kv;
   return {.dense_layer_bytes = attention + bytes_of(type, 3 * m.hidden * m.dense_ffn),
           .moe_layer_bytes = attention + m.hidden * m.experts * i64{sizeof(f32)},
           .shared_bytes = bytes_of(type, 3 * m.hidden * m.expert_ffn * m.shared_experts),
           .head_bytes = bytes_of(type, m.hidden * m.vocab),
+          .kv_bytes = kv * (shape.dense_layers + shape.moe_layers),
           .type = type,
           .hidden_bytes = 2 * m.hidden * i64{sizeof(f32)},
           .dense_layers = shape.dense_layers,
           .moe_layers = shape.moe_layers};
+}
+
+// The format that most of these bytes have.
+BlockType main_type(const std::map<std::string, i64>& bytes_by_type) {
+  auto most = std::max_element(bytes_by_type.begin(), bytes_by_type.end(),
+                               [](const auto& a, const auto& b) { return a.second < b.second; });
+  return most == bytes_by_type.end() ? BlockType::F32 : find_block_type(most->first)->type;
+}
+
+// Of a file: layers of a kind are alike, which the sums do not mind.
+SimResident file_resident(const ModelSizes& sizes, const Hparams& h, i64 context) {
+  i64 kv = context * h.cache_row() * kCacheValueBytes;
+  i64 attention = sizes.attention_bytes / h.layers + kv;
+  i64 routers = h.moe_layers() * h.hidden * h.experts * i64{sizeof(f32)};
+  i64 dense = std::max<i64>(0, sizes.dense_bytes - routers);
+  return {.dense_layer_bytes = h.dense_layers > 0 ? attention + dense / h.dense_layers : 0,
+          .moe_layer_bytes = attention + routers / h.moe_layers(),
+          .shared_bytes = sizes.shared_bytes / h.moe_layers(),
+          .head_bytes = (sizes.head_bytes > 0 ? sizes.head_bytes : sizes.embedding_bytes) +
+                        (h.dense_layers > 0 ? 0 : dense),
+          .kv_bytes = kv * h.layers,
+          .type = main_type(sizes.resident_types),
+          .hidden_bytes = 2 * h.hidden * i64{sizeof(f32)},
+          .dense_layers = h.dense_layers,
+          .moe_layers = h.moe_layers()};
+}
+
+void set_file(SimSetup& s, const Options& o) {
+  Gguf gguf = Gguf::open(o.model);
+  Hparams h = read_deepseek2(gguf);
+  if (h.moe_layers() == 0) fail("{}: the model has no routed experts: there is nothing to simulate", o.model);
+  s.model = h.name;
+  s.table = ExpertTable::from_gguf(gguf, h.expert_shape());
+  s.resident = file_resident(model_sizes(gguf, h), h, o.context);
+}
+
+void set_shape(SimSetup& s, const Options& o) {
+  const ModelShape& model = model_shape(o.shape);
+  SimShape shape = sim_shape(model, o);
+  s.model = fmt::format("{} {}", o.shape, info(shape.wide).name);
+  if (shape.down != shape.wide) s.model += fmt::format("/{}", info(shape.down).name);
+  if (shape.packed) s.model += ", packed";
+  s.table = sim_expert_table(shape);
+  s.resident = sim_resident(model, shape, o);
 }
 
 // As asked for, or as the planner would choose on that machine.
@@ -77,10 +127,9 @@ i64 expert_budget(const Options& o, const SimSetup& s) {
 }  // namespace
 
 SimSetup sim_setup(const Options& options) {
-  const ModelShape& model = model_shape(options.shape);
-  SimShape shape = sim_shape(model, options);
-  SimSetup s{.machine = find_machine(options.machine), .table = sim_expert_table(shape),
-             .resident = sim_resident(model, shape, options), .plan = {}};
+  SimSetup s;
+  s.machine = find_machine(options.machine);
+  options.model.empty() ? set_shape(s, options) : set_file(s, options);
   s.plan = make_plan(s.table, {.ram_bytes = expert_budget(options, s)});
   return s;
 }

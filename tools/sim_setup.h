@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/plan.h"
@@ -14,6 +15,7 @@
 namespace stoker {
 
 struct SimSetup {
+  std::string model;  // the shape's name or the file's
   SimMachine machine;
   ExpertTable table;
   SimResident resident;

@@ -24,8 +24,7 @@ i64 SimDisk::submit(std::span<const ReadPiece> pieces) {
   run_until(clock_.now_ns());
   i64 taken = std::min(static_cast<i64>(pieces.size()), limits_.capacity - outstanding_);
   for (const ReadPiece& piece : pieces.first(static_cast<size_t>(taken))) {
-    // There is no data that a checksum could be compared with.
-    CHECK(piece.check == nullptr && piece.bytes <= limits_.max_piece_bytes);
+    CHECK(piece.bytes <= limits_.max_piece_bytes);
     queues_[static_cast<size_t>(piece.priority)].push_back(piece);
   }
   outstanding_ += taken;

@@ -1,4 +1,4 @@
-// SimDisk: a Reader whose reads land in virtual time and move no data. Requests wait in a queue, demand before
+// SimDisk: a Reader whose reads land in virtual time and move no data: checksums are not looked at. Requests wait in a queue, demand before
 // background, until fewer than depth() are with the drive; the drive answers them in order, the first byte no
 // earlier than `latency_ns` after it has got the request, at its bandwidth.
 #pragma once

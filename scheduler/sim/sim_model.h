@@ -25,6 +25,7 @@ struct SimResident {
   i64 moe_layer_bytes = 0;    // attention, its KV cache and the router of one with experts
   i64 shared_bytes = 0;       // its shared experts
   i64 head_bytes = 0;
+  i64 kv_bytes = 0;  // the KV cache's share of all of the above
   BlockType type = BlockType::Q8_0;  // of nearly all of it
   i64 hidden_bytes = 0;              // that cross from GPU to CPU and back per layer with experts
   i64 dense_layers = 0, moe_layers = 0;

@@ -74,11 +74,11 @@ class Help(unittest.TestCase):
     def test_help_goes_to_stdout_and_lists_every_command(self):
         for arguments in ([], ["--help"], ["-h"], ["help"]):
             text = expect(self, 0, *arguments).stdout.decode()
-            for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate"):
+            for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate", "plan"):
                 self.assertIn(command, text)
 
     def test_each_command_has_help_that_names_its_options(self):
-        for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate"):
+        for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate", "plan"):
             first = expect(self, 0, command, "--help").stdout
             self.assertEqual(first, expect(self, 0, "help", command).stdout)
             self.assertIn(b"--verbose", first)
@@ -720,6 +720,34 @@ default = 100
         for wrong, part in (("latency_us", "ssd.latency_us is missing"), ("[dram]", "dram is missing")):
             path = self.machine_file(text.replace(wrong, wrong.replace("a", "x")))
             self.assertIn(part, self.error("simulate", *self.SMALL, "--machine", path))
+
+    def test_a_model_file_has_the_figures_of_its_header(self):
+        known = json.loads(expect(self, 0, "inspect", "--json", MODEL).stdout)
+        facts = self.simulate("-m", MODEL, "--tokens", "70", "--no-preload", "--ram",
+                              "%dK" % (known["full_expert_budget_bytes"] // 2048))
+        self.assertEqual(facts["experts"], known["experts"])
+        self.assertEqual(facts["expert_bytes_total"], known["routed_bytes"])
+        self.assertTrue(0 < facts["warm"]["hit_rate"] < 1)
+        self.assertIn("leave out --experts", self.error("simulate", "-m", MODEL, "--experts", "Q4_K"))
+        # A pack has checksums, which a drive without data cannot be asked for.
+        expect(self, 0, "pack", "-m", MODEL, "-o", self.path("pack.gguf"))
+        packed = self.simulate("-m", self.path("pack.gguf"), "--tokens", "70", "--no-preload")
+        self.assertEqual(packed["expert_bytes_total"], facts["expert_bytes_total"])
+
+    def test_a_plan_says_what_goes_where_and_what_to_expect(self):
+        plan = json.loads(expect(self, 0, "plan", "--json", "--experts", "IQ2_XXS", "--tokens", "100").stdout)
+        simulated = self.simulate("--experts", "IQ2_XXS", "--tokens", "100")
+        self.assertEqual(plan["simulated_tokens_per_second"], simulated["warm"]["tokens_per_second"])
+        self.assertEqual(plan["resident_bytes"] + plan["kv_bytes"], simulated["resident_bytes"])
+        self.assertEqual((plan["resident_in"], plan["experts_in_ram"]), ("vram", simulated["slots"]))
+        self.assertEqual(plan["kv_bytes"], 4096 * 61 * 576 * 2)
+        text = expect(self, 0, "plan", "--experts", "IQ2_XXS", "--tokens", "100").stdout.decode()
+        for part in ("GPU memory", "KV cache, -c 4096", "disk", "held up by SSD", "simulated"):
+            self.assertIn(part, text)
+        text = expect(self, 0, "plan", "-m", MODEL, "--machine", "cpu-only-24GB").stdout.decode()
+        self.assertNotIn("all experts  ", text)
+        self.assertIn("RAM, of 24.0 GiB", text)
+        self.assertIn("with all experts in RAM", text)
 
     def test_mistakes_are_told(self):
         for arguments, part in (

@@ -1,0 +1,87 @@
+// stoker plan: what of a model goes where on a machine, and what speed to expect of that.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tools/commands.h"
+#include "tools/sim_run.h"
+#include "tools/terminal.h"
+
+namespace stoker {
+
+namespace {
+
+struct Placement {
+  i64 weight_bytes, kv_bytes;  // that every token reads
+  i64 memory_bytes;            // of the GPUs, or RAM: where those are
+  i64 expert_bytes, in_ram_bytes;
+  i64 experts, in_ram;
+};
+
+Placement placement(const SimReport& r) {
+  const SimSetup& s = r.setup;
+  i64 experts = s.table.moe_layers() * s.table.experts_per_layer();
+  i64 in_ram = s.plan.total_slots();
+  return {.weight_bytes = s.resident.total_bytes() - s.resident.kv_bytes,
+          .kv_bytes = s.resident.kv_bytes,
+          .memory_bytes = r.resident_on_gpu ? s.machine.vram_bytes() : s.machine.ram_bytes,
+          .expert_bytes = s.table.total_bytes(),
+          .in_ram_bytes = s.plan.arena_bytes(),
+          .experts = experts,
+          .in_ram = in_ram};
+}
+
+std::string text(const SimReport& r) {
+  Placement p = placement(r);
+  const SimPhase& phase = r.phases.back();
+  SimBounds bounds = sim_bounds(r, phase);
+  std::string where = r.resident_on_gpu ? "GPU memory" : "RAM";
+  std::string text = fmt::format("{} on {}\n\n", r.setup.model, r.setup.machine.name);
+  auto line = [&](std::string_view what, i64 bytes, const std::string& place) {
+    text += fmt::format("  {:<28}{:>10}   {}\n", what, human_bytes(bytes), place);
+  };
+  line("attention, shared, dense", p.weight_bytes, fmt::format("{}, of {}", where, human_bytes(p.memory_bytes)));
+  line(fmt::format("KV cache, -c {}", r.options.context), p.kv_bytes, where);
+  line("experts", p.in_ram_bytes,
+       fmt::format("RAM, of {}: {} of {} slots at a time", human_bytes(r.setup.machine.ram_bytes), p.in_ram, p.experts));
+  if (p.in_ram < p.experts) line("all experts", p.expert_bytes, "disk: what is not in RAM is read when it is wanted");
+  if (!r.setup.machine.gpus.empty()) text += "  experts in GPU memory are left out: stoker keeps them in RAM and on disk\n";
+  text += fmt::format("\nexpected, simulated with {}:\n", r.routing);
+  std::string when = r.phases.size() > 1       ? fmt::format("after {} tokens", r.phases[0].totals.tokens)
+                     : phase.name == "cold" ? fmt::format("for the first {} tokens", phase.totals.tokens)
+                                            : std::string("with all experts in RAM");
+  return text + fmt::format("  {:.2f} tokens/s {}, held up by {}; {:.2f} if everything overlapped\n",
+                            tokens_per_second(phase.totals), when, bounds.roofline.limit,
+                            bounds.roofline.tokens_per_second());
+}
+
+std::string json(const SimReport& r) {
+  Placement p = placement(r);
+  const SimPhase& phase = r.phases.back();
+  SimBounds bounds = sim_bounds(r, phase);
+  nlohmann::ordered_json json = {{"model", r.setup.model},
+                                 {"machine", r.setup.machine.name},
+                                 {"resident_bytes", p.weight_bytes},
+                                 {"kv_bytes", p.kv_bytes},
+                                 {"resident_in", r.resident_on_gpu ? "vram" : "ram"},
+                                 {"expert_bytes", p.expert_bytes},
+                                 {"expert_bytes_in_ram", p.in_ram_bytes},
+                                 {"experts", p.experts},
+                                 {"experts_in_ram", p.in_ram},
+                                 {"routing", r.routing},
+                                 {"simulated_tokens_per_second", tokens_per_second(phase.totals)},
+                                 {"held_by", bounds.roofline.limit},
+                                 {"most_tokens_per_second", bounds.roofline.tokens_per_second()}};
+  return json.dump(2) + "\n";
+}
+
+}  // namespace
+
+int plan_command(const Options& options) {
+  SimSetup setup = sim_setup(options);
+  SimReport report = run_simulation(options, setup);
+  print(options.json ? json(report) : text(report));
+  return 0;
+}
+
+}  // namespace stoker

@@ -1,0 +1,41 @@
+// Runs a simulation as the options of `stoker simulate` and `stoker plan` say.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "scheduler/sim/bounds.h"
+#include "scheduler/sim/simulator.h"
+#include "tools/sim_setup.h"
+
+namespace stoker {
+
+// The first tokens, which meet an empty cache, and the others.
+struct SimPhase {
+  std::string_view name;
+  SimTotals totals;
+  i64 belady_hits = 0;
+};
+
+struct SimReport {
+  const Options& options;
+  const SimSetup& setup;
+  std::string routing;
+  bool resident_on_gpu = false;
+  std::vector<SimPhase> phases;  // at least one; the last is the warmest
+  f64 real_seconds = 0;
+};
+
+// Both must outlive the report. Throws Interrupted.
+SimReport run_simulation(const Options& options, const SimSetup& setup);
+
+// The least that any schedule of the phase's reads, of Belady's, of none would take.
+struct SimBounds {
+  SimBound roofline, belady, infinite;
+};
+SimBounds sim_bounds(const SimReport& report, const SimPhase& phase);
+
+f64 tokens_per_second(const SimTotals& totals);
+
+}  // namespace stoker
