@@ -85,7 +85,7 @@ constexpr std::array kRows = {
     OptionRow{kEngine, "--isa", kIsaChoices, &O::isa,
               "best instruction set to use (default: what this CPU has)"},
     OptionRow{kEngine, "--io", kIoChoices, &O::io, "how experts are read from disk"},
-    OptionRow{kRun | kBench, "--policy", kPolicyChoices, &O::policy,
+    OptionRow{kRun | kBench | kSimulate, "--policy", kPolicyChoices, &O::policy,
               "which experts stay in memory; never changes an answer"},
     OptionRow{kEngine, "--expert-groups", "file|off|G/K", &O::expert_groups,
               "group-limited routing: as the file says, off, or the best K of G groups"},
@@ -139,7 +139,6 @@ constexpr std::array kRows = {
     OptionRow{kSimulate, "--tokens", "N", &O::sim_tokens, "tokens to generate", 1, 100000},
     OptionRow{kSimulate, "--routing", "SOURCE", &O::routing,
               "which experts tokens want: uniform, or zipf:S (rank r with weight r^-S)"},
-    OptionRow{kSimulate, "--policy", "NAME", &O::policy, "what decides which experts stay in RAM: lru"},
     OptionRow{kSimulate, "--seed", "N", &O::synth_seed, "seed of the routing", 0, 9e15},
 
     // pack

@@ -107,7 +107,6 @@ struct Options {
   std::string machine = "tower-2x3090-4x32GB";
   i64 sim_tokens = 512;
   std::string routing = "zipf:0.5";
-  std::string policy = "lru";
   bool packed = false;
 
   std::vector<std::string> positional;

@@ -9,7 +9,7 @@
 #include "runtime/synth/model_shape.h"
 #include "scheduler/model_file/gguf.h"
 #include "scheduler/planner.h"
-#include "scheduler/policy/lru_cache.h"
+#include "scheduler/policy/make_policy.h"
 #include "scheduler/sim/simulator.h"
 #include "tools/machines.h"
 #include "tools/model_sizes.h"
@@ -151,9 +151,7 @@ std::unique_ptr<RoutingSource> sim_routing(const Options& options, const ExpertT
 }
 
 std::unique_ptr<ResidencyPolicy> sim_policy(const Options& options, const SimSetup& setup) {
-  if (options.policy == "lru")
-    return std::make_unique<LruCache>(setup.plan, setup.table.experts_per_layer(), setup.table.top_k());
-  fail("--policy {}: no such policy; known is lru", options.policy);
+  return make_policy(options.policy, setup.plan, setup.table.experts_per_layer(), setup.table.top_k());
 }
 
 }  // namespace stoker
