@@ -154,6 +154,22 @@ i64 ScoredCache::distance(i64 moe_layer) const {
   return moe_layer > turn_ ? moe_layer - turn_ : moe_layer - turn_ + layers();
 }
 
+// Turns until it is wanted, in cycles of all layers, if it is wanted with the same probability at each turn of its layer.
+// So of two equal ones the layer that comes sooner keeps its own: it needs the slot for a shorter time.
+f64 ScoredCache::cycles_to_use(i64 node) const {
+  f64 p = values_[static_cast<size_t>(node)];
+  if (p >= 1) return -p;
+  return 1 / std::max(p, 1e-9) - 1 + static_cast<f64>(distance(layer_of(node))) / static_cast<f64>(layers());
+}
+
+bool ScoredCache::goes_before_other_layers(i64 a, i64 b) const {
+  if (is_probability()) {
+    f64 wait_a = cycles_to_use(a), wait_b = cycles_to_use(b);
+    if (wait_a != wait_b) return wait_a > wait_b;
+  }
+  return goes_before(a, b);
+}
+
 i64 ScoredCache::least_valuable(const Class& c, i64 moe_layer, bool probation) const {
   i64 best = kNone;
   for (i64 l : c.layers) {
@@ -161,7 +177,7 @@ i64 ScoredCache::least_valuable(const Class& c, i64 moe_layer, bool probation) c
     if (l != moe_layer && layer.resident <= c.floor) continue;
     if (!layer.known || !layer.valued) find_least(l);
     i64 node = layer.least[probation];
-    if (node != kNone && (best == kNone || goes_before(node, best))) best = node;
+    if (node != kNone && (best == kNone || goes_before_other_layers(node, best))) best = node;
   }
   return best;
 }

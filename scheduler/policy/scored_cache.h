@@ -79,6 +79,8 @@ class ScoredCache : public ResidencyPolicy {
   void revalue(i64 node) const;
   void find_least(i64 moe_layer) const;
   bool goes_before(i64 a, i64 b) const;
+  bool goes_before_other_layers(i64 a, i64 b) const;
+  f64 cycles_to_use(i64 node) const;
   i64 distance(i64 moe_layer) const;
   i64 least_valuable(const Class& c, i64 moe_layer, bool probation) const;
 
