@@ -5,7 +5,7 @@
 // per layer plus a walk through the numbers of the layer that lost the last one. Never all experts of the model.
 //
 // Like LruCache, every layer keeps a floor of experts (see there). A layer that has its share of the slots replaces its own
-// experts: whoever lets values decide between such layers as well gets 1 to 3 points fewer hits on real traces (bench/cache).
+// experts: letting values decide between such layers as well cost 1 to 5 points of hits on real traces (bench/cache).
 // Experts may be on probation: as long as there are more of them than their share of the slots, one of them goes first.
 // Among equals it is the layer furthest ahead in the cycle of layers, then the least recently used.
 #pragma once
