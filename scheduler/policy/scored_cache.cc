@@ -154,14 +154,38 @@ i64 ScoredCache::distance(i64 moe_layer) const {
   return moe_layer > turn_ ? moe_layer - turn_ : moe_layer - turn_ + layers();
 }
 
+// Turns until it is wanted, in cycles of all layers, if it is wanted with the same probability at each turn of its layer.
+// So of two equal ones the layer that comes sooner keeps its own: it needs the slot for a shorter time.
+f64 ScoredCache::cycles_to_use(i64 node) const {
+  f64 p = values_[static_cast<size_t>(node)];
+  if (p >= 1) return -p;
+  return 1 / std::max(p, 1e-9) - 1 + static_cast<f64>(distance(layer_of(node))) / static_cast<f64>(layers());
+}
+
+bool ScoredCache::goes_before_other_layers(i64 a, i64 b) const {
+  if (is_probability()) {
+    f64 wait_a = cycles_to_use(a), wait_b = cycles_to_use(b);
+    if (wait_a != wait_b) return wait_a > wait_b;
+  }
+  return goes_before(a, b);
+}
+
+bool ScoredCache::has_its_share(const Class& c, i64 moe_layer) const {
+  return layers_[static_cast<size_t>(moe_layer)].resident * static_cast<i64>(c.layers.size()) >= c.slots;
+}
+
+i64 ScoredCache::least_valuable_of(i64 moe_layer, bool probation) const {
+  const Layer& layer = layers_[static_cast<size_t>(moe_layer)];
+  if (!layer.known || !layer.valued) find_least(moe_layer);
+  return layer.least[probation];
+}
+
 i64 ScoredCache::least_valuable(const Class& c, i64 moe_layer, bool probation) const {
   i64 best = kNone;
   for (i64 l : c.layers) {
-    const Layer& layer = layers_[static_cast<size_t>(l)];
-    if (l != moe_layer && layer.resident <= c.floor) continue;
-    if (!layer.known || !layer.valued) find_least(l);
-    i64 node = layer.least[probation];
-    if (node != kNone && (best == kNone || goes_before(node, best))) best = node;
+    if (l != moe_layer && layers_[static_cast<size_t>(l)].resident <= c.floor) continue;
+    i64 node = least_valuable_of(l, probation);
+    if (node != kNone && (best == kNone || goes_before_other_layers(node, best))) best = node;
   }
   return best;
 }
@@ -169,7 +193,13 @@ i64 ScoredCache::least_valuable(const Class& c, i64 moe_layer, bool probation) c
 std::optional<ExpertKey> ScoredCache::choose_victim(i64 moe_layer) const {
   const Class& c = classes_[class_of_[static_cast<size_t>(moe_layer)]];
   bool probation = static_cast<f64>(c.probation) > probation_share_ * static_cast<f64>(c.slots);
-  i64 node = least_valuable(c, moe_layer, probation);
+  i64 node = kNone;
+  if (has_its_share(c, moe_layer)) {
+    node = least_valuable_of(moe_layer, probation);
+    if (node == kNone) node = least_valuable_of(moe_layer, !probation);
+    if (node != kNone && expert(node).expected > kLikely) node = kNone;
+  }
+  if (node == kNone) node = least_valuable(c, moe_layer, probation);
   if (node == kNone) node = least_valuable(c, moe_layer, !probation);
   if (node == kNone) return std::nullopt;
   return ExpertKey{layer_of(node), ExpertId(node % per_layer_)};

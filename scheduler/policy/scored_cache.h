@@ -4,9 +4,10 @@
 // layer's values are computed once per turn, its least valuable expert is remembered, and a victim costs one comparison
 // per layer plus a walk through the numbers of the layer that lost the last one. Never all experts of the model.
 //
-// Like LruCache, every layer keeps a floor of experts (see there). Experts may be on probation: as long as there are more
-// of them than their share of the slots, one of them goes first. Among equals it is the layer furthest ahead in the
-// cycle of layers, then the least recently used.
+// Like LruCache, every layer keeps a floor of experts (see there). A layer that has its share of the slots replaces its own
+// experts: letting values decide between such layers as well cost 1 to 5 points of hits on real traces (bench/cache).
+// Experts may be on probation: as long as there are more of them than their share of the slots, one of them goes first.
+// Among equals it is the layer furthest ahead in the cycle of layers, then the least recently used.
 #pragma once
 
 #include <vector>
@@ -79,7 +80,11 @@ class ScoredCache : public ResidencyPolicy {
   void revalue(i64 node) const;
   void find_least(i64 moe_layer) const;
   bool goes_before(i64 a, i64 b) const;
+  bool goes_before_other_layers(i64 a, i64 b) const;
+  f64 cycles_to_use(i64 node) const;
   i64 distance(i64 moe_layer) const;
+  bool has_its_share(const Class& c, i64 moe_layer) const;
+  i64 least_valuable_of(i64 moe_layer, bool probation) const;
   i64 least_valuable(const Class& c, i64 moe_layer, bool probation) const;
 
   i64 per_layer_, top_k_;

@@ -242,7 +242,7 @@ TEST_CASE("an expected expert stays until its layer's turn, and only an equal or
     CAPTURE(name);
     std::vector<i64> one_class(2, 0);
     Model m(make_policy(name, plan_of(one_class, 1), 8, 1), one_class, 1, 8);
-    m.set_slots(0, 4);
+    m.set_slots(0, 5);  // one more than there are experts: no layer has its share
     for (i64 e : {0, 1, 1}) m.step(0, {e});
     for (i64 e : {2, 2, 3, 3}) m.step(1, {e});
     CHECK(m.policy->choose_victim(1) == key_of(0, 0));
@@ -276,6 +276,18 @@ TEST_CASE("among equals the layer furthest ahead loses") {
   CHECK(m.policy->choose_victim(0) == key_of(1, 0));  // layer 1 has just had its turn
   m.policy->on_layer(0, 1);
   CHECK(m.policy->choose_victim(2) == key_of(0, 0));
+}
+
+TEST_CASE("a layer that has its share replaces its own, but for what is expected") {
+  std::vector<i64> one_class(2, 0);
+  Model m(make_policy("auto", plan_of(one_class, 1), 8, 1), one_class, 1, 8);
+  m.set_slots(0, 4);
+  for (i64 e : {0, 1}) m.step(0, {e});
+  for (i64 e : {2, 3}) m.step(1, {e});
+  for (int i = 0; i < 9; i++) m.policy->on_layer(0, 1);  // layer 0 is worth less
+  CHECK(m.policy->choose_victim(1) == key_of(1, 2));
+  for (i64 e : {2, 3}) m.policy->on_expect(key_of(1, e), .9f);
+  CHECK(m.policy->choose_victim(1)->moe_layer == 0);
 }
 
 TEST_CASE("auto learns which of its counts to believe") {
