@@ -46,6 +46,8 @@ struct EngineOptions {
   IoPath io = IoPath::automatic;
   ExpertGroups expert_groups;
   bool preload = true;  // read all experts before the first token when they fit
+  std::string routing;     // "": the model's gate; else what open_routing() takes (replay_router.h)
+  std::string trace_path;  // "": none; where to record what the router chooses
 };
 
 // Called now and then while loading; returning false gives up (the constructor then throws Interrupted).

@@ -41,6 +41,8 @@ EngineOptions engine_options(const Options& o) {
     e.expert_groups.mode = ExpertGroups::Mode::fixed;
   }
   e.preload = !o.no_preload;
+  e.routing = o.routing;
+  e.trace_path = o.trace_file;
   return e;
 }
 

@@ -22,6 +22,7 @@ enum class Command : u32 {
   bench = 16,
   synth = 32,
   pack = 64,
+  trace = 128,
 };
 
 // A number of bytes, given as 100G, 8GiB, 512M, 1.5TB. 0: not given.
@@ -99,6 +100,18 @@ struct Options {
   std::string stripe_folders;  // separated by commas
   std::string verify;
   bool force = false;
+
+  // routing traces; the shape is V3's alone, the output is the one above
+  std::string trace_file;  // where run and bench record
+  std::string routing;     // bench: "": the model's gate
+  std::string trace_shape = "deepseek-v3";
+  std::string profile = "default";
+  i64 trace_tokens = 4000;
+  i64 trace_prompts = 8;
+  i64 trace_seed = 1;
+  f64 coupling = 0;
+  i64 cache_slots = 0;  // 0: a 32th of the experts, and at least top-k
+  i64 trace_experts = 64, trace_top_k = 6;  // of ESFT's files, which do not say
 
   std::vector<std::string> positional;
 };
