@@ -7,15 +7,12 @@
 #include <span>
 
 #include "runtime/activation_rows.h"
+#include "runtime/batch_row.h"
 #include "runtime/hparams.h"
 #include "runtime/kv_cache.h"
 #include "runtime/weights.h"
 
 namespace stoker {
-
-// What a row is for, and with it the form of its attention. The forms differ in the last bits of a float, so neither
-// the length of a chunk nor a neighbour in the batch may choose: a prompt has the same logits however it is cut.
-enum class RowRole : u8 { prompt, generated };
 
 // Consecutive rows of the batch that are consecutive positions of one sequence and have one role.
 struct SequenceRun {

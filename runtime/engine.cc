@@ -7,6 +7,8 @@
 #include "kernels/ops.h"
 #include "runtime/arch/deepseek2.h"
 #include "runtime/forward.h"
+#include "runtime/recording_router.h"
+#include "runtime/replay_router.h"
 #include "runtime/router.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "runtime/weights.h"
@@ -82,7 +84,7 @@ struct Engine::Impl {
   std::unique_ptr<WorkerPool> workers;
   std::unique_ptr<Stream> stream;
   std::unique_ptr<Scheduler> scheduler;
-  std::unique_ptr<Router> router;
+  std::vector<std::unique_ptr<Router>> routers;  // each stands around the one before; the last is used
   std::unique_ptr<Forward> forward;
   std::vector<std::unique_ptr<KvCache>> sequences;
   std::vector<KvCache*> caches;  // the same, as forward wants them
@@ -119,6 +121,7 @@ struct Engine::Impl {
   // Weights are read by other threads before the workers exist, because the pool pins this thread to its core and
   // threads that are created later would inherit that.
   void load(const LoadProgress& progress) {
+    make_routers();  // first, because a wrong trace should not cost minutes of reading
     auto reading = [&](i64 done, i64 total) { return !progress || progress("weights", done, total); };
     weights = std::make_unique<Weights>(gguf, hparams, reading);
     workers = std::make_unique<WorkerPool>(WorkerPool::Options{.workers = options.threads});
@@ -126,8 +129,7 @@ struct Engine::Impl {
     scheduler = std::make_unique<Scheduler>(
         experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k()), *reader,
         steady_clock(), SlabOptions{.fault_in = fault_in_if_available});
-    router = std::make_unique<GateRouter>(cpu_ops(), hparams, options.chunk);
-    forward = std::make_unique<Forward>(cpu_ops(), *stream, hparams, *weights, *scheduler, *router,
+    forward = std::make_unique<Forward>(cpu_ops(), *stream, hparams, *weights, *scheduler, *routers.back(),
                                         Forward::Limits{.rows = options.chunk,
                                                         .sequences = options.sequences,
                                                         .context = options.context,
@@ -138,6 +140,16 @@ struct Engine::Impl {
     }
     if (plan.all_resident && options.preload) preload(progress);
     // From here on no memory is allocated per token.
+  }
+
+  void make_routers() {
+    routers.push_back(std::make_unique<GateRouter>(cpu_ops(), hparams, options.chunk));
+    if (!options.routing.empty()) {
+      std::unique_ptr<TraceSource> source = open_routing(options.routing, hparams);
+      routers.push_back(std::make_unique<ReplayRouter>(*routers.back(), hparams, *source, options.routing));
+    }
+    if (!options.trace_path.empty())
+      routers.push_back(std::make_unique<RecordingRouter>(*routers.back(), hparams, options.trace_path, options.chunk));
   }
 
   void preload(const LoadProgress& progress) {

@@ -47,6 +47,8 @@ struct EngineOptions {
   ExpertGroups expert_groups;
   std::string policy = "auto";  // which experts stay in memory: a name of scheduler/policy/make_policy.h
   bool preload = true;  // read all experts before the first token when they fit
+  std::string routing;     // "": the model's gate; else what open_routing() takes (replay_router.h)
+  std::string trace_path;  // "": none; where to record what the router chooses
 };
 
 // Called now and then while loading; returning false gives up (the constructor then throws Interrupted).

@@ -28,6 +28,7 @@ Forward::Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const W
       stream_(stream),
       h_(hparams),
       weights_(weights),
+      router_(router),
       limits_(limits),
       x_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "hidden states"),
       normed_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "hidden states"),
@@ -47,6 +48,7 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   CHECK(!rows.empty() && static_cast<i64>(rows.size()) <= limits_.rows);
   i64 count = static_cast<i64>(rows.size());
   split_into_runs(rows, caches);
+  router_.begin_batch(rows);
   timer.start(Stage::rest);
   embed(rows);
   for (i64 i = 0; i < h_.layers; i++) {

@@ -10,23 +10,12 @@
 #include "kernels/base/ids.h"
 #include "kernels/base/stats.h"
 #include "runtime/attention_layer.h"
+#include "runtime/batch_row.h"
 #include "runtime/moe_layer.h"
 #include "runtime/router.h"
 #include "runtime/weights.h"
 
 namespace stoker {
-
-// One token to compute.
-struct BatchRow {
-  SequenceId sequence;
-  i32 position = 0;  // rows of one sequence are consecutive in the batch, positions ascending by one
-  i32 token = 0;
-  bool logits = false;  // whether its logits are wanted
-  // At most kGeneratedRows rows of a sequence are generated ones.
-  RowRole role = RowRole::prompt;
-
-  static constexpr i64 kGeneratedRows = 8;
-};
 
 class Forward {
  public:
@@ -55,6 +44,7 @@ class Forward {
   Stream& stream_;
   const Hparams& h_;
   const Weights& weights_;
+  Router& router_;
   Limits limits_;
   Buffer x_, normed_;  // [rows, hidden]
   ActivationRows head_inputs_;

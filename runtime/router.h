@@ -1,11 +1,12 @@
-// Router: which experts see which token. `gate` computes it from the model's gate; others (replaying a recorded trace)
-// implement the same interface. Owner: the engine thread.
+// Router: which experts see which token. `gate` computes it from the model's gate; others (replay_router.h,
+// recording_router.h) stand around it. Owner: the engine thread.
 #pragma once
 
 #include <span>
 
 #include "kernels/base/ids.h"
 #include "kernels/ops.h"
+#include "runtime/batch_row.h"
 #include "runtime/hparams.h"
 #include "runtime/weights.h"
 
@@ -14,6 +15,9 @@ namespace stoker {
 class Router {
  public:
   virtual ~Router() = default;
+
+  // The rows that the following calls of route() are about, one call per layer with experts.
+  virtual void begin_batch(std::span<const BatchRow>) {}
 
   // For each of `tokens` rows of x [tokens, hidden] (after the FFN norm) writes the chosen experts, best first, and
   // their final weights: ids and weights are [tokens, top_k].

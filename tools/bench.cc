@@ -197,6 +197,7 @@ nlohmann::ordered_json row_json(const BenchModel& model, const Options& o, const
       {"stddev_ts", r.standard_deviation()},
       {"samples_ts", speeds},
   };
+  if (!o.routing.empty()) json["routing"] = o.routing;
   if (r.bytes_per_token > 0) {
     json["bytes_per_token"] = static_cast<i64>(r.bytes_per_token);
     json["touched_gb_per_second"] = r.touched_gb_per_second();
@@ -256,6 +257,7 @@ void note_details(const BenchModel& model, const Engine& engine, const std::vect
        human_bytes(peak_rss_bytes()), human_bytes(f.resident_bytes), human_bytes(f.kv_bytes),
        human_bytes(f.scratch_bytes), human_bytes(f.expert_budget_bytes), f.expert_slots, f.expert_total);
   note("reads  {}", engine.io_description());
+  if (!engine.options().routing.empty()) note("routed by {}, not by the gate", engine.options().routing);
   note("logits hash {:016x}", hash);
 }
 

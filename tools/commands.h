@@ -15,5 +15,6 @@ int synth_command(const Options& options);
 int pack_command(const Options& options);
 int simulate_command(const Options& options);
 int plan_command(const Options& options);
+int trace_command(const Options& options);
 
 }  // namespace stoker

@@ -42,6 +42,8 @@ EngineOptions engine_options(const Options& o) {
   }
   e.policy = o.policy;
   e.preload = !o.no_preload;
+  e.routing = o.routing;
+  e.trace_path = o.trace_file;
   return e;
 }
 

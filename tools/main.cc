@@ -34,6 +34,8 @@ int execute(Command command, const Options& options) {
       return simulate_command(options);
     case Command::plan:
       return plan_command(options);
+    case Command::trace:
+      return trace_command(options);
     case Command::none:
       break;
   }

@@ -133,6 +133,8 @@ class Parser {
     result_.options.positional.push_back(word);
     if (result_.command == Command::inspect && result_.options.model.empty()) {
       result_.options.model = word;
+    } else if (result_.command == Command::trace) {
+      // what to do, and the file: validate() looks at them
     } else if (result_.command == Command::run) {
       problem("{}: not an option; a prompt is given as -p \"{}\"", word, word);
     } else {

@@ -20,6 +20,7 @@ constexpr u32 kBench = bit(Command::bench);
 constexpr u32 kSynth = bit(Command::synth);
 constexpr u32 kPack = bit(Command::pack);
 constexpr u32 kSimulate = bit(Command::simulate) | bit(Command::plan);
+constexpr u32 kTrace = bit(Command::trace);
 constexpr u32 kEngine = kRun | kEval | kBench;  // commands that compute
 constexpr f64 kMany = 1 << 30;
 
@@ -28,6 +29,7 @@ constexpr std::string_view kIoChoices = "auto|uring|pread";
 constexpr std::string_view kPolicyChoices = "auto|ema|lru|lfu|slru|s3fifo|least-stale|mrs";
 constexpr std::string_view kCacheChoices = "f16|q8_0|f32";
 constexpr std::string_view kFormatChoices = "md|json|csv";
+constexpr std::string_view kProfileChoices = "pessimistic|mid|default|optimistic";
 constexpr std::string_view kShapeChoices = "deepseek-v3|kimi-k2|deepseek-v2-lite|tiny";
 
 using O = Options;
@@ -92,6 +94,11 @@ constexpr std::array kRows = {
     OptionRow{kEngine | kSimulate, "--no-preload", "", &O::no_preload,
               "read experts when first used, even if all would fit"},
 
+    OptionRow{kRun | kBench, "--trace", "FILE", &O::trace_file,
+              "record which experts the router chose for each token; `stoker trace` reads it"},
+    OptionRow{kBench, "--routing", "WHAT", &O::routing,
+              "replay a trace's FILE, or synthetic:PROFILE, in place of what the gate chooses"},
+
     // Sampling.
     OptionRow{kRun, "-s, --seed", "N", &O::seed, "seed of the sampler; -1: a new one", -1, 9e15},
     OptionRow{kRun, "--temp", "X", &O::temperature, "temperature; 0: always the likeliest token", 0, 1000},
@@ -149,7 +156,23 @@ constexpr std::array kRows = {
     OptionRow{kPack, "--verify", "PACK", &O::verify, "write nothing: read all of a pack and compare checksums"},
     OptionRow{kPack, "--json", "", &O::json, "print one JSON object on stdout instead of text"},
 
-    OptionRow{kEngine | kInspect | kTokenize | kSynth | kPack | kSimulate, "-v, --verbose", "", &O::verbose,
+    // trace
+    OptionRow{kTrace, "-o, --output", "FILE", &O::output,
+              "file to write: a trace, or with .csv or .jsonl at the end of its name, text"},
+    OptionRow{kTrace, "--json", "", &O::json, "info, stats: print one JSON object on stdout instead of text"},
+    OptionRow{kTrace, "--slots", "N", &O::cache_slots,
+              "stats: experts that a layer's cache holds; 0: a 32th of all, and at least what a token uses", 0, 65536},
+    OptionRow{kTrace, "--shape", "deepseek-v3", &O::trace_shape, "synth: whose router"},
+    OptionRow{kTrace, "--profile", kProfileChoices, &O::profile, "synth: how much tokens repeat experts"},
+    OptionRow{kTrace, "--tokens", "N", &O::trace_tokens, "synth: tokens of all prompts together", 1, kMany},
+    OptionRow{kTrace, "--prompts", "N", &O::trace_prompts, "synth: prompts they belong to", 1, kMany},
+    OptionRow{kTrace, "--seed", "N", &O::trace_seed, "synth: seed", 0, 9e15},
+    OptionRow{kTrace, "--coupling", "X", &O::coupling,
+              "synth: correlation of what is new at a token between neighbouring layers", 0, 1},
+    OptionRow{kTrace, "--experts", "N", &O::trace_experts, "convert, ESFT: experts per layer", 1, 65536},
+    OptionRow{kTrace, "--top-k", "N", &O::trace_top_k, "convert, ESFT: experts per token", 1, 65536},
+
+    OptionRow{kEngine | kInspect | kTokenize | kSynth | kPack | kSimulate | kTrace, "-v, --verbose", "", &O::verbose,
               "print what is being done"},
 };
 
@@ -204,6 +227,15 @@ constexpr std::array kCommands = {
     CommandRow{Command::plan, "plan", "[--machine NAME] [--shape NAME | -m FILE]",
                "what of a model goes where on a machine, and what speed to expect",
                "The speed is that of `stoker simulate`, whose help says more, after its first 64 tokens."},
+        Command::trace, "trace", "info TRACE | stats TRACE | convert FILE -o FILE | synth -o TRACE",
+        "look at, convert and make up traces of which experts tokens use",
+        "info: what was traced. stats: how unequal experts are, how often tokens repeat them, and the hit rates of "
+        "an LRU cache and\n"
+        "of the best cache possible, per layer.\n"
+        "convert: a trace to .csv or .jsonl; a .csv or .csv.gz with turn,phase,step,layer,slot,expert,weight to a "
+        "trace; a folder\n"
+        "of ESFT's files (one per layer; see --experts, --top-k) to a trace.\n"
+        "synth: routing made up with the statistics of real models; `stoker bench --routing` replays it."},
 };
 
 void check_text_sources(const Options& o, bool one_needed, std::vector<std::string>& problems) {
@@ -275,6 +307,24 @@ void check_pack_options(const Options& o, std::vector<std::string>& problems) {
     problems.push_back("--stripe: a folder's name is empty");
 }
 
+void check_trace(const Options& o, std::vector<std::string>& problems) {
+  const std::vector<std::string>& words = o.positional;
+  std::string_view action = words.empty() ? "" : std::string_view(words[0]);
+  bool synth = action == "synth", converts = action == "convert";
+  if (!synth && !converts && action != "info" && action != "stats") {
+    problems.push_back("trace: say what to do: info, stats, convert or synth");
+    return;
+  }
+  if (synth && words.size() > 1) problems.push_back(fmt::format("{}: synth reads no file", words[1]));
+  if (!synth && words.size() < 2) problems.push_back(fmt::format("trace {}: no file to read: give its name", action));
+  if (words.size() > 2) problems.push_back(fmt::format("{}: one file at a time", words[2]));
+  if ((synth || converts) && o.output.empty()) problems.push_back("no file to write: give -o FILE");
+  if (!synth && !converts && !o.output.empty()) problems.push_back(fmt::format("-o {}: {} writes no file", o.output, action));
+  if (o.trace_shape != "deepseek-v3") problems.push_back(fmt::format("--shape {}: must be deepseek-v3", o.trace_shape));
+  if (o.trace_prompts > o.trace_tokens)
+    problems.push_back(fmt::format("--prompts {}: more than --tokens {}", o.trace_prompts, o.trace_tokens));
+}
+
 }  // namespace
 
 std::span<const OptionRow> option_rows() { return kRows; }
@@ -290,7 +340,7 @@ const CommandRow& row(Command command) {
 std::vector<std::string> validate(Command command, const Options& o) {
   std::vector<std::string> problems;
   bool model_needed = command != Command::synth && command != Command::pack &&
-                      command != Command::simulate && command != Command::plan;
+                      command != Command::simulate && command != Command::plan && command != Command::trace;
   if (model_needed && o.model.empty()) {
     problems.push_back(command == Command::inspect ? "no model: give its file" : "no model: give -m FILE");
   }
@@ -311,6 +361,7 @@ std::vector<std::string> validate(Command command, const Options& o) {
   if (command == Command::synth) check_synth(o, problems);
   if (command == Command::simulate || command == Command::plan) check_simulated(o, problems);
   if (command == Command::pack) check_pack_options(o, problems);
+  if (command == Command::trace) check_trace(o, problems);
   return problems;
 }
 

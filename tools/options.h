@@ -24,6 +24,7 @@ enum class Command : u32 {
   pack = 64,
   simulate = 128,
   plan = 256,
+  trace = 512,
 };
 
 // A number of bytes, given as 100G, 8GiB, 512M, 1.5TB. 0: not given.
@@ -108,6 +109,17 @@ struct Options {
   i64 sim_tokens = 512;
   std::string routing = "zipf:0.5";
   bool packed = false;
+  // routing traces; the shape is V3's alone, the output is the one above
+  std::string trace_file;  // where run and bench record
+  std::string routing;     // bench: "": the model's gate
+  std::string trace_shape = "deepseek-v3";
+  std::string profile = "default";
+  i64 trace_tokens = 4000;
+  i64 trace_prompts = 8;
+  i64 trace_seed = 1;
+  f64 coupling = 0;
+  i64 cache_slots = 0;  // 0: a 32th of the experts, and at least top-k
+  i64 trace_experts = 64, trace_top_k = 6;  // of ESFT's files, which do not say
 
   std::vector<std::string> positional;
 };

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <map>
 
 #include "kernels/base/error.h"
 #include "scheduler/trace/fields.h"
@@ -82,51 +83,65 @@ class CsvRows {
   i64 experts_noted_ = 0, bytes_column_ = -1;
 };
 
-// Rows of one token come together; a change of (turn, phase, step) ends it.
+// Rows of a (turn, phase) come together, but a prompt's may come layer by layer: tokens are collected by step, and leave
+// in that order once they are complete.
 class CsvTokens {
  public:
   CsvTokens(const TraceHeader& header, const TraceSink& sink, TraceImport& result)
-      : header_(header), sink_(sink), result_(result) {
-    record_.resize(header);
-    filled_.resize(static_cast<size_t>(header.slots()));
-  }
+      : header_(header), sink_(sink), result_(result) {}
 
   void add(const Row& row) {
-    if (count_ > 0 && (row.turn != last_.turn || row.phase != last_.phase || row.step != last_.step)) finish();
-    if (count_ == 0) position_ = row.turn == last_.turn ? position_ + 1 : 0;
-    last_ = row;
+    if (row.turn != turn_ || row.phase != phase_) finish();
+    if (row.turn != turn_) position_ = 0;
+    turn_ = row.turn;
+    phase_ = row.phase;
+    Token& token = tokens_[row.step];
+    if (token.filled.empty()) {
+      token.record.resize(header_);
+      token.filled.resize(static_cast<size_t>(header_.slots()));
+    }
     size_t at = static_cast<size_t>((row.layer - header_.first_layer) * header_.top_k + row.slot);
-    record_.ids[at] = static_cast<u16>(row.expert);
-    record_.weights[at] = static_cast<f32>(row.weight);
-    if (header_.has_served) record_.served[at] = row.expert_bytes == 0 ? 1 : 0;
-    filled_[at] = true;
-    count_++;
+    token.record.ids[at] = static_cast<u16>(row.expert);
+    token.record.weights[at] = static_cast<f32>(row.weight);
+    if (header_.has_served) token.record.served[at] = row.expert_bytes == 0 ? 1 : 0;
+    token.found += token.filled[at] ? 0 : 1;
+    token.filled[at] = true;
+    while (!tokens_.empty() && complete(tokens_.begin()->second)) leave();
   }
 
   void finish() {
-    if (count_ == 0) return;
-    bool complete = std::find(filled_.begin(), filled_.end(), false) == filled_.end();
-    if (complete) {
-      record_.sequence = last_.turn;
-      record_.position = position_;
-      record_.phase = last_.phase == 0 ? TracePhase::prompt : TracePhase::decode;
-      sink_.record(record_);
+    while (!tokens_.empty()) leave();
+  }
+
+ private:
+  struct Token {
+    TraceRecord record;
+    std::vector<bool> filled;
+    i64 found = 0;  // of the slots
+  };
+
+  bool complete(const Token& token) const { return token.found == header_.slots(); }
+
+  void leave() {
+    Token& token = tokens_.begin()->second;
+    if (complete(token)) {
+      token.record.sequence = turn_;
+      token.record.position = position_;
+      token.record.phase = phase_ == 0 ? TracePhase::prompt : TracePhase::decode;
+      sink_.record(token.record);
       result_.records++;
     } else {
       result_.incomplete++;
     }
-    std::fill(filled_.begin(), filled_.end(), false);
-    count_ = 0;
+    position_++;
+    tokens_.erase(tokens_.begin());
   }
 
- private:
   const TraceHeader& header_;
   const TraceSink& sink_;
   TraceImport& result_;
-  TraceRecord record_;
-  std::vector<bool> filled_;
-  Row last_{.turn = -1};
-  i64 count_ = 0, position_ = -1;
+  std::map<i64, Token> tokens_;  // by step
+  i64 turn_ = -1, phase_ = -1, position_ = 0;
 };
 
 TraceHeader learn_shape(const std::string& path) {

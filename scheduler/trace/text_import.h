@@ -20,8 +20,8 @@ struct TraceSink {
   std::function<void(const TraceRecord&)> record;
 };
 
-// "turn,phase,step,layer,slot,expert,weight[,...]", one line per chosen expert, tokens one after the other; lines that
-// start with # are notes, of which n_expert=N is understood. Phase 0 is a prompt. A column "expert_bytes" says what was
+// "turn,phase,step,layer,slot,expert,weight[,...]", one line per chosen expert, the lines of a turn's phase together;
+// lines that start with # are notes, of which n_expert=N is understood. Phase 0 is a prompt. A column "expert_bytes" says what was
 // read: 0 means that the expert was in memory. May be gzip-compressed. Throws Error with the line's number.
 TraceImport import_csv(const std::string& path, const TraceSink& sink);
 

@@ -70,15 +70,18 @@ class Folder(unittest.TestCase):
         return errors[0]
 
 
+COMMANDS = ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate", "plan", "trace")
+
+
 class Help(unittest.TestCase):
     def test_help_goes_to_stdout_and_lists_every_command(self):
         for arguments in ([], ["--help"], ["-h"], ["help"]):
             text = expect(self, 0, *arguments).stdout.decode()
-            for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate", "plan"):
+            for command in COMMANDS:
                 self.assertIn(command, text)
 
     def test_each_command_has_help_that_names_its_options(self):
-        for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate", "plan"):
+        for command in COMMANDS:
             first = expect(self, 0, command, "--help").stdout
             self.assertEqual(first, expect(self, 0, "help", command).stdout)
             self.assertIn(b"--verbose", first)
@@ -491,6 +494,82 @@ class Synthetic(Folder):
     def test_sparse_models_take_no_room_and_run(self):
         (model,) = self.synth("sparse.gguf", "--sparse")
         answer(self, "-p", "hello", "-n", "2", model=model)
+
+
+class RoutingTraces(Folder):
+    def trace(self, *arguments):
+        return expect(self, 0, "trace", *arguments).stdout.decode()
+
+    def test_run_records_what_the_router_chose(self):
+        path = self.path("run.trace")
+        plain = answer(self, "-p", PROMPT, "-n", "6")
+        traced = answer(self, "-p", PROMPT, "-n", "6", "--trace", path)
+        self.assertEqual(plain["text"], traced["text"])
+        info = json.loads(self.trace("info", path, "--json"))
+        facts = json.loads(expect(self, 0, "inspect", "--json", MODEL).stdout)
+        self.assertEqual(info["moe_layers"], facts["layers"] - facts["dense_layers"])
+        self.assertEqual(info["experts"], facts["experts_per_layer"])
+        self.assertEqual(info["experts_per_token"], facts["experts_per_token"])
+        self.assertGreaterEqual(info["tokens"], 6)
+        self.assertEqual(info["cut_bytes"], 0)
+        stats = json.loads(self.trace("stats", path, "--json"))
+        self.assertEqual(stats["tokens"], info["tokens"])
+        self.assertEqual(len(stats["layers"]), info["moe_layers"])
+        self.assertIn(info["model"], self.trace("stats", path))
+
+    def test_a_replayed_trace_is_recorded_again_bit_for_bit(self):
+        options = ("bench", "-m", MODEL, "-p", "8", "-n", "4", "-r", "1", "--json")
+        a, b = self.path("a.trace"), self.path("b.trace")
+        expect(self, 0, *options, "--trace", a)
+        expect(self, 0, *options, "--routing", a, "--trace", b)
+        texts = []
+        for name in (a, b):
+            self.trace("convert", name, "-o", name + ".csv")
+            with open(name + ".csv") as file:
+                texts.append(file.read())
+        self.assertGreater(texts[0].count("\n"), 20)
+        self.assertEqual(texts[0], texts[1])
+        self.trace("convert", a + ".csv", "-o", self.path("c.trace"))
+        self.trace("convert", a, "-o", self.path("a.jsonl"))
+        with open(self.path("a.jsonl")) as file:
+            lines = [json.loads(line) for line in file]
+        self.assertEqual(len(lines), json.loads(self.trace("info", a, "--json"))["tokens"])
+
+    def test_replay_computes_the_same_streamed_and_in_memory(self):
+        smallest, full = budgets(self)
+        hashes = set()
+        for ram in (smallest, full):
+            rows = json.loads(expect(self, 0, "bench", "-m", MODEL, "-p", "16", "-n", "4", "-r", "1", "--json", "--routing",
+                                     "synthetic:pessimistic", "--ram", "%dB" % ram).stdout)
+            hashes.add(rows[0]["logits_hash"])
+            self.assertEqual(rows[0]["routing"], "synthetic:pessimistic")
+        self.assertEqual(len(hashes), 1)
+
+    def test_synthetic_traces_come_from_their_seed(self):
+        bytes_of = {}
+        for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+            self.trace("synth", "-o", self.path(name), "--tokens", "20", "--prompts", "2", "--seed", seed)
+            with open(self.path(name), "rb") as file:
+                bytes_of[name] = file.read()
+        self.assertEqual(bytes_of["a"], bytes_of["b"])
+        self.assertNotEqual(bytes_of["a"], bytes_of["c"])
+        self.assertEqual(len(bytes_of["a"]), 128 + 20 * 1408)
+        cut = self.file("cut", bytes_of["a"][:-1])
+        self.assertEqual(json.loads(self.trace("info", cut, "--json"))["tokens"], 19)
+
+    def test_mistakes_are_named(self):
+        trace = self.path("v3.trace")
+        self.trace("synth", "-o", trace, "--tokens", "2", "--prompts", "1")
+        self.assertIn("of 256 experts", self.error("bench", "-m", MODEL, "-p", "0", "-n", "1", "--routing", trace))
+        self.assertIn("not a routing trace", self.error("trace", "info", MODEL))
+        self.assertIn("is no trace", self.error("trace", "synth", "-o", self.file("x", b"something"), "--tokens", "9"))
+        self.assertIn("is no trace", self.error("run", "-m", MODEL, "-p", "x", "--trace", self.path("x")))
+        self.assertIn("No space left", self.error("trace", "synth", "-o", "/dev/full", "--tokens", "9"))
+        self.assertIn("info, stats, convert or synth", self.error("trace"))
+        self.assertIn("no file to read", self.error("trace", "stats"))
+        self.assertIn("give -o FILE", self.error("trace", "convert", trace))
+        self.assertIn("one of them must be text", self.error("trace", "convert", trace, "-o", self.path("y")))
+        self.assertIn("more than --tokens", self.error("trace", "synth", "-o", self.path("z"), "--tokens", "2"))
 
 
 class Packs(Folder):

@@ -1,0 +1,143 @@
+// What is recorded is what was chosen, and what is replayed is what was recorded.
+#include <doctest/doctest.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+
+#include "kernels/base/log.h"
+#include "runtime/recording_router.h"
+#include "runtime/replay_router.h"
+#include "scheduler/trace/trace_reader.h"
+#include "tests/support/model_run.h"
+#include "tests/support/tiny_model.h"
+
+namespace stoker {
+namespace {
+
+using test::TempFolder;
+using test::TinyModel;
+using test::error_of;
+
+std::vector<TraceRecord> read(const std::string& path) {
+  TraceReader reader(path);
+  std::vector<TraceRecord> records;
+  for (TraceRecord record; reader.next(record);) records.push_back(record);
+  return records;
+}
+
+std::vector<f32> logits_with(const TinyModel& model, const std::string& routing, const std::string& trace, i64 ram, i64 chunk) {
+  EngineOptions options = test::small_engine(model.path());
+  options.routing = routing;
+  options.trace_path = trace;
+  if (ram > 0) options.ram_bytes = ram;
+  Engine engine(options);
+  std::vector<i32> tokens = test::some_tokens(24, engine.hparams().vocab, 3);
+  return test::logits_of(engine, tokens, chunk);
+}
+
+i64 warnings = 0;
+
+// Writes beyond `bytes` of a file fail while `action` runs.
+template <class Action>
+auto with_file_size_limit(i64 bytes, Action&& action) {
+  auto before_signal = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  rlimit small = old;
+  small.rlim_cur = static_cast<rlim_t>(bytes);
+  setrlimit(RLIMIT_FSIZE, &small);
+  auto result = action();
+  setrlimit(RLIMIT_FSIZE, &old);
+  std::signal(SIGXFSZ, before_signal);
+  return result;
+}
+
+}  // namespace
+
+TEST_CASE("recording changes no logit, and names rows as they were") {
+  TinyModel model;
+  std::string trace = model.folder().file("a.trace");
+  std::vector<f32> plain = logits_with(model, "", "", 0, 5), recorded = logits_with(model, "", trace, 0, 5);
+  CHECK(plain == recorded);
+  std::vector<TraceRecord> records = read(trace);
+  std::vector<i32> tokens = test::some_tokens(24, 512, 3);
+  REQUIRE(records.size() == 24);
+  for (size_t i = 0; i < records.size(); i++) {
+    CHECK(records[i].sequence == 0);
+    CHECK(records[i].position == static_cast<i64>(i));
+    CHECK(records[i].token == tokens[i]);
+    CHECK(records[i].phase == TracePhase::prompt);
+    CHECK(std::count(records[i].ids.begin(), records[i].ids.end(), records[i].ids[0]) < static_cast<i64>(records[i].ids.size()));
+  }
+}
+
+TEST_CASE("the same routing is recorded whatever the budget and the chunks") {
+  TinyModel model;
+  std::string a = model.folder().file("a"), b = model.folder().file("b");
+  logits_with(model, "", a, 0, 8);
+  logits_with(model, "", b, 0, 1);
+  std::vector<TraceRecord> one = read(a), other = read(b);
+  REQUIRE(one.size() == other.size());
+  for (size_t i = 0; i < one.size(); i++) {
+    CHECK(one[i].ids == other[i].ids);
+    CHECK(other[i].phase == TracePhase::decode);
+  }
+}
+
+TEST_CASE("a replayed trace is recorded again as it was, and wraps around") {
+  TinyModel model;
+  std::string a = model.folder().file("a"), b = model.folder().file("b");
+  logits_with(model, "synthetic:default", a, 0, 5);
+  std::vector<TraceRecord> first = read(a);
+  REQUIRE(first.size() == 24);
+  std::filesystem::resize_file(a, static_cast<u64>(kTraceHeaderBytes + 7 * TraceReader(a).header().record_bytes()));
+  logits_with(model, a, b, 0, 5);
+  std::vector<TraceRecord> again = read(b);
+  REQUIRE(again.size() == 24);
+  for (size_t i = 0; i < again.size(); i++) {
+    CHECK(again[i].ids == first[i % 7].ids);
+    CHECK(again[i].weights == first[i % 7].weights);
+  }
+}
+
+TEST_CASE("another model's trace is refused") {
+  TinyModel model;
+  TraceHeader h{.model_name = "wide", .layers = 1, .first_layer = 0, .experts = 300, .top_k = 1};
+  std::string wide = model.folder().file("wide"), empty = model.folder().file("empty");
+  Hparams hparams;
+  {
+    TraceWriter writer(wide, h);
+    Engine engine(test::small_engine(model.path()));
+    hparams = engine.hparams();
+    TraceWriter nothing(empty, trace_header(hparams));
+  }
+  CHECK(error_of([&] { logits_with(model, wide, "", 0, 5); }).find("its tokens use 1 of 300 experts") != std::string::npos);
+  CHECK(error_of([&] { logits_with(model, empty, "", 0, 5); }).find("no record") != std::string::npos);
+  CHECK(error_of([&] { logits_with(model, "synthetic:none", "", 0, 5); }).find("no such routing profile") != std::string::npos);
+  CHECK(error_of([&] { logits_with(model, "", "/nowhere/t", 0, 5); }).find("cannot write a trace") != std::string::npos);
+}
+
+// A file that may not grow further stands for a full disk.
+TEST_CASE("a disk that fills up ends the trace, not the run") {
+  TinyModel model;
+  set_log_sink([](LogLevel level, std::string_view) { warnings += level == LogLevel::warning ? 1 : 0; });
+  std::vector<f32> plain = logits_with(model, "", "", 0, 4);
+  std::string trace = model.folder().file("t");
+  i64 record_bytes = 0;
+  {
+    EngineOptions options = test::small_engine(model.path());
+    Engine engine(options);
+    record_bytes = trace_header(engine.hparams()).record_bytes();
+  }
+  i64 before = warnings;
+  std::vector<f32> limited = with_file_size_limit(kTraceHeaderBytes + 6 * record_bytes + 3,
+                                                  [&] { return logits_with(model, "", trace, 0, 4); });
+  set_log_sink(nullptr);
+  CHECK(limited == plain);
+  CHECK(warnings == before + 1);
+  CHECK(read(trace).size() == 6);
+}
+
+}  // namespace stoker
