@@ -19,6 +19,8 @@
 #include "runtime/kv_cache.h"
 #include "runtime/token_bytes.h"
 #include "scheduler/plan.h"
+#include "scheduler/policy/governor.h"
+#include "scheduler/policy/predictor.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/tiers/open_reader.h"
 
@@ -46,6 +48,11 @@ struct EngineOptions {
   IoPath io = IoPath::automatic;
   ExpertGroups expert_groups;
   bool preload = true;  // read all experts before the first token when they fit
+  // Without a slot for every expert: what coming layers will want, guessed so many layers ahead, and whether guesses
+  // are read.
+  PredictorKind predictor = PredictorKind::gate_shared;
+  i64 lookahead = 1;
+  PrefetchMode prefetch = PrefetchMode::automatic;
 };
 
 // Called now and then while loading; returning false gives up (the constructor then throws Interrupted).
@@ -96,6 +103,8 @@ class Engine {
 
   const StageTimer& timer() const;
   const SchedulerStats& scheduler_stats() const;
+  const Governor& governor() const;
+  const Predictor* predictor() const;  // none: nothing is predicted
 
  private:
   struct Impl;
