@@ -228,10 +228,10 @@ class Answers(Folder):
                     self.assertEqual(got["prediction"]["prefetch"], "off")
                 elif predictor.startswith("gate"):
                     self.assertGreater(near["recall_wide"], 0.5)
-        text = expect(self, 0, "run", "-m", MODEL, "--prefetch", "on", *common).stderr
+        text = expect(self, 0, "run", "-m", MODEL, "--prefetch", "on", *common).stderr.decode()
         self.assertIn("predict: gate+shared", text)
         self.assertIn("prefetch on", text)
-        problem = expect(self, 1, "run", "-m", MODEL, *common, "--predictor", "oracle").stderr
+        problem = expect(self, 1, "run", "-m", MODEL, *common, "--predictor", "oracle").stderr.decode()
         self.assertIn("gate+shared", problem)
 
     def test_greedy_text_is_the_same_for_every_chunk(self):
