@@ -7,6 +7,7 @@
 #include "kernels/ops.h"
 #include "runtime/arch/deepseek2.h"
 #include "runtime/forward.h"
+#include "runtime/lookahead.h"
 #include "runtime/recording_router.h"
 #include "runtime/replay_router.h"
 #include "runtime/router.h"
@@ -85,6 +86,7 @@ struct Engine::Impl {
   std::unique_ptr<Stream> stream;
   std::unique_ptr<Scheduler> scheduler;
   std::vector<std::unique_ptr<Router>> routers;  // each stands around the one before; the last is used
+  std::unique_ptr<Lookahead> lookahead;
   std::unique_ptr<Forward> forward;
   std::vector<std::unique_ptr<KvCache>> sequences;
   std::vector<KvCache*> caches;  // the same, as forward wants them
@@ -129,11 +131,13 @@ struct Engine::Impl {
     scheduler = std::make_unique<Scheduler>(
         experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k()), *reader,
         steady_clock(), SlabOptions{.fault_in = fault_in_if_available});
+    look_ahead();
     forward = std::make_unique<Forward>(cpu_ops(), *stream, hparams, *weights, *scheduler, *routers.back(),
                                         Forward::Limits{.rows = options.chunk,
                                                         .sequences = options.sequences,
                                                         .context = options.context,
-                                                        .exact = options.exact});
+                                                        .exact = options.exact},
+                                        lookahead.get());
     for (i64 i = 0; i < options.sequences; i++) {
       sequences.push_back(std::make_unique<KvCache>(hparams, options.context, cache_type()));
       caches.push_back(sequences.back().get());
@@ -150,6 +154,14 @@ struct Engine::Impl {
     }
     if (!options.trace_path.empty())
       routers.push_back(std::make_unique<RecordingRouter>(*routers.back(), hparams, options.trace_path, options.chunk));
+  }
+
+  // With all experts in memory there is nothing to fetch early.
+  void look_ahead() {
+    if (plan.all_resident || options.predictor == PredictorKind::none) return;
+    lookahead = std::make_unique<Lookahead>(cpu_ops(), hparams, *weights, *scheduler,
+                                            Lookahead::Options{options.predictor, options.lookahead});
+    scheduler->set_prefetch(options.prefetch);
   }
 
   void preload(const LoadProgress& progress) {
@@ -191,6 +203,11 @@ CacheType Engine::cache_type() const { return impl_->cache_type(); }
 std::string Engine::io_description() const { return impl_->reader->describe(); }
 const StageTimer& Engine::timer() const { return impl_->timer; }
 const SchedulerStats& Engine::scheduler_stats() const { return impl_->scheduler->stats(); }
+
+const Governor& Engine::governor() const { return impl_->scheduler->governor(); }
+const Predictor* Engine::predictor() const {
+  return impl_->lookahead ? &impl_->lookahead->predictor() : nullptr;
+}
 
 EngineFootprint Engine::footprint() const {
   const Impl& e = *impl_;

@@ -19,6 +19,8 @@
 #include "runtime/kv_cache.h"
 #include "runtime/token_bytes.h"
 #include "scheduler/plan.h"
+#include "scheduler/policy/governor.h"
+#include "scheduler/policy/predictor.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/tiers/open_reader.h"
 
@@ -49,6 +51,11 @@ struct EngineOptions {
   bool preload = true;  // read all experts before the first token when they fit
   std::string routing;     // "": the model's gate; else what open_routing() takes (replay_router.h)
   std::string trace_path;  // "": none; where to record what the router chooses
+  // Without a slot for every expert: what coming layers will want, guessed so many layers ahead, and whether guesses
+  // are read.
+  PredictorKind predictor = PredictorKind::gate_shared;
+  i64 lookahead = 1;
+  PrefetchMode prefetch = PrefetchMode::automatic;
 };
 
 // Called now and then while loading; returning false gives up (the constructor then throws Interrupted).
@@ -99,6 +106,8 @@ class Engine {
 
   const StageTimer& timer() const;
   const SchedulerStats& scheduler_stats() const;
+  const Governor& governor() const;
+  const Predictor* predictor() const;  // none: nothing is predicted
 
  private:
   struct Impl;

@@ -23,18 +23,19 @@ AttentionLayer::Limits attention_limits(const Forward::Limits& limits, int worke
 }  // namespace
 
 Forward::Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
-                 Router& router, const Limits& limits)
+                 Router& router, const Limits& limits, Lookahead* lookahead)
     : ops_(ops),
       stream_(stream),
       h_(hparams),
       weights_(weights),
       router_(router),
+      scheduler_(scheduler),
       limits_(limits),
       x_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "hidden states"),
       normed_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "hidden states"),
       head_inputs_(ops, limits.rows * hparams.hidden),
       attention_(ops, hparams, attention_limits(limits, stream.workers().size())),
-      moe_(ops, hparams, {.rows = limits.rows, .exact = limits.exact}, scheduler, router) {
+      moe_(ops, hparams, {.rows = limits.rows, .exact = limits.exact}, scheduler, router, lookahead) {
   runs_.reserve(static_cast<size_t>(limits.rows));
   positions_.resize(static_cast<size_t>(limits.rows));
 }
@@ -50,10 +51,12 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   split_into_runs(rows, caches);
   router_.begin_batch(rows);
   timer.start(Stage::rest);
+  i64 before_ns = timer.total_ns();
   embed(rows);
   for (i64 i = 0; i < h_.layers; i++) {
     const LayerWeights& w = weights_.layers()[static_cast<size_t>(i)];
     timer.enter(Stage::attention);
+    scheduler_.tend();
     attention_.run(stream_, LayerId(i), w, {runs_, positions_.data(), count}, floats(x_), floats(normed_));
     Status status = moe_.run(stream_, LayerId(i), w, count, floats(x_), floats(normed_), timer);
     if (status.ok() && interrupt != nullptr && interrupt->load(std::memory_order_relaxed))
@@ -67,6 +70,8 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   output_head(rows, logits);
   for (const SequenceRun& run : runs_) run.cache->set_length(run.position + run.rows);
   timer.stop();
+  bool decode = count == static_cast<i64>(runs_.size());
+  scheduler_.end_pass(count, timer.total_ns() - before_ns, decode);
   return {};
 }
 

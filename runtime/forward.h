@@ -27,7 +27,7 @@ class Forward {
   };
   // Everything passed must outlive it. All scratch is allocated here; run() allocates nothing.
   Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
-          Router& router, const Limits& limits);
+          Router& router, const Limits& limits, Lookahead* lookahead = nullptr);
 
   // See Engine::forward. `caches` [sequences].
   Status run(std::span<const BatchRow> rows, std::span<KvCache* const> caches, std::span<f32> logits,
@@ -45,6 +45,7 @@ class Forward {
   const Hparams& h_;
   const Weights& weights_;
   Router& router_;
+  Scheduler& scheduler_;
   Limits limits_;
   Buffer x_, normed_;  // [rows, hidden]
   ActivationRows head_inputs_;

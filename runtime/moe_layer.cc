@@ -19,12 +19,14 @@ i64 scratch_bytes_needed(const Hparams& h, i64 rows) {
 
 }  // namespace
 
-MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router)
+MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router,
+                   Lookahead* lookahead)
     : ops_(ops),
       h_(hparams),
       limits_(limits),
       scheduler_(scheduler),
       router_(router),
+      lookahead_(lookahead),
       inputs_(ops, limits.rows * hparams.hidden),
       expert_rows_(limits.rows * hparams.top_k * hparams.hidden * i64{sizeof(f32)}, "expert outputs"),
       shared_rows_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "shared expert outputs"),
@@ -63,6 +65,7 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
   if (!w.is_moe()) {
     resident_ffn(stream, w, rows, floats(shared_rows_));
     ops_.add(stream, x, floats(shared_rows_), rows * h_.hidden);
+    if (lookahead_ != nullptr) lookahead_->look(stream, layer, x, nullptr, rows);
     return {};
   }
 
@@ -72,6 +75,7 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
   Scheduler::Lease lease = scheduler_.acquire(layer, requests_);
   bool shared = w.gate.rows > 0;
   if (shared) resident_ffn(stream, w, rows, floats(shared_rows_));
+  look_ahead(stream, layer, x, shared ? floats(shared_rows_) : nullptr, rows);
 
   for (i64 left = static_cast<i64>(requests_.size()); left > 0;) {
     timer.enter(Stage::disk_wait);
@@ -92,6 +96,14 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
                         .top_k = h_.top_k,
                         .hidden = h_.hidden});
   return {};
+}
+
+// While this layer's experts are read.
+void MoeLayer::look_ahead(Stream& stream, LayerId layer, const f32* x, const f32* shared, i64 rows) {
+  if (lookahead_ == nullptr) return;
+  size_t pairs = static_cast<size_t>(rows * h_.top_k);
+  lookahead_->observe(layer, std::span(ids_).first(pairs), std::span(gate_weights_).first(pairs), rows);
+  lookahead_->look(stream, layer, x, lookahead_->wants_shared() ? shared : nullptr, rows);
 }
 
 // The dense FFN of a layer without experts, or the shared experts (one wide FFN): the same thing on all rows.

@@ -8,6 +8,7 @@
 #include "kernels/base/stats.h"
 #include "runtime/activation_rows.h"
 #include "runtime/hparams.h"
+#include "runtime/lookahead.h"
 #include "runtime/router.h"
 #include "runtime/weights.h"
 #include "scheduler/scheduler.h"
@@ -20,7 +21,8 @@ class MoeLayer {
     i64 rows = 0;
     bool exact = false;
   };
-  MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router);
+  MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router,
+           Lookahead* lookahead = nullptr);
 
   // x [rows, hidden] += ffn(norm(x)), for a layer with experts or a dense one. `normed` is [rows, hidden] of scratch.
   // Failure: an expert could not be read; x is then undefined.
@@ -38,6 +40,7 @@ class MoeLayer {
 
   void resident_ffn(Stream& stream, const LayerWeights& w, i64 rows, f32* out);
   void group_by_expert(i64 rows);
+  void look_ahead(Stream& stream, LayerId layer, const f32* x, const f32* shared, i64 rows);
   void compute(Stream& stream, LayerId layer, std::span<const ReadyExpert> ready);
   ExpertWork work_for(LayerId layer, const ReadyExpert& ready) const;
   void gated_ffn(Stream& stream, std::span<const ExpertWork> work, i64 ffn, f32* out);
@@ -47,6 +50,7 @@ class MoeLayer {
   Limits limits_;
   Scheduler& scheduler_;
   Router& router_;
+  Lookahead* lookahead_;  // or none
   ActivationRows inputs_;
   const f32* input_ = nullptr;  // [rows, hidden], the normed rows of this layer
 

@@ -256,6 +256,9 @@ void note_details(const BenchModel& model, const Engine& engine, const std::vect
   note("memory {} peak RSS; {} resident weights, {} KV cache, {} scratch, {} budget for {} of {} experts",
        human_bytes(peak_rss_bytes()), human_bytes(f.resident_bytes), human_bytes(f.kv_bytes),
        human_bytes(f.scratch_bytes), human_bytes(f.expert_budget_bytes), f.expert_slots, f.expert_total);
+  Phase all;
+  for (const TestResult& r : results) all += r.all;
+  note_prediction(engine, all);
   note("reads  {}", engine.io_description());
   if (!engine.options().routing.empty()) note("routed by {}, not by the gate", engine.options().routing);
   note("logits hash {:016x}", hash);
@@ -290,6 +293,7 @@ int bench_command(const Options& o) {
   for (const TestResult& r : results) {
     rows.push_back(row_json(model, o, *engine, r));
     rows.back().update(engine_json(*engine));
+    rows.back().update(prediction_json(*engine));
     rows.back()["logits_hash"] = fmt::format("{:016x}", bench.hash());
   }
   print(format == "csv" ? csv(rows) : rows.dump(2) + "\n");

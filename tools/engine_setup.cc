@@ -22,6 +22,18 @@ CacheType cache_type(std::string_view text) {
   fail("--cache-type {}: no such type", text);
 }
 
+PredictorKind predictor(std::string_view text) {
+  for (PredictorKind kind : {PredictorKind::none, PredictorKind::previous, PredictorKind::count, PredictorKind::gate,
+                             PredictorKind::gate_shared}) {
+    if (name(kind) == text) return kind;
+  }
+  fail("--predictor {}: no such predictor", text);
+}
+
+PrefetchMode prefetch_mode(std::string_view text) {
+  return text == "on" ? PrefetchMode::on : text == "off" ? PrefetchMode::off : PrefetchMode::automatic;
+}
+
 }  // namespace
 
 EngineOptions engine_options(const Options& o) {
@@ -44,6 +56,9 @@ EngineOptions engine_options(const Options& o) {
   e.preload = !o.no_preload;
   e.routing = o.routing;
   e.trace_path = o.trace_file;
+  e.predictor = predictor(o.predictor);
+  e.lookahead = o.lookahead;
+  e.prefetch = prefetch_mode(o.prefetch);
   return e;
 }
 

@@ -27,6 +27,8 @@ constexpr f64 kMany = 1 << 30;
 constexpr std::string_view kIsaChoices = "ref|avx2|avx512";
 constexpr std::string_view kIoChoices = "auto|uring|pread";
 constexpr std::string_view kPolicyChoices = "auto|ema|lru|lfu|slru|s3fifo|least-stale|mrs";
+constexpr std::string_view kPredictorChoices = "none|previous|count|gate|gate+shared";
+constexpr std::string_view kPrefetchChoices = "on|off|auto";
 constexpr std::string_view kCacheChoices = "f16|q8_0|f32";
 constexpr std::string_view kFormatChoices = "md|json|csv";
 constexpr std::string_view kProfileChoices = "pessimistic|mid|default|optimistic";
@@ -93,6 +95,11 @@ constexpr std::array kRows = {
               "group-limited routing: as the file says, off, or the best K of G groups"},
     OptionRow{kEngine | kSimulate, "--no-preload", "", &O::no_preload,
               "read experts when first used, even if all would fit"},
+    OptionRow{kEngine, "--predictor", kPredictorChoices, &O::predictor,
+              "how to guess the experts of coming layers when they do not all fit"},
+    OptionRow{kEngine, "--lookahead", "N", &O::lookahead, "layers that gate predictors guess ahead", 1, 3},
+    OptionRow{kEngine, "--prefetch", kPrefetchChoices, &O::prefetch,
+              "read guessed experts before they are wanted; auto: while it makes tokens faster"},
 
     OptionRow{kRun | kBench, "--trace", "FILE", &O::trace_file,
               "record which experts the router chose for each token; `stoker trace` reads it"},

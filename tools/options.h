@@ -55,6 +55,9 @@ struct Options {
   std::string expert_groups = "file";
   bool exact = false;
   bool no_preload = false;
+  std::string predictor = "gate+shared";
+  i64 lookahead = 1;
+  std::string prefetch = "auto";
 
   // Sampling.
   i64 seed = -1;  // -1: a new one every time

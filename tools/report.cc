@@ -22,6 +22,9 @@ SchedulerStats difference(const SchedulerStats& now, const SchedulerStats& befor
   d.disk_busy_ns -= before.disk_busy_ns;
   d.wait_ns -= before.wait_ns;
   d.evictions -= before.evictions;
+  d.predicted_bytes -= before.predicted_bytes;
+  d.useful_bytes -= before.useful_bytes;
+  d.upgrades -= before.upgrades;
   return d;
 }
 
@@ -61,6 +64,7 @@ f64 Phase::ms_per_token(Stage stage) const {
   return ratio(stage_ns[static_cast<size_t>(stage)], tokens) * 1e-6;
 }
 f64 Phase::hit_rate() const { return experts.requests > 0 ? ratio(experts.hits, experts.requests) : 1; }
+f64 Phase::useful_share() const { return std::min(1.0, ratio(experts.useful_bytes, experts.predicted_bytes)); }
 f64 Phase::disk_busy_share() const { return std::min(1.0, ratio(experts.disk_busy_ns, wall_ns)); }
 f64 Phase::compute_share() const {
   return wall_ns > 0 ? 1 - ratio(stage_ns[static_cast<size_t>(Stage::disk_wait)], wall_ns) : 0;
@@ -83,6 +87,9 @@ Phase& Phase::operator+=(const Phase& other) {
   experts.disk_busy_ns += other.experts.disk_busy_ns;
   experts.wait_ns += other.experts.wait_ns;
   experts.evictions += other.experts.evictions;
+  experts.predicted_bytes += other.experts.predicted_bytes;
+  experts.useful_bytes += other.experts.useful_bytes;
+  experts.upgrades += other.experts.upgrades;
   return *this;
 }
 
@@ -123,6 +130,9 @@ nlohmann::ordered_json to_json(const Phase& p) {
       {"expert_hit_rate", p.hit_rate()},
       {"expert_evictions", p.experts.evictions},
       {"disk_read_bytes", p.experts.bytes_read},
+      {"prefetch_bytes", p.experts.predicted_bytes},
+      {"prefetch_useful_share", p.useful_share()},
+      {"prefetch_upgrades", p.experts.upgrades},
       {"disk_gb_per_second", p.disk_gb_per_second()},
       {"disk_gb_per_second_busy", p.disk_gb_per_second_busy()},
       {"disk_busy_share", p.disk_busy_share()},
@@ -141,6 +151,43 @@ nlohmann::ordered_json engine_json(const Engine& engine) {
       {"expert_slots", f.expert_slots},        {"experts", f.expert_total},
       {"experts_bytes", f.expert_total_bytes}, {"peak_rss_bytes", peak_rss_bytes()},
   };
+}
+
+nlohmann::ordered_json prediction_json(const Engine& engine) {
+  const Predictor* predictor = engine.predictor();
+  if (predictor == nullptr) return {{"predictor", "none"}, {"prefetch", "off"}};
+  const Governor& governor = engine.governor();
+  nlohmann::ordered_json json = {{"predictor", name(engine.options().predictor)},
+                                 {"prefetch", name(governor.state())},
+                                 {"prefetch_threshold", governor.threshold()},
+                                 {"prefetch_gain", governor.gain()}};
+  for (i64 distance = 1; distance <= Predictor::kMaxDistance; ++distance) {
+    const ForecastScore& s = predictor->score(distance);
+    if (s.slots == 0) continue;
+    json["forecasts"].push_back({{"distance", distance},
+                                 {"slots", s.slots},
+                                 {"recall", s.recall_narrow()},
+                                 {"recall_wide", s.recall_wide()},
+                                 {"gate_mass_recall", s.gate_mass_recall()},
+                                 {"brier", s.brier()}});
+  }
+  return json;
+}
+
+void note_prediction(const Engine& engine, const Phase& phase) {
+  const Predictor* predictor = engine.predictor();
+  if (predictor == nullptr) return;
+  i64 top_k = engine.hparams().top_k;
+  for (i64 distance = 1; distance <= Predictor::kMaxDistance; ++distance) {
+    const ForecastScore& s = predictor->score(distance);
+    if (s.slots == 0) continue;
+    note("predict: {}, {} ahead: recall@{} {:.1f} %, @{} {:.1f} %, of gate weight {:.1f} %, Brier score {:.3f}",
+         name(engine.options().predictor), distance, top_k, s.recall_narrow() * 100, predictor->width(distance),
+         s.recall_wide() * 100, s.gate_mass_recall() * 100, s.brier());
+  }
+  const Governor& governor = engine.governor();
+  note("prefetch {}, at probability {:.2f} and more: {} read, {:.0f} % of it useful", name(governor.state()),
+       governor.threshold(), human_bytes(phase.experts.predicted_bytes), phase.useful_share() * 100);
 }
 
 void note_run_report(const Engine& engine, const RunReport& report) {
@@ -169,6 +216,7 @@ void note_run_report(const Engine& engine, const RunReport& report) {
   } else {
     note("disk:    nothing read after loading: not the bottleneck");
   }
+  note_prediction(engine, both);
   note("memory:  {} resident weights, {} KV cache, {} peak RSS", human_bytes(f.resident_bytes),
        human_bytes(f.kv_bytes), human_bytes(peak_rss_bytes()));
   note("logits:  hash {:016x}, seed {}", report.logits_hash, report.seed);

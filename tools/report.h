@@ -31,6 +31,7 @@ struct Phase {
   f64 tokens_per_second() const;
   f64 ms_per_token(Stage stage) const;
   f64 hit_rate() const;                 // of requests; 1 when there were none
+  f64 useful_share() const;             // of the bytes read because of predictions, this many were wanted
   f64 disk_busy_share() const;          // of wall time: at least one read was in flight
   f64 compute_share() const;            // of wall time: not waiting for the disk
   f64 disk_gb_per_second() const;       // bytes read / wall time
@@ -61,6 +62,10 @@ struct RunReport {
 nlohmann::ordered_json to_json(const Phase& phase);
 // Footprint, slots, threads, I/O path, peak RSS.
 nlohmann::ordered_json engine_json(const Engine& engine);
+
+// Predictor, its scores so far, and what the governor makes of prefetch.
+nlohmann::ordered_json prediction_json(const Engine& engine);
+void note_prediction(const Engine& engine, const Phase& phase);  // nothing when nothing is predicted
 
 void note_run_report(const Engine& engine, const RunReport& report);
 // --perf: per stage of the decode phase time, bytes of weights and GB/s, and what share that is of the memory's speed

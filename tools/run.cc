@@ -45,6 +45,7 @@ nlohmann::ordered_json answer_json(const Options& o, const Engine& engine, const
       {"prompt", to_json(a.report.prompt)},
       {"decode", to_json(a.report.decode)},
       {"engine", engine_json(engine)},
+      {"prediction", prediction_json(engine)},
   };
 }
 

@@ -42,6 +42,11 @@ class StageTimer {
 
   i64 ns(Stage stage) const { return ns_[static_cast<size_t>(stage)]; }
   std::array<i64, kStages> all_ns() const { return ns_; }
+  i64 total_ns() const {
+    i64 total = 0;
+    for (i64 ns : ns_) total += ns;
+    return total;
+  }
 
  private:
   const Clock& clock_;

@@ -17,6 +17,11 @@ f32 logistic(f32 x) { return 1.0f / (1.0f + std::exp(-x)); }
 
 }  // namespace
 
+std::string_view name(PredictorKind kind) {
+  constexpr std::array<std::string_view, 5> names = {"none", "previous", "count", "gate", "gate+shared"};
+  return names[static_cast<size_t>(kind)];
+}
+
 Predictor::Predictor(const Shape& shape)
     : shape_(shape),
       counts_(static_cast<size_t>(shape.moe_layers * shape.experts)),

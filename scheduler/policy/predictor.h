@@ -8,6 +8,7 @@
 
 #include <array>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "kernels/base/ids.h"
@@ -22,6 +23,8 @@ enum class PredictorKind : u8 {
   gate,         // the coming layer's router, on what is known of its input
   gate_shared,  // the same with the shared expert's output added
 };
+
+std::string_view name(PredictorKind kind);  // "gate+shared"
 
 // An expert in a ranking.
 struct RankedExpert {

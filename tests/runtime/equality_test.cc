@@ -151,6 +151,32 @@ TEST_CASE("the residency policy does not show") {
     }
 }
 
+TEST_CASE("predictions and prefetch do not show") {
+  i64 smallest = smallest_ram();
+  bool read = false;
+  for (PredictorKind kind : {PredictorKind::none, PredictorKind::previous, PredictorKind::count, PredictorKind::gate,
+                             PredictorKind::gate_shared})
+    for (PrefetchMode prefetch : {PrefetchMode::off, PrefetchMode::on, PrefetchMode::automatic})
+      for (i64 ram : {smallest, 3 * smallest}) {
+        CAPTURE(std::string(name(kind)));
+        CAPTURE(static_cast<int>(prefetch));
+        CAPTURE(ram);
+        EngineOptions options = ember_options();
+        options.predictor = kind;
+        options.lookahead = ram == smallest ? 1 : 3;
+        options.prefetch = prefetch;
+        options.ram_bytes = ram;
+        options.threads = 2;
+        Engine engine(options);
+        REQUIRE(!engine.plan().all_resident);
+        CHECK(test::difference(conversation(engine), plain_answer(false), engine.hparams().vocab) == "");
+        CHECK((engine.predictor() == nullptr) == (kind == PredictorKind::none));
+        if (prefetch == PrefetchMode::off) CHECK(engine.scheduler_stats().predicted_bytes == 0);
+        read |= engine.scheduler_stats().predicted_bytes > 0;
+      }
+  CHECK(read);  // or the test shows nothing
+}
+
 TEST_CASE("a budget below the smallest is refused with the number that would do") {
   EngineOptions options = ember_options();
   options.ram_bytes = smallest_ram() - 1;

@@ -219,6 +219,31 @@ class Answers(Folder):
             text = expect(self, 1, command, "-m", MODEL, "--policy", "belady").stderr.decode()
             self.assertIn("--policy belady: must be one of auto|ema|lru|lfu|slru|s3fifo|least-stale|mrs", text)
 
+    def test_predictions_are_reported_and_change_no_bit(self):
+        smallest, _ = budgets(self)
+        common = ("-p", PROMPT, "-n", "24", "--ram", "%dB" % (smallest * 3))
+        wanted = answer(self, *common, "--predictor", "none")
+        self.assertEqual(wanted["prediction"]["predictor"], "none")
+        self.assertEqual(wanted["decode"]["prefetch_bytes"], 0)
+        for predictor in ("previous", "count", "gate", "gate+shared"):
+            for prefetch in ("on", "off", "auto"):
+                got = answer(self, *common, "--predictor", predictor, "--prefetch", prefetch, "--lookahead", "2")
+                self.assertEqual(got["logits_hash"], wanted["logits_hash"], (predictor, prefetch))
+                self.assertEqual(got["prediction"]["predictor"], predictor)
+                near = got["prediction"]["forecasts"][0]
+                self.assertEqual(near["distance"], 1)
+                self.assertLessEqual(near["recall"], near["recall_wide"])
+                if prefetch == "off":
+                    self.assertEqual(got["decode"]["prefetch_bytes"], 0)
+                    self.assertEqual(got["prediction"]["prefetch"], "off")
+                elif predictor.startswith("gate"):
+                    self.assertGreater(near["recall_wide"], 0.5)
+        text = expect(self, 0, "run", "-m", MODEL, "--prefetch", "on", *common).stderr.decode()
+        self.assertIn("predict: gate+shared", text)
+        self.assertIn("prefetch on", text)
+        problem = expect(self, 1, "run", "-m", MODEL, *common, "--predictor", "oracle").stderr.decode()
+        self.assertIn("gate+shared", problem)
+
     def test_greedy_text_is_the_same_for_every_chunk(self):
         with open(os.path.join(os.path.dirname(MODEL), "README.md"), encoding="utf-8") as file:
             prompt = file.read()
