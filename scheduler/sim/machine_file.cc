@@ -15,7 +15,7 @@ namespace stoker {
 
 namespace {
 
-constexpr f64 kMost = 1e9;  // of any number in a machine file
+constexpr f64 kMost = 1e6;  // of any number in a machine file: sums of bytes stay far from overflowing
 
 // One table of the file. Every key must be asked for: what is left over is a mistake.
 class Section {
