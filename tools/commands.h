@@ -13,5 +13,6 @@ int eval_command(const Options& options);
 int bench_command(const Options& options);
 int synth_command(const Options& options);
 int pack_command(const Options& options);
+int serve_command(const Options& options);
 
 }  // namespace stoker

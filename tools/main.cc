@@ -30,6 +30,8 @@ int execute(Command command, const Options& options) {
       return synth_command(options);
     case Command::pack:
       return pack_command(options);
+    case Command::serve:
+      return serve_command(options);
     case Command::none:
       break;
   }

@@ -74,11 +74,11 @@ class Help(unittest.TestCase):
     def test_help_goes_to_stdout_and_lists_every_command(self):
         for arguments in ([], ["--help"], ["-h"], ["help"]):
             text = expect(self, 0, *arguments).stdout.decode()
-            for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack"):
+            for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "serve"):
                 self.assertIn(command, text)
 
     def test_each_command_has_help_that_names_its_options(self):
-        for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack"):
+        for command in ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "serve"):
             first = expect(self, 0, command, "--help").stdout
             self.assertEqual(first, expect(self, 0, "help", command).stdout)
             self.assertIn(b"--verbose", first)
