@@ -325,16 +325,18 @@ class Options(unittest.TestCase):
 
     def test_more_than_the_queue_holds_is_refused(self):
         server = self.start("--parallel", 1, "--queue", 0)
-        events = []
-        first = threading.Thread(target=lambda: events.append(
-            server.stream("/v1/completions", prompt="The sky", max_tokens=400, temperature=1.2, seed=4)))
-        first.start()
-        refused = 0
-        while first.is_alive() and not refused:
-            refused = server.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})[0] == 429
-        first.join()
-        self.assertTrue(refused)
-        self.assertTrue(events[0][1])
+        for seed in range(8):  # an answer that happens to be short ends before the second request comes
+            connection = server.connect()
+            body = {"prompt": "The sky", "max_tokens": 400, "temperature": 1.2, "seed": seed, "stream": True}
+            connection.request("POST", "/v1/completions", json.dumps(body))
+            response = connection.getresponse()  # the first token is there: the slot is taken
+            status, answer = server.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})
+            self.assertTrue(response.read().decode().endswith("data: [DONE]\n\n"))
+            connection.close()
+            if status == 429:
+                break
+        self.assertEqual((status, answer["error"]["type"]), (429, "rate_limit_error"))
+        self.assertEqual(server.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})[0], 200)
 
     def test_a_port_in_use_is_told(self):
         server = self.start()
