@@ -159,8 +159,10 @@ struct Engine::Impl {
   // With all experts in memory there is nothing to fetch early.
   void look_ahead() {
     if (plan.all_resident || options.predictor == PredictorKind::none) return;
+    // A replayed trace takes no notice of what gates say.
+    PredictorKind kind = options.routing.empty() ? options.predictor : PredictorKind::count;
     lookahead = std::make_unique<Lookahead>(cpu_ops(), hparams, *weights, *scheduler,
-                                            Lookahead::Options{options.predictor, options.lookahead});
+                                            Lookahead::Options{kind, options.lookahead});
     scheduler->set_prefetch(options.prefetch);
   }
 

@@ -24,8 +24,6 @@ constexpr std::string_view kExpertCache = "use --ram SIZE, the memory that exper
 constexpr std::string_view kSpeculation = "there is no speculative decoding in this version; leave it out";
 constexpr std::string_view kSubset =
     "every expert that the router picks is computed; there is no option that skips some";
-constexpr std::string_view kServer =
-    "there is no server in this version; `stoker run --chat` holds a conversation";
 constexpr std::string_view kNuma = "workers are pinned to one physical core each; -t N sets their number";
 
 constexpr std::array kForeign = {
@@ -78,12 +76,7 @@ constexpr std::array kForeign = {
     ForeignOption{"--spec-draft-n-max", true, kSpeculation},
     ForeignOption{"-md, --model-draft", true, kSpeculation},
     ForeignOption{"--draft, --draft-max, --draft-n", true, kSpeculation},
-    ForeignOption{"--parallel, -np", true, kServer},
-    ForeignOption{"--host", true, kServer},
-    ForeignOption{"--port", true, kServer},
-    ForeignOption{"--alias", true, kServer},
-    ForeignOption{"--api-key", true, kServer},
-    ForeignOption{"--metrics", false, kServer},
+    ForeignOption{"--metrics, --slots, --props", false, "`stoker serve` always has these endpoints; leave it out"},
     ForeignOption{"--dry-run", false, "`stoker inspect MODEL --ram SIZE` shows what would fit"},
     ForeignOption{"-cnv, --conversation", false, "use --chat"},
     ForeignOption{"-i, --interactive", false, "use --chat"},

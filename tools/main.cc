@@ -36,6 +36,8 @@ int execute(Command command, const Options& options) {
       return plan_command(options);
     case Command::trace:
       return trace_command(options);
+    case Command::serve:
+      return serve_command(options);
     case Command::none:
       break;
   }

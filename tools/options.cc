@@ -21,7 +21,9 @@ constexpr u32 kSynth = bit(Command::synth);
 constexpr u32 kPack = bit(Command::pack);
 constexpr u32 kSimulate = bit(Command::simulate) | bit(Command::plan);
 constexpr u32 kTrace = bit(Command::trace);
-constexpr u32 kEngine = kRun | kEval | kBench;  // commands that compute
+constexpr u32 kServe = bit(Command::serve);
+constexpr u32 kChunked = kRun | kEval | kBench;
+constexpr u32 kEngine = kChunked | kServe;  // commands that compute
 constexpr f64 kMany = 1 << 30;
 
 constexpr std::string_view kIsaChoices = "ref|avx2|avx512";
@@ -52,7 +54,7 @@ constexpr std::array kRows = {
               "system message of the chat template"},
     OptionRow{kRun, "--raw", "", &O::raw, "continue the prompt as it is, without the file's chat template"},
     OptionRow{kRun, "--chat", "", &O::chat, "hold a conversation; -p is its first message"},
-    OptionRow{kRun, "--thinking", "", &O::thinking,
+    OptionRow{kRun | kServe, "--thinking", "", &O::thinking,
               "let the model think before it answers, where its format has the choice"},
     OptionRow{kEval, "--tokens", "FILE", &O::tokens_file,
               "token ids to judge, separated by white space; - is stdin"},
@@ -61,7 +63,7 @@ constexpr std::array kRows = {
     OptionRow{kTokenize, "--decode", "", &O::decode, "the input is ids: print their text"},
 
     // How much.
-    OptionRow{kRun, "-n, --n-predict", "N", &O::predict, "most tokens to generate; -1: until the model ends",
+    OptionRow{kRun | kServe, "-n, --n-predict", "N", &O::predict, "most tokens to generate; -1: until the model ends",
               -1, kMany},
     OptionRow{kBench, "-p, --n-prompt", "N", &O::bench_prompt, "tokens of the prompt test; 0: none", 0,
               kMany},
@@ -72,7 +74,19 @@ constexpr std::array kRows = {
     OptionRow{kBench, "-r, --repetitions", "N", &O::repetitions, "times each test is measured", 1, 10000},
     OptionRow{kRun | kEval, "-c, --ctx-size", "N", &O::context, "most tokens of prompt and answer together",
               1, kMany},
-    OptionRow{kEngine, "-b, --batch-size", "N", &O::batch, "prompt tokens computed together", 1, 4096},
+    OptionRow{kServe, "-c, --ctx-size", "N", &O::context, "most tokens of prompt and answer together, of each slot", 1,
+              kMany},
+    OptionRow{kChunked, "-b, --batch-size", "N", &O::batch, "prompt tokens computed together", 1, 4096},
+    OptionRow{kServe, "-b, --batch-size", "N", &O::serve_batch,
+              "prompt tokens computed between two tokens of other answers", 1, 4096},
+
+    // serve
+    OptionRow{kServe, "--host", "ADDRESS", &O::host, "address to listen on"},
+    OptionRow{kServe, "--port", "N", &O::port, "port to listen on; 0: any that is free", 0, 65535},
+    OptionRow{kServe, "--api-key", "KEY", &O::api_key, "answer only requests that send this key"},
+    OptionRow{kServe, "-a, --alias", "NAME", &O::alias, "the model's name in answers (default: the file's)"},
+    OptionRow{kServe, "-np, --parallel", "N", &O::parallel, "slots: answers that are generated at the same time", 1, 256},
+    OptionRow{kServe, "--queue", "N", &O::queue, "requests that may wait for a slot; more are refused (429)", 0, 10000},
 
     // Where and how.
     OptionRow{kSimulate, "-c, --ctx-size", "N", &O::context,
@@ -89,7 +103,7 @@ constexpr std::array kRows = {
     OptionRow{kEngine, "--isa", kIsaChoices, &O::isa,
               "best instruction set to use (default: what this CPU has)"},
     OptionRow{kEngine, "--io", kIoChoices, &O::io, "how experts are read from disk"},
-    OptionRow{kRun | kBench | kSimulate, "--policy", kPolicyChoices, &O::policy,
+    OptionRow{kRun | kBench | kServe | kSimulate, "--policy", kPolicyChoices, &O::policy,
               "which experts stay in memory; never changes an answer"},
     OptionRow{kEngine, "--expert-groups", "file|off|G/K", &O::expert_groups,
               "group-limited routing: as the file says, off, or the best K of G groups"},
@@ -107,12 +121,12 @@ constexpr std::array kRows = {
               "replay a trace's FILE, or synthetic:PROFILE, in place of what the gate chooses"},
 
     // Sampling.
-    OptionRow{kRun, "-s, --seed", "N", &O::seed, "seed of the sampler; -1: a new one", -1, 9e15},
-    OptionRow{kRun, "--temp", "X", &O::temperature, "temperature; 0: always the likeliest token", 0, 1000},
-    OptionRow{kRun, "--top-k", "N", &O::top_k, "sample from the N likeliest; 0: all", 0, kMany},
-    OptionRow{kRun, "--top-p", "X", &O::top_p, "sample from the likeliest that make up X; 1: all", 0, 1},
-    OptionRow{kRun, "--min-p", "X", &O::min_p, "drop tokens below X times the likeliest; 0: none", 0, 1},
-    OptionRow{kRun, "--repeat-penalty", "X", &O::repeat_penalty,
+    OptionRow{kRun | kServe, "-s, --seed", "N", &O::seed, "seed of the sampler; -1: a new one", -1, 9e15},
+    OptionRow{kRun | kServe, "--temp", "X", &O::temperature, "temperature; 0: always the likeliest token", 0, 1000},
+    OptionRow{kRun | kServe, "--top-k", "N", &O::top_k, "sample from the N likeliest; 0: all", 0, kMany},
+    OptionRow{kRun | kServe, "--top-p", "X", &O::top_p, "sample from the likeliest that make up X; 1: all", 0, 1},
+    OptionRow{kRun | kServe, "--min-p", "X", &O::min_p, "drop tokens below X times the likeliest; 0: none", 0, 1},
+    OptionRow{kRun | kServe, "--repeat-penalty", "X", &O::repeat_penalty,
               "make the last 64 tokens less likely; 1: off", 0.01, 100},
 
     // Output.
@@ -192,6 +206,16 @@ constexpr std::array kCommands = {
                "Ctrl-C stops the answer. In --chat it goes on with the next message; Ctrl-D or a second "
                "Ctrl-C leaves.\n"
                "With --json stdout gets one JSON object per answer, the text in it."},
+    CommandRow{Command::serve, "serve", "-m FILE [--host ADDRESS] [--port N] [--parallel N]",
+               "answer over HTTP, as OpenAI's and llama.cpp's clients ask",
+               "GET  /health /v1/models /props /slots /metrics\n"
+               "POST /v1/chat/completions /v1/completions /completion /tokenize /detokenize /apply-template\n"
+               "Answers are streamed with \"stream\": true. Sampling options here are defaults for requests that "
+               "do not say.\n"
+               "Each slot has a KV cache of -c tokens, and a request continues from the start that it shares with "
+               "what a slot holds\n"
+               "(\"cache_prompt\": false does not). Ctrl-C or SIGTERM finishes what runs, a second one leaves at "
+               "once."},
     CommandRow{Command::inspect, "inspect", "MODEL",
                "show a model's shape, types and sizes, and what fits in this machine",
                "Only the header is read."},

@@ -25,6 +25,7 @@ enum class Command : u32 {
   simulate = 128,
   plan = 256,
   trace = 512,
+  serve = 1024,
 };
 
 // A number of bytes, given as 100G, 8GiB, 512M, 1.5TB. 0: not given.
@@ -88,6 +89,16 @@ struct Options {
   i64 bench_depth = 0;
   i64 repetitions = 5;
   std::string format = "md";
+
+  // serve
+  std::string host = "127.0.0.1";
+  i64 port = 8080;
+  std::string api_key;
+  std::string alias;
+  i64 parallel = 4;
+  i64 queue = 32;
+  // Smaller than -b of run: between two pieces of a prompt the other answers get a token.
+  i64 serve_batch = 128;
 
   // synth
   std::string shape = "deepseek-v3";

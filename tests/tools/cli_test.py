@@ -70,7 +70,8 @@ class Folder(unittest.TestCase):
         return errors[0]
 
 
-COMMANDS = ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate", "plan", "trace")
+COMMANDS = ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate", "plan", "trace",
+            "serve")
 
 
 class Help(unittest.TestCase):

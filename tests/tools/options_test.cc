@@ -73,7 +73,7 @@ TEST_CASE("flags of other programs are answered with what to use instead") {
   for (const char* flag :
        {"-ot",  "-ngl",       "--mlock", "--no-mmap", "-fa",     "-ctv",   "-ub",   "-sm",
         "-ts",  "-mla",       "-fmoe",   "-rtr",      "-ser",    "--numa", "-cmoe", "-ncmoe",
-        "-amb", "--parallel", "-grt",    "--host",    "-no-cnv", "-cnv"}) {
+        "-amb", "--metrics",  "-grt",    "-no-cnv",    "-cnv"}) {
     CAPTURE(flag);
     std::string text = first_problem({"run", "-m", "x", flag, "1"});
     CHECK(contains(text, std::string(flag) + ": "));

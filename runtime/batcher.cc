@@ -1,0 +1,240 @@
+#include "runtime/batcher.h"
+
+#include <algorithm>
+
+#include "runtime/engine.h"
+
+namespace stoker {
+
+Batcher::Batcher(const Load& load, i64 queue) : queue_(queue) {
+  thread_ = std::thread([this, &load] { run(load); });
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return loaded_ || load_failure_; });
+  if (!load_failure_) return;
+  lock.unlock();
+  thread_.join();
+  std::rethrow_exception(load_failure_);
+}
+
+Batcher::~Batcher() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    for (const auto& generation : waiting_) generation->cancel();
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+i64 Batcher::slots() const { return engine_->options().sequences; }
+
+BatcherStatus Batcher::status() const {
+  std::lock_guard lock(mutex_);
+  BatcherStatus status = published_;
+  status.waiting = static_cast<i64>(waiting_.size());
+  return status;
+}
+
+void Batcher::check(const Generation& g) const {
+  i64 tokens = static_cast<i64>(g.prompt.size()), context = engine_->options().context;
+  if (tokens == 0) fail("the prompt is empty");
+  if (tokens > context)
+    fail("the prompt has {} tokens, more than the context of {}; shorten it, or start with a larger -c", tokens, context);
+  for (i32 token : g.prompt)
+    if (token < 0 || token >= engine_->hparams().vocab)
+      fail("token {} is not one of the model's {} tokens", token, engine_->hparams().vocab);
+}
+
+bool Batcher::submit(std::span<const std::shared_ptr<Generation>> generations) {
+  for (const auto& generation : generations) check(*generation);
+  {
+    std::lock_guard lock(mutex_);
+    i64 all = active_ + static_cast<i64>(waiting_.size() + generations.size());
+    if (all > capacity() || stopping_) return false;
+    waiting_.insert(waiting_.end(), generations.begin(), generations.end());
+  }
+  changed_.notify_all();
+  return true;
+}
+
+// --- the engine thread ------------------------------------------------------------------------------------------
+
+void Batcher::run(const Load& load) {
+  try {
+    engine_ = load();
+    i64 count = engine_->options().sequences;
+    for (i64 i = 0; i < count; i++) slots_.emplace_back(*engine_, SequenceId(i));
+    logits_.resize(static_cast<size_t>(count * engine_->hparams().vocab));
+    publish();
+  } catch (...) {
+    // Here, on the thread that it belongs to.
+    slots_.clear();
+    engine_.reset();
+    std::lock_guard lock(mutex_);
+    load_failure_ = std::current_exception();
+    changed_.notify_all();
+    return;
+  }
+  {
+    std::lock_guard lock(mutex_);
+    loaded_ = true;
+  }
+  changed_.notify_all();
+  work();
+  slots_.clear();
+  engine_.reset();
+}
+
+void Batcher::work() {
+  while (wait_for_work()) {
+    end_cancelled();
+    admit();
+    step_prompt();
+    step_decode();
+    publish();
+  }
+  end_all();
+  publish();
+}
+
+bool Batcher::wait_for_work() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return stopping_ || active_ > 0 || !waiting_.empty(); });
+  return !stopping_;
+}
+
+// The next one in line for which there is a slot, counted as active; ends those that are not wanted any more. Null:
+// there is none.
+std::shared_ptr<Generation> Batcher::take_waiting() {
+  while (true) {
+    std::shared_ptr<Generation> next;
+    bool wanted = true;
+    {
+      std::lock_guard lock(mutex_);
+      auto taken = std::find_if(waiting_.begin(), waiting_.end(), [](const auto& g) { return g->cancelled.load(); });
+      wanted = taken == waiting_.end();
+      if (wanted) taken = waiting_.begin();
+      if (waiting_.empty() || (wanted && active_ == static_cast<i64>(slots_.size()))) return nullptr;
+      next = std::move(*taken);
+      waiting_.erase(taken);
+      if (wanted) active_++;
+    }
+    if (wanted) return next;
+    GenerationResult result;
+    result.end = GenerationEnd::cancelled;
+    if (next->on_done) next->on_done(result);
+  }
+}
+
+void Batcher::admit() {
+  while (std::shared_ptr<Generation> next = take_waiting()) {
+    BatchSlot& slot = choose_slot(*next);
+    slot.begin(std::move(next));
+  }
+}
+
+// The free slot that has most of the prompt; among equals the one that was used longest ago.
+BatchSlot& Batcher::choose_slot(const Generation& generation) {
+  BatchSlot* best = nullptr;
+  i64 best_common = -1;
+  for (BatchSlot& slot : slots_) {
+    if (slot.busy()) continue;
+    i64 common = generation.reuse_prefix ? slot.common_prefix(generation.prompt) : 0;
+    if (common < best_common || (common == best_common && slot.last_used_ns() >= best->last_used_ns())) continue;
+    best = &slot;
+    best_common = common;
+  }
+  return *best;
+}
+
+void Batcher::end_cancelled() {
+  for (BatchSlot& slot : slots_) {
+    if (!slot.cancelled()) continue;
+    slot.end(GenerationEnd::cancelled);
+    account(slot);
+  }
+}
+
+void Batcher::step_prompt() {
+  for (size_t i = 0; i < slots_.size(); i++) {
+    size_t index = (next_prompt_ + i) % slots_.size();
+    BatchSlot& slot = slots_[index];
+    if (!slot.prompting()) continue;
+    next_prompt_ = index + 1;  // prompts take turns: a short one does not wait for a long one's end
+    slot.feed_prompt(std::span(logits_).first(static_cast<size_t>(engine_->hparams().vocab)));
+    if (!slot.busy()) account(slot);
+    return;
+  }
+}
+
+void Batcher::step_decode() {
+  std::vector<BatchSlot*> ready;
+  for (BatchSlot& slot : slots_)
+    if (slot.generating() && !slot.cancelled()) ready.push_back(&slot);
+  size_t most = static_cast<size_t>(engine_->options().chunk);
+  for (size_t at = 0; at < ready.size(); at += most)
+    decode(std::span(ready).subspan(at, std::min(most, ready.size() - at)));
+}
+
+// A failed pass leaves the caches as they were: the rows are tried again one by one, so that only the sequence which
+// wants the unreadable expert ends.
+void Batcher::decode(std::span<BatchSlot* const> slots) {
+  size_t vocab = static_cast<size_t>(engine_->hparams().vocab);
+  rows_.clear();
+  for (BatchSlot* slot : slots) rows_.push_back(slot->next_row());
+  std::span<f32> logits = std::span(logits_).first(slots.size() * vocab);
+  Status status = engine_->forward(rows_, logits);
+  if (!status.ok() && slots.size() > 1) {
+    for (size_t i = 0; i < slots.size(); i++) decode(slots.subspan(i, 1));
+    return;
+  }
+  state_.decode_passes++;
+  state_.decode_rows += static_cast<i64>(slots.size());
+  for (size_t i = 0; i < slots.size(); i++) {
+    if (status.ok()) {
+      slots[i]->computed(logits.subspan(i * vocab, vocab));
+    } else {
+      slots[i]->fail(status);
+    }
+    if (!slots[i]->busy()) account(*slots[i]);
+  }
+}
+
+// After a generation's end: the sums, the slot is free, and its client hears of it.
+void Batcher::account(BatchSlot& slot) {
+  const GenerationResult& r = slot.result();
+  state_.prompt_tokens += r.prompt_tokens - r.cached_tokens;
+  state_.cached_tokens += r.cached_tokens;
+  state_.generated_tokens += r.generated_tokens;
+  state_.prompt_seconds += r.prompt_seconds;
+  state_.generate_seconds += r.generate_seconds;
+  if (r.end == GenerationEnd::failed) state_.failures++;
+  {
+    std::lock_guard lock(mutex_);
+    active_--;
+  }
+  publish();
+  slot.announce();
+}
+
+void Batcher::publish() {
+  state_.slots.clear();
+  for (const BatchSlot& slot : slots_) {
+    state_.most_held = std::max(state_.most_held, slot.held());
+    state_.slots.push_back({.busy = slot.busy(), .prompting = slot.prompting(), .held = slot.held(), .result = slot.result()});
+  }
+  state_.experts = engine_->scheduler_stats();
+  std::lock_guard lock(mutex_);
+  published_ = state_;
+}
+
+void Batcher::end_all() {
+  for (BatchSlot& slot : slots_) {
+    if (!slot.busy()) continue;
+    slot.end(GenerationEnd::cancelled);
+    account(slot);
+  }
+  take_waiting();  // all were cancelled when stopping began
+}
+
+}  // namespace stoker

@@ -1,0 +1,101 @@
+// Batcher: several generations at a time on one engine. Requests come from any thread; one thread of its own loads the
+// engine and computes. A step is one row for each generation that is past its prompt, together in one pass, and one
+// chunk of one prompt in a pass of its own, so that a long prompt does not silence the others.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "runtime/batch_slot.h"
+#include "runtime/generation.h"
+#include "scheduler/scheduler.h"
+
+namespace stoker {
+
+class Engine;
+
+// Sums since the start, and the state after the last step.
+struct BatcherStatus {
+  struct Slot {
+    bool busy = false, prompting = false;
+    i64 held = 0;
+    GenerationResult result;  // of the running or the last generation
+  };
+  std::vector<Slot> slots;
+  i64 waiting = 0;
+  i64 prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;  // of generations that have ended
+  f64 prompt_seconds = 0, generate_seconds = 0;
+  i64 decode_passes = 0, decode_rows = 0;
+  i64 most_held = 0;  // longest sequence so far
+  i64 failures = 0;
+  SchedulerStats experts;
+};
+
+class Batcher {
+ public:
+  using Load = std::function<std::unique_ptr<Engine>()>;
+
+  // Calls `load` on the new thread, because an engine belongs to the thread that makes it, and waits for it; throws
+  // what it throws. There is a slot for each of the engine's sequences; `queue` more generations may wait.
+  Batcher(const Load& load, i64 queue);
+  // Cancels what runs and waits.
+  ~Batcher();
+  Batcher(const Batcher&) = delete;
+  Batcher& operator=(const Batcher&) = delete;
+
+  // Only what does not change while it computes: options, hparams, tokenizer, gguf, footprint.
+  const Engine& engine() const { return *engine_; }
+  i64 slots() const;
+  i64 capacity() const { return slots() + queue_; }
+
+  // All or none: false when so many cannot wait. Throws Error for a prompt that is empty, longer than the context, or
+  // has ids outside the vocabulary.
+  bool submit(std::span<const std::shared_ptr<Generation>> generations);
+
+  BatcherStatus status() const;  // any thread
+
+ private:
+  void run(const Load& load);
+  void work();
+  bool wait_for_work();
+  void admit();
+  std::shared_ptr<Generation> take_waiting();
+  BatchSlot& choose_slot(const Generation& generation);
+  void end_cancelled();
+  void step_prompt();
+  void step_decode();
+  void decode(std::span<BatchSlot* const> slots);
+  void publish();
+  void account(BatchSlot& slot);
+  void end_all();
+  void check(const Generation& generation) const;
+
+  const i64 queue_;
+  std::unique_ptr<Engine> engine_;  // lives on the engine thread
+
+  // The engine thread's.
+  std::vector<BatchSlot> slots_;
+  std::vector<f32> logits_;  // [slots, vocab]
+  std::vector<BatchRow> rows_;
+  size_t next_prompt_ = 0;
+  BatcherStatus state_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  bool loaded_ = false, stopping_ = false;
+  std::exception_ptr load_failure_;
+  std::deque<std::shared_ptr<Generation>> waiting_;
+  i64 active_ = 0;  // slots taken
+  BatcherStatus published_;
+
+  std::thread thread_;
+};
+
+}  // namespace stoker

@@ -1,0 +1,188 @@
+#include "runtime/batcher.h"
+
+#include <doctest/doctest.h>
+
+#include <future>
+
+#include "runtime/engine.h"
+#include "runtime/session.h"
+#include "tests/support/model_run.h"
+#include "tests/support/shared_data.h"
+
+namespace stoker {
+namespace {
+
+constexpr i64 kVocabTop = 4;
+
+EngineOptions options(i64 sequences) {
+  EngineOptions o = test::small_engine(test::source_file("tests/models/ember-37m-q4_k_m.gguf"));
+  o.sequences = sequences;
+  o.chunk = 32;
+  return o;
+}
+
+Batcher::Load load(const EngineOptions& o) {
+  return [o] { return std::make_unique<Engine>(o); };
+}
+
+// A generation with what came of it. Log probabilities say more than tokens: they are all bits of the logits.
+struct Run {
+  std::shared_ptr<Generation> generation = std::make_shared<Generation>();
+  std::vector<i32> tokens;
+  std::vector<f32> logprobs;
+  std::promise<GenerationResult> done;
+  std::promise<void> begun;
+  i64 stop_after = -1;
+
+  explicit Run(std::vector<i32> prompt, i64 count, f32 temperature = 0, u64 seed = 1) {
+    generation->prompt = std::move(prompt);
+    generation->max_tokens = count;
+    generation->sampler.temperature = temperature;
+    generation->sampler.seed = seed;
+    generation->top_logprobs = kVocabTop;
+    generation->on_token = [this](const GeneratedToken& t) {
+      if (tokens.empty()) begun.set_value();
+      tokens.push_back(t.token);
+      logprobs.push_back(t.logprob);
+      for (const TokenLogprob& top : t.top) logprobs.push_back(top.logprob);
+      return static_cast<i64>(tokens.size()) != stop_after;
+    };
+    generation->on_done = [this](const GenerationResult& r) { done.set_value(r); };
+  }
+  bool submit(Batcher& batcher) { return batcher.submit({&generation, 1}); }
+  GenerationResult wait() { return done.get_future().get(); }
+  GenerationResult in(Batcher& batcher) {
+    REQUIRE(submit(batcher));
+    return wait();
+  }
+};
+
+std::vector<i32> text(i64 count, u64 seed) { return test::some_tokens(count, 4000, seed); }
+
+struct Wish {
+  i64 prompt, count;
+  f32 temperature;
+};
+constexpr Wish kWishes[] = {{5, 30, 0}, {100, 20, 0.8f}, {33, 25, 0}, {70, 12, 1.0f}, {9, 40, 0.8f}, {64, 8, 0}};
+
+}  // namespace
+
+TEST_CASE("generations beside each other have the bits they have alone") {
+  Batcher together(load(options(4)), 8);
+  std::vector<std::unique_ptr<Run>> runs;
+  for (size_t i = 0; i < std::size(kWishes); i++) {
+    runs.push_back(std::make_unique<Run>(text(kWishes[i].prompt, 10 + i), kWishes[i].count, kWishes[i].temperature, 7 + i));
+    REQUIRE(runs.back()->submit(together));
+  }
+  for (auto& run : runs) run->wait();
+  CHECK(together.status().decode_rows > together.status().decode_passes);  // they did share passes
+
+  for (size_t i = 0; i < std::size(kWishes); i++) {
+    Batcher one(load(options(1)), 0);
+    Run alone(text(kWishes[i].prompt, 10 + i), kWishes[i].count, kWishes[i].temperature, 7 + i);
+    alone.in(one);
+    CHECK(alone.tokens == runs[i]->tokens);
+    CHECK(alone.logprobs == runs[i]->logprobs);
+  }
+}
+
+TEST_CASE("a generation is what a session generates") {
+  std::vector<i32> prompt = text(50, 3), want;
+  {
+    Engine engine(options(1));
+    Session session(engine, SequenceId(0));
+    REQUIRE(session.prompt(prompt).ok());
+    Sampler sampler({.temperature = 0.7f, .seed = 5}, engine.hparams().vocab);
+    session.generate(20, sampler, [&](i32 token) {
+      want.push_back(token);
+      return true;
+    });
+  }
+  Batcher batcher(load(options(2)), 0);
+  Run run(prompt, 20, 0.7f, 5);
+  GenerationResult result = run.in(batcher);
+  CHECK(run.tokens == want);
+  CHECK(result.prompt_tokens == 50);
+  CHECK(result.generated_tokens == static_cast<i64>(want.size()));
+}
+
+TEST_CASE("a slot's cache is used again, in the slot that has most of the prompt") {
+  Batcher batcher(load(options(2)), 0);
+  std::vector<i32> a = text(64, 1), b = text(64, 2);
+  Run first(a, 4), second(b, 4);
+  GenerationResult in_a = first.in(batcher), in_b = second.in(batcher);
+  CHECK(in_a.slot != in_b.slot);
+  a.push_back(7);
+  b.resize(40);
+  Run longer(a, 4), shorter(b, 4);
+  GenerationResult again_a = longer.in(batcher), again_b = shorter.in(batcher);
+  CHECK(again_a.slot == in_a.slot);
+  CHECK(again_a.cached_tokens == 64);
+  CHECK(again_b.slot == in_b.slot);
+  CHECK(again_b.cached_tokens == 39);
+  Run fresh(a, 4);
+  fresh.generation->reuse_prefix = false;
+  CHECK(fresh.in(batcher).cached_tokens == 0);
+}
+
+TEST_CASE("cancelling frees the slot before the next token, also for one that waits") {
+  Batcher batcher(load(options(1)), 1);
+  Run endless(text(10, 1), -1), waiting(text(10, 2), 5), refused(text(10, 3), 5);
+  REQUIRE(endless.submit(batcher));
+  endless.begun.get_future().wait();
+  REQUIRE(waiting.submit(batcher));
+  CHECK_FALSE(refused.submit(batcher));  // one slot, one in the queue
+  waiting.generation->cancel();
+  CHECK(waiting.wait().end == GenerationEnd::cancelled);
+  CHECK(waiting.tokens.empty());
+  endless.generation->cancel();
+  GenerationEnd end = endless.wait().end;
+  CHECK((end == GenerationEnd::cancelled || end == GenerationEnd::context_full || end == GenerationEnd::end_of_text));
+  Run next(text(10, 4), 5);
+  CHECK(next.in(batcher).generated_tokens > 0);
+}
+
+TEST_CASE("the ways to end") {
+  Batcher batcher(load(options(1)), 0);
+  Run stopped(text(10, 1), 20);
+  stopped.stop_after = 3;
+  CHECK(stopped.in(batcher).end == GenerationEnd::stopped);
+  CHECK(stopped.tokens.size() == 3);
+  Run none(text(10, 1), 0);
+  GenerationResult result = none.in(batcher);
+  CHECK(result.end == GenerationEnd::length);
+  CHECK(result.generated_tokens == 0);
+  Run full(text(256, 1), -1);  // the whole context
+  CHECK(full.in(batcher).end == GenerationEnd::context_full);
+  CHECK(full.tokens.size() == 1);
+  Run thrower(text(10, 1), 20);
+  thrower.generation->on_token = [](const GeneratedToken&) -> bool { throw std::runtime_error("no room"); };
+  result = thrower.in(batcher);
+  CHECK(result.end == GenerationEnd::failed);
+  CHECK(result.status.message() == "no room");
+  CHECK(batcher.status().failures == 1);
+}
+
+TEST_CASE("prompts that cannot be computed are refused, and a failing load is told") {
+  Batcher batcher(load(options(1)), 0);
+  Run empty({}, 1), long_one(text(257, 1), 1), unknown({1, 2, 1 << 20}, 1);
+  CHECK_THROWS_AS(empty.submit(batcher), Error);
+  CHECK_THROWS_AS(long_one.submit(batcher), Error);
+  CHECK_THROWS_AS(unknown.submit(batcher), Error);
+  CHECK_THROWS_AS(Batcher([]() -> std::unique_ptr<Engine> { fail("no such file"); }, 0), Error);
+}
+
+TEST_CASE("what still runs when the batcher goes is cancelled") {
+  std::vector<std::unique_ptr<Run>> runs;
+  {
+    Batcher batcher(load(options(1)), 4);
+    for (u64 i = 0; i < 4; i++) {
+      runs.push_back(std::make_unique<Run>(text(200, i), -1));
+      REQUIRE(runs.back()->submit(batcher));
+    }
+  }
+  for (auto& run : runs) run->wait();
+  CHECK(runs.back()->tokens.empty());
+}
+
+}  // namespace stoker

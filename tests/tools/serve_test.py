@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+"""`stoker serve` from outside: every endpoint, streams, stop strings, requests side by side, clients that leave, every kind
+of bad request.  usage: serve_test.py STOKER SOURCE_ROOT [unittest arguments]
+"""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+STOKER = ""
+MODEL = ""
+TIME_LIMIT = 120
+GREEDY = {"temperature": 0, "cache_prompt": False}
+
+
+class Server:
+    """A running server; its stderr is read until it says where it listens."""
+
+    def __init__(self, *arguments):
+        command = [STOKER, "serve", "-m", MODEL, "--port", "0", "-t", "1", "-c", "512", *map(str, arguments)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self.lines = []
+        for line in self.process.stderr:
+            self.lines.append(line.decode())
+            if "http://" in self.lines[-1]:
+                self.port = int(self.lines[-1].split("http://127.0.0.1:")[1].split(",")[0])
+                return
+        raise AssertionError("the server did not start: " + "".join(self.lines))
+
+    def connect(self):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIME_LIMIT)
+
+    def ask(self, method, path, body=None, headers=None):
+        """Status and body; dicts are sent as JSON, JSON answers are parsed."""
+        connection = self.connect()
+        data = json.dumps(body) if isinstance(body, (dict, list)) else body
+        connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
+        response = connection.getresponse()
+        text = response.read()
+        connection.close()
+        if response.getheader("Content-Type", "").startswith("application/json"):
+            return response.status, json.loads(text)
+        return response.status, text.decode()
+
+    def post(self, path, **body):
+        status, answer = self.ask("POST", path, body)
+        assert status == 200, (status, answer)
+        return answer
+
+    def stream(self, path, **body):
+        """The objects of a stream, and whether it ended with [DONE]."""
+        connection = self.connect()
+        connection.request("POST", path, json.dumps({**body, "stream": True}), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        assert response.status == 200, text
+        assert response.getheader("Content-Type") == "text/event-stream"
+        events = [event[6:] for event in text.split("\n\n") if event]
+        done = events[-1] == "[DONE]"
+        return [json.loads(event) for event in (events[:-1] if done else events)], done
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(TIME_LIMIT)
+        self.process.stderr.close()
+        return code
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+class Serving(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--parallel", 4, "--queue", 4)
+
+    @classmethod
+    def tearDownClass(cls):
+        assert cls.server.close() == 0
+
+    def post(self, path, **body):
+        return self.server.post(path, **body)
+
+    def text(self, prompt, **body):
+        return self.post("/v1/completions", prompt=prompt, **{"max_tokens": 24, **GREEDY, **body})["choices"][0]["text"]
+
+    def refused(self, status, path, body, part, field=None):
+        got, answer = self.server.ask("POST", path, body)
+        self.assertEqual(got, status, answer)
+        self.assertIn(part, answer["error"]["message"])
+        self.assertEqual(answer["error"]["code"], status)
+        if field:
+            self.assertEqual(answer["error"]["param"], field)
+
+    def idle(self):
+        """Waits until no slot is busy; returns the slots."""
+        limit = time.time() + TIME_LIMIT
+        while True:
+            slots = self.server.ask("GET", "/slots")[1]
+            if not any(slot["is_processing"] for slot in slots):
+                return slots
+            self.assertLess(time.time(), limit)
+            time.sleep(0.02)
+
+
+class Facts(Serving):
+    def test_health_models_props_slots(self):
+        self.assertEqual(self.server.ask("GET", "/health"), (200, {"status": "ok"}))
+        models = self.server.ask("GET", "/v1/models")[1]
+        self.assertEqual(models["data"][0]["id"], "ember-37m-q4_k_m")
+        self.assertEqual(self.server.ask("GET", "/props")[1]["total_slots"], 4)
+        self.assertEqual(len(self.server.ask("GET", "/slots")[1]), 4)
+
+    def test_tokens_and_back(self):
+        ids = self.post("/tokenize", content="The borrow checker é")["tokens"]
+        self.assertEqual(self.post("/detokenize", tokens=ids)["content"], "The borrow checker é")
+        pieces = self.post("/tokenize", content="The borrow", with_pieces=True)["tokens"]
+        self.assertEqual("".join(p["piece"] for p in pieces), "The borrow")
+
+    def test_template(self):
+        self.assertIn("hello there", self.post("/apply-template", messages=user("hello there"))["prompt"])
+
+    def test_metrics_count(self):
+        self.text("The sky", max_tokens=5)
+        status, text = self.server.ask("GET", "/metrics")
+        values = dict(line.split(" ") for line in text.splitlines() if not line.startswith("#"))
+        self.assertEqual(status, 200)
+        for name in ("prompt_tokens_total", "tokens_predicted_total", "n_decode_total"):
+            self.assertGreater(float(values["llamacpp:" + name]), 0, name)
+        self.assertGreater(float(values["stoker:expert_hits_total"]), 0)
+        self.assertIn("stoker:expert_read_bytes_total", values)
+
+
+class Answers(Serving):
+    def test_completion_is_what_run_says(self):
+        run = subprocess.run([STOKER, "run", "-m", MODEL, "-p", "The borrow checker", "--raw", "--temp", "0", "-n", "24", "-b", "128",
+                              "-t", "1", "--json"], capture_output=True, timeout=TIME_LIMIT, check=True)
+        self.assertEqual(self.text("The borrow checker"), json.loads(run.stdout)["text"])
+
+    def test_chat_whole_and_streamed_are_equal(self):
+        body = {"messages": user("The borrow checker"), "max_tokens": 24, **GREEDY}
+        whole = self.post("/v1/chat/completions", **body)
+        self.assertEqual(whole["object"], "chat.completion")
+        usage = whole["usage"]
+        self.assertEqual(usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
+        self.assertIn("predicted_per_second", whole["timings"])
+        events, done = self.server.stream("/v1/chat/completions", stream_options={"include_usage": True}, **body)
+        self.assertTrue(done)
+        self.assertEqual(events[0]["choices"][0]["delta"]["role"], "assistant")
+        text = "".join(e["choices"][0]["delta"].get("content", "") for e in events if e["choices"])
+        self.assertEqual(text, whole["choices"][0]["message"]["content"])
+        reasons = [e["choices"][0]["finish_reason"] for e in events if e["choices"]]
+        self.assertEqual([r for r in reasons if r], [whole["choices"][0]["finish_reason"]])
+        self.assertEqual(events[-1]["usage"], usage)
+
+    def test_native_completion_whole_and_streamed_are_equal(self):
+        body = {"prompt": "The borrow checker", "n_predict": 24, **GREEDY}
+        whole = self.post("/completion", **body)
+        self.assertTrue(whole["stop"])
+        events, done = self.server.stream("/completion", **body)
+        self.assertFalse(done)
+        self.assertEqual("".join(e["content"] for e in events), whole["content"])
+        self.assertEqual([e["stop"] for e in events].count(True), 1)
+        self.assertEqual(whole["stop_type"], "limit")
+        self.assertEqual(sum((e["tokens"] for e in events), []), whole["tokens"])
+
+    def test_text_streams(self):
+        events, done = self.server.stream("/v1/completions", prompt="The borrow checker", max_tokens=24, **GREEDY)
+        self.assertTrue(done)
+        self.assertEqual("".join(e["choices"][0]["text"] for e in events), self.text("The borrow checker"))
+
+    def test_ids_and_several_prompts_and_copies(self):
+        ids = self.post("/tokenize", content="The borrow checker", add_special=True)["tokens"]
+        self.assertEqual(self.text(ids), self.text("The borrow checker"))
+        answer = self.post("/v1/completions", prompt=["The sky", "The sea"], n=2, max_tokens=8, seed=3, temperature=1)
+        self.assertEqual([c["index"] for c in answer["choices"]], [0, 1, 2, 3])
+
+    def test_seed_repeats(self):
+        first, again = (self.text("The sky", temperature=1.5, seed=9) for _ in range(2))
+        self.assertEqual(first, again)
+        self.assertNotEqual(first, self.text("The sky", temperature=1.5, seed=10))
+
+    def test_limits(self):
+        answer = self.post("/v1/chat/completions", messages=user("The sky"), max_completion_tokens=3, **GREEDY)
+        self.assertEqual((answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]), (3, "length"))
+        self.assertEqual(self.text("The sky", max_tokens=0), "")
+
+    def test_stop_strings_end_the_text_wherever_tokens_end(self):
+        whole = self.text("The borrow checker")
+        for begin, size in ((3, 1), (5, 4), (7, 9), (11, 2)):
+            word = whole[begin:begin + size]
+            want = whole[:whole.index(word)]
+            for path, get in (("/v1/completions", lambda e: e["choices"][0]["text"]), ("/completion", lambda e: e["content"])):
+                body = {"prompt": "The borrow checker", "max_tokens": 24, "stop": ["never that", word], **GREEDY}
+                self.assertEqual(get(self.post(path, **body)), want)
+                events, _ = self.server.stream(path, **body)
+                self.assertEqual("".join(map(get, events)), want)
+        last = self.post("/completion", prompt="The borrow checker", max_tokens=24, stop=whole[5:9], **GREEDY)
+        self.assertEqual((last["stop_type"], last["stopping_word"]), ("word", whole[5:9]))
+
+    def test_logprobs(self):
+        body = {"messages": user("The sky"), "max_tokens": 4, "logprobs": True, "top_logprobs": 3, **GREEDY}
+        choice = self.post("/v1/chat/completions", **body)["choices"][0]
+        tokens = choice["logprobs"]["content"]
+        self.assertEqual(len(tokens), 4)
+        for token in tokens:
+            self.assertEqual(token["top_logprobs"][0]["token"], token["token"])  # greedy takes the likeliest
+            self.assertLessEqual(token["logprob"], 0)
+            self.assertEqual(len(token["top_logprobs"]), 3)
+
+    def test_a_longer_prompt_goes_on_where_the_cache_ends(self):
+        start = "The borrow checker is a part of the compiler that looks at every reference in a program, and it says"
+        self.post("/v1/completions", prompt=start, max_tokens=4, temperature=0)
+        usage = self.post("/v1/completions", prompt=start + " more", max_tokens=4, temperature=0)["usage"]
+        self.assertGreater(usage["prompt_tokens_details"]["cached_tokens"], 8)
+
+
+class SideBySide(Serving):
+    PROMPTS = ["The borrow checker", "Once upon a time there was", "A list of numbers: 1, 2, 3,", "In the year 1999 the"]
+
+    def test_four_requests_say_what_each_says_alone(self):
+        alone = [self.text(p, max_tokens=60, temperature=0.9, seed=i) for i, p in enumerate(self.PROMPTS)]
+        together = [None] * 4
+
+        def ask(i):
+            together[i] = self.text(self.PROMPTS[i], max_tokens=60, temperature=0.9, seed=i)
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(together, alone)
+
+    def leave(self, stream):
+        connection = socket.create_connection(("127.0.0.1", self.server.port))
+        body = json.dumps({"prompt": "The sky", "temperature": 1, "seed": 1, "max_tokens": -1, "n": 4, "stream": stream}).encode()
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        limit = time.time() + TIME_LIMIT
+        while not any(s["is_processing"] for s in self.server.ask("GET", "/slots")[1]) and time.time() < limit:
+            time.sleep(0.005)
+        connection.close()
+
+    def test_a_client_that_leaves_frees_its_slots(self):
+        for stream in (True, False):
+            self.leave(stream)
+            self.idle()
+            self.assertTrue(self.text("The sky", max_tokens=3))
+
+
+class Refusals(Serving):
+    def test_bad_bodies(self):
+        chat = "/v1/chat/completions"
+        self.refused(400, chat, "{", "not JSON")
+        self.refused(400, chat, "", "not JSON")
+        self.refused(400, chat, b'{"messages": "\xff\xfe"}', "not JSON in UTF-8")
+        self.refused(400, chat, [1], "must be a JSON object")
+        self.refused(400, chat, "[" * 100000, "not JSON")
+
+    def test_bad_fields(self):
+        chat, messages = "/v1/chat/completions", user("hi")
+        for body, part, field in (
+                ({}, "is missing", "messages"),
+                ({"messages": []}, "at least one", "messages"),
+                ({"messages": [3]}, "must be an object", "messages[0]"),
+                ({"messages": [{"role": "king", "content": "x"}]}, "king", "messages[0]"),
+                ({"messages": [{"role": "user", "content": 3}]}, "content", "messages[0]"),
+                ({"messages": messages, "temperature": "hot"}, "must be a number", "temperature"),
+                ({"messages": messages, "top_p": 2}, "from 0 to 1", "top_p"),
+                ({"messages": messages, "max_tokens": 1.5}, "whole number", "max_tokens"),
+                ({"messages": messages, "max_tokens": 1e300}, "must be from", "max_tokens"),
+                ({"messages": messages, "stream": 1}, "true or false", "stream"),
+                ({"messages": messages, "stop": [""]}, "empty", "stop"),
+                ({"messages": messages, "n": 0}, "must be from", "n"),
+                ({"messages": messages, "n": 100}, "more than this server takes", "n"),
+                ({"messages": messages, "tools": [{"type": "function"}]}, "not supported", "tools"),
+                ({"messages": messages, "response_format": {"type": "json_schema"}}, "json_schema", "response_format"),
+                ({"messages": messages, "logit_bias": {"1": 2}}, "not supported", "logit_bias")):
+            self.refused(400, chat, body, part, field)
+        self.refused(400, "/v1/completions", {"prompt": [1, -2]}, "-2", "prompt")
+        self.refused(400, "/v1/completions", {"prompt": []}, "empty", "prompt")
+        self.refused(400, "/v1/completions", {"prompt": [5] * 600}, "more than the context of 512")
+        self.refused(400, "/detokenize", {"tokens": [1 << 40]}, "is not one of", "tokens")
+        self.refused(400, "/tokenize", {"content": 3}, "must be a string", "content")
+
+    def test_paths_and_sizes(self):
+        self.assertEqual(self.server.ask("GET", "/nothing")[0], 404)
+        self.refused(404, "/v1/nothing", {}, "no such endpoint")
+        connection = self.server.connect()
+        connection.putrequest("POST", "/tokenize")
+        connection.putheader("Content-Length", str(1 << 30))
+        connection.endheaders()
+        self.assertEqual(connection.getresponse().status, 413)
+        connection.close()
+
+    def test_a_model_by_any_name(self):
+        self.assertEqual(self.post("/v1/completions", model="gpt-4", prompt="x", max_tokens=1)["model"], "gpt-4")
+
+
+class Options(unittest.TestCase):
+    def start(self, *arguments):
+        server = Server(*arguments)
+        self.addCleanup(server.close)
+        return server
+
+    def test_the_key_is_asked_for(self):
+        server = self.start("--api-key", "secret", "--alias", "mine")
+        body = {"content": "x"}
+        self.assertEqual(server.ask("GET", "/health")[0], 200)
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}, {"Authorization": "Bearer secrets"}):
+            status, answer = server.ask("POST", "/tokenize", body, headers)
+            self.assertEqual((status, answer["error"]["type"]), (401, "authentication_error"))
+        self.assertEqual(server.ask("POST", "/tokenize", body, {"Authorization": "Bearer secret"})[0], 200)
+        self.assertEqual(server.ask("GET", "/v1/models", None, {"X-Api-Key": "secret"})[1]["data"][0]["id"], "mine")
+
+    def test_more_than_the_queue_holds_is_refused(self):
+        server = self.start("--parallel", 1, "--queue", 0)
+        for seed in range(8):  # an answer that happens to be short ends before the second request comes
+            connection = server.connect()
+            body = {"prompt": "The sky", "max_tokens": 400, "temperature": 1.2, "seed": seed, "stream": True}
+            connection.request("POST", "/v1/completions", json.dumps(body))
+            response = connection.getresponse()  # the first token is there: the slot is taken
+            status, answer = server.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})
+            self.assertTrue(response.read().decode().endswith("data: [DONE]\n\n"))
+            connection.close()
+            if status == 429:
+                break
+        self.assertEqual((status, answer["error"]["type"]), (429, "rate_limit_error"))
+        self.assertEqual(server.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})[0], 200)
+
+    def test_a_port_in_use_is_told(self):
+        server = self.start()
+        second = subprocess.run([STOKER, "serve", "-m", MODEL, "--port", str(server.port)], capture_output=True, timeout=TIME_LIMIT)
+        self.assertEqual(second.returncode, 1)
+        self.assertIn(b"the port is in use", second.stderr)
+
+    def test_sigterm_finishes_what_runs(self):
+        server = Server("--parallel", 2)
+        connection = server.connect()
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "The sky", "max_tokens": 200, "temperature": 1, "seed": 2,
+                                                                    "stream": True}))
+        response = connection.getresponse()  # the first token is there
+        server.process.send_signal(signal.SIGTERM)
+        self.assertTrue(response.read().decode().endswith("data: [DONE]\n\n"))
+        connection.close()
+        server.process.wait(TIME_LIMIT)  # by itself: a second signal would end it with 130
+        self.assertEqual(server.close(), 0)
+
+
+if __name__ == "__main__":
+    STOKER = os.path.abspath(sys.argv[1])
+    MODEL = os.path.join(sys.argv[2], "tests", "models", "ember-37m-q4_k_m.gguf")
+    unittest.main(argv=[sys.argv[0]] + sys.argv[3:], verbosity=2)

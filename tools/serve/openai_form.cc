@@ -1,0 +1,172 @@
+// OpenAI's two forms: chat.completion and text_completion. They differ in what a choice looks like.
+#include "runtime/tokenizer/tokenizer.h"
+#include "tools/serve/answer_form.h"
+
+namespace stoker {
+
+namespace {
+
+Json byte_array(const std::string& bytes) {
+  Json array = Json::array();
+  for (char c : bytes) array.push_back(static_cast<unsigned char>(c));
+  return array;
+}
+
+class OpenAiForm : public AnswerForm {
+ public:
+  OpenAiForm(const Service& service, const RequestBody& body, std::string_view id_prefix, std::string object)
+      : service_(service),
+        id_(service.new_id(id_prefix)),
+        object_(std::move(object)),
+        model_(body.text("model", service.model())),
+        created_(unix_seconds()),
+        include_usage_(body.object("stream_options").boolean("include_usage", false)) {}
+
+  Json whole(const std::vector<ChoiceText>& choices) const override {
+    Json list = Json::array();
+    for (size_t i = 0; i < choices.size(); i++) list.push_back(choice(i, choices[i]));
+    Json json = envelope(object_, std::move(list));
+    json["usage"] = usage_json(choices);
+    json["timings"] = timings_json(choices.front().result);
+    return json;
+  }
+
+  std::vector<Json> closing(const std::vector<ChoiceText>& choices) const override {
+    if (!include_usage_) return {};
+    Json json = envelope(chunk_object(), Json::array());
+    json["usage"] = usage_json(choices);
+    return {json};
+  }
+
+ protected:
+  virtual Json choice(size_t index, const ChoiceText& text) const = 0;
+  virtual std::string chunk_object() const { return object_; }
+
+  Json envelope(const std::string& object, Json choices) const {
+    return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_}, {"choices", std::move(choices)}};
+  }
+  std::string text_of(i32 token) const { return valid_text(std::string(service_.tokenizer().bytes(token))); }
+
+  const Service& service_;
+
+ private:
+  std::string id_, object_, model_;
+  i64 created_;
+  bool include_usage_;
+};
+
+class ChatForm : public OpenAiForm {
+ public:
+  ChatForm(const Service& service, const RequestBody& body)
+      : OpenAiForm(service, body, "chatcmpl-", "chat.completion"), logprobs_(body.boolean("logprobs", false)) {}
+
+  std::vector<Json> opening(size_t choices) const override {
+    std::vector<Json> all;
+    for (size_t i = 0; i < choices; i++) all.push_back(piece(i, {{"role", "assistant"}, {"content", ""}}, nullptr, nullptr));
+    return all;
+  }
+
+  std::vector<Json> pieces(const CompletionEvent& event, const ChoiceText& so_far) const override {
+    std::vector<Json> all;
+    Json logprobs = logprobs_json(event.tokens);
+    Json delta = Json::object();
+    if (!event.reasoning.empty()) delta["reasoning_content"] = event.reasoning;
+    if (!event.content.empty()) delta["content"] = event.content;
+    if (!delta.empty() || !(logprobs.is_null() || event.tokens.empty()))
+      all.push_back(piece(event.choice, std::move(delta), std::move(logprobs), nullptr));
+    if (event.result) {
+      all.push_back(piece(event.choice, Json::object(), nullptr, finish_reason(*event.result)));
+      all.back()["timings"] = timings_json(so_far.result);
+    }
+    return all;
+  }
+
+ protected:
+  std::string chunk_object() const override { return "chat.completion.chunk"; }
+
+  Json choice(size_t index, const ChoiceText& text) const override {
+    Json message = {{"role", "assistant"}, {"content", text.content}};
+    if (!text.reasoning.empty()) message["reasoning_content"] = text.reasoning;
+    return {{"index", index},
+            {"message", std::move(message)},
+            {"logprobs", logprobs_json(text.tokens)},
+            {"finish_reason", finish_reason(text.result)}};
+  }
+
+ private:
+  Json piece(size_t index, Json delta, Json logprobs, Json finish) const {
+    Json choice = {{"index", index}, {"delta", std::move(delta)}, {"logprobs", std::move(logprobs)}, {"finish_reason", std::move(finish)}};
+    return envelope(chunk_object(), Json::array({std::move(choice)}));
+  }
+
+  Json logprobs_json(const std::vector<TokenText>& tokens) const {
+    if (!logprobs_) return nullptr;
+    Json list = Json::array();
+    for (const TokenText& t : tokens) {
+      Json top = Json::array();
+      for (const TokenLogprob& other : t.token.top) {
+        std::string bytes(service_.tokenizer().bytes(other.token));
+        top.push_back({{"token", text_of(other.token)}, {"logprob", other.logprob}, {"bytes", byte_array(bytes)}});
+      }
+      list.push_back({{"token", text_of(t.token.token)},
+                      {"logprob", t.token.logprob},
+                      {"bytes", byte_array(t.bytes)},
+                      {"top_logprobs", std::move(top)}});
+    }
+    return {{"content", std::move(list)}};
+  }
+
+  bool logprobs_;
+};
+
+class TextForm : public OpenAiForm {
+ public:
+  TextForm(const Service& service, const RequestBody& body)
+      : OpenAiForm(service, body, "cmpl-", "text_completion"), logprobs_(body.find("logprobs") != nullptr) {}
+
+  std::vector<Json> pieces(const CompletionEvent& event, const ChoiceText& so_far) const override {
+    Json json = envelope(chunk_object(), Json::array({one(event.choice, event.content, event.tokens, nullptr)}));
+    if (event.result) {
+      json["choices"][0]["finish_reason"] = finish_reason(*event.result);
+      json["timings"] = timings_json(so_far.result);
+    }
+    return {json};
+  }
+
+ protected:
+  Json choice(size_t index, const ChoiceText& text) const override {
+    return one(index, text.content, text.tokens, finish_reason(text.result));
+  }
+
+ private:
+  Json one(size_t index, const std::string& text, const std::vector<TokenText>& tokens, Json finish) const {
+    return {{"index", index}, {"text", text}, {"logprobs", logprobs_json(tokens)}, {"finish_reason", std::move(finish)}};
+  }
+
+  Json logprobs_json(const std::vector<TokenText>& tokens) const {
+    if (!logprobs_) return nullptr;
+    Json json = {{"tokens", Json::array()}, {"token_logprobs", Json::array()}, {"top_logprobs", Json::array()}};
+    for (const TokenText& t : tokens) {
+      json["tokens"].push_back(text_of(t.token.token));
+      json["token_logprobs"].push_back(t.token.logprob);
+      Json top = Json::object();
+      for (const TokenLogprob& other : t.token.top) top[text_of(other.token)] = other.logprob;
+      json["top_logprobs"].push_back(std::move(top));
+    }
+    return json;
+  }
+
+  bool logprobs_;
+};
+
+}  // namespace
+
+std::unique_ptr<AnswerForm> chat_form(const Service& service, const RequestBody& body) {
+  return std::make_unique<ChatForm>(service, body);
+}
+
+std::unique_ptr<AnswerForm> text_form(const Service& service, const RequestBody& body) {
+  return std::make_unique<TextForm>(service, body);
+}
+
+}  // namespace stoker

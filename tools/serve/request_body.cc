@@ -1,0 +1,134 @@
+#include "tools/serve/request_body.h"
+
+#include <array>
+
+namespace stoker {
+
+namespace {
+
+std::string_view kind(const Json& json) { return json.type_name(); }
+
+// Absent, null, false, 0, "", [], {}: nothing is asked for.
+bool is_off(const Json& value) {
+  if (value.is_boolean()) return !value.get<bool>();
+  if (value.is_number()) return value.get<f64>() == 0;
+  if (value.is_string()) return value.get_ref<const std::string&>().empty();
+  return value.empty();
+}
+
+constexpr std::array kUnsupported = {
+    "tools",       "functions",    "function_call",     "json_schema",      "grammar",     "logit_bias",
+    "suffix",      "echo",         "presence_penalty",  "frequency_penalty", "ignore_eos", "mirostat",
+    "audio",       "input_suffix", "dry_multiplier",    "xtc_probability",  "input_extra", "dynatemp_range",
+    "lora",        "image_data"};
+
+}  // namespace
+
+RequestBody::RequestBody(std::string_view text) {
+  try {
+    json_ = Json::parse(text);
+  } catch (const Json::exception& e) {
+    // The library's text quotes the input, which may be no UTF-8: to_text() replaces that.
+    throw ApiError(400, std::string("the body is not JSON in UTF-8: ") + e.what());
+  }
+  if (!json_.is_object()) throw ApiError(400, "the body must be a JSON object");
+}
+
+RequestBody RequestBody::of(Json object) {
+  RequestBody body;
+  body.json_ = std::move(object);
+  return body;
+}
+
+const Json* RequestBody::find(const std::string& field) const {
+  auto found = json_.find(field);
+  return found == json_.end() || found->is_null() ? nullptr : &*found;
+}
+
+const Json& RequestBody::need(const std::string& field) const {
+  const Json* value = find(field);
+  if (value == nullptr) bad_field(field, "is missing");
+  return *value;
+}
+
+bool RequestBody::boolean(const std::string& field, bool otherwise) const {
+  const Json* value = find(field);
+  if (value == nullptr) return otherwise;
+  if (!value->is_boolean()) bad_field(field, "must be true or false, not a {}", kind(*value));
+  return value->get<bool>();
+}
+
+f64 RequestBody::number(const std::string& field, f64 otherwise, f64 min, f64 max) const {
+  const Json* value = find(field);
+  if (value == nullptr) return otherwise;
+  if (!value->is_number()) bad_field(field, "must be a number, not a {}", kind(*value));
+  f64 number = value->get<f64>();
+  if (!(number >= min && number <= max)) bad_field(field, "{} must be from {} to {}", number, min, max);
+  return number;
+}
+
+i64 RequestBody::integer(const std::string& field, i64 otherwise, i64 min, i64 max) const {
+  const Json* value = find(field);
+  if (value == nullptr) return otherwise;
+  f64 number = this->number(field, 0, static_cast<f64>(min), static_cast<f64>(max));
+  // Some clients write 1.0; what is left of the range check is exact in both types.
+  if (number != static_cast<f64>(static_cast<i64>(number))) bad_field(field, "{} must be a whole number", number);
+  return value->is_number_integer() ? value->get<i64>() : static_cast<i64>(number);
+}
+
+std::string RequestBody::text(const std::string& field, const std::string& otherwise) const {
+  return find(field) == nullptr ? otherwise : need_text(field);
+}
+
+std::string RequestBody::need_text(const std::string& field) const {
+  const Json& value = need(field);
+  if (!value.is_string()) bad_field(field, "must be a string, not a {}", kind(value));
+  return value.get<std::string>();
+}
+
+std::vector<std::string> RequestBody::texts(const std::string& field) const {
+  const Json* value = find(field);
+  if (value == nullptr) return {};
+  if (value->is_string()) return {value->get<std::string>()};
+  if (!value->is_array()) bad_field(field, "must be a string or an array of strings, not a {}", kind(*value));
+  std::vector<std::string> all;
+  for (const Json& item : *value) {
+    if (!item.is_string()) bad_field(field, "must hold strings only, not a {}", kind(item));
+    all.push_back(item.get<std::string>());
+  }
+  return all;
+}
+
+RequestBody RequestBody::object(const std::string& field) const {
+  const Json* value = find(field);
+  if (value == nullptr) return of(Json::object());
+  if (!value->is_object()) bad_field(field, "must be an object, not a {}", kind(*value));
+  return of(*value);
+}
+
+void RequestBody::refuse_unsupported() const {
+  for (const char* field : kUnsupported) {
+    const Json* value = find(field);
+    if (value != nullptr && !is_off(*value)) bad_field(field, "is not supported by this server; leave it out");
+  }
+  std::string format = object("response_format").text("type", "text");
+  if (format != "text") bad_field("response_format", "only the type text is supported, not {}", format);
+  if (integer("best_of", 1, 1, 1 << 20) != 1) bad_field("best_of", "is not supported by this server; leave it out");
+  const Json* choice = find("tool_choice");
+  if (choice != nullptr && *choice != "none" && *choice != "auto")
+    bad_field("tool_choice", "tools are not supported by this server");
+}
+
+std::vector<i32> token_ids(const Json& array, const std::string& field, i64 vocab) {
+  if (!array.is_array()) bad_field(field, "must be an array of token ids, not a {}", kind(array));
+  std::vector<i32> ids;
+  for (const Json& item : array) {
+    if (!item.is_number_integer()) bad_field(field, "token ids are whole numbers, not a {}", kind(item));
+    f64 id = item.get<f64>();
+    if (id < 0 || id >= static_cast<f64>(vocab)) bad_field(field, "{} is not one of the model's {} tokens", id, vocab);
+    ids.push_back(item.get<i32>());
+  }
+  return ids;
+}
+
+}  // namespace stoker

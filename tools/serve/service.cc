@@ -1,0 +1,147 @@
+#include "tools/serve/service.h"
+
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <random>
+
+#include "runtime/engine.h"
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 kMany = i64{1} << 30;
+constexpr i64 kMostStops = 16;
+
+ChatRole role_named(const std::string& name, const std::string& field) {
+  if (name == "system" || name == "developer") return ChatRole::system;
+  if (name == "user") return ChatRole::user;
+  if (name == "assistant") return ChatRole::assistant;
+  bad_field(field, "the role {} is not supported; roles are system, user and assistant", name);
+}
+
+// A string, or an array of {"type": "text", "text": ...}.
+std::string content_text(const RequestBody& message, const std::string& field) {
+  const Json* content = message.find("content");
+  if (content == nullptr) bad_field(field, "content is missing");
+  if (content->is_string()) return content->get<std::string>();
+  if (!content->is_array()) bad_field(field, "content must be a string or an array of text parts");
+  std::string text;
+  for (const Json& item : *content) {
+    if (!item.is_object()) bad_field(field, "a part of content must be an object");
+    RequestBody part = RequestBody::of(item);
+    std::string type = part.need_text("type");
+    if (type != "text") bad_field(field, "content of the type {} is not supported, only text", type);
+    text += part.need_text("text");
+  }
+  return text;
+}
+
+u64 chosen_seed(i64 asked) { return asked >= 0 ? static_cast<u64>(asked) : std::random_device()(); }
+
+i64 max_tokens(const RequestBody& body, i64 otherwise) {
+  for (const char* field : {"max_completion_tokens", "max_tokens", "n_predict"})
+    if (body.find(field) != nullptr) return body.integer(field, -1, -1, kMany);
+  return otherwise;
+}
+
+bool ends_with(const std::string& text, std::string_view end) {
+  size_t size = text.find_last_not_of("\r\n") + 1;
+  return size >= end.size() && text.compare(size - end.size(), end.size(), end) == 0;
+}
+
+}  // namespace
+
+i64 unix_seconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+Service::Service(Batcher& batcher, const Options& options)
+    : batcher_(batcher),
+      options_(options),
+      model_(options.alias.empty() ? std::filesystem::path(options.model).stem().string() : options.alias),
+      template_(batcher.engine().tokenizer()),
+      started_(unix_seconds()) {}
+
+const Tokenizer& Service::tokenizer() const { return engine().tokenizer(); }
+
+CompletionWish Service::wish(const RequestBody& body) const {
+  const Options& o = options_;
+  body.refuse_unsupported();
+  CompletionWish w;
+  w.max_tokens = max_tokens(body, o.predict);
+  w.copies = body.integer("n", 1, 1, 128);
+  w.reuse_prefix = body.boolean("cache_prompt", true);
+  w.stop = body.texts("stop");
+  if (static_cast<i64>(w.stop.size()) > kMostStops) bad_field("stop", "at most {} strings", kMostStops);
+  for (const std::string& word : w.stop)
+    if (word.empty()) bad_field("stop", "a string is empty");
+  SamplerOptions& s = w.sampler;
+  s.temperature = static_cast<f32>(body.number("temperature", o.temperature, 0, 1000));
+  s.top_k = std::max<i64>(0, body.integer("top_k", o.top_k, -1, kMany));
+  s.top_p = static_cast<f32>(body.number("top_p", o.top_p, 0, 1));
+  s.min_p = static_cast<f32>(body.number("min_p", o.min_p, 0, 1));
+  s.repeat_penalty = static_cast<f32>(body.number("repeat_penalty", o.repeat_penalty, 0.01, 100));
+  s.repeat_window = body.integer("repeat_last_n", s.repeat_window, 0, kMany);
+  s.seed = chosen_seed(body.integer("seed", o.seed, -1, i64{9'000'000'000'000'000}));
+  return w;
+}
+
+Service::Chat Service::read_chat(const RequestBody& body) const {
+  const Json& messages = body.need("messages");
+  if (!messages.is_array() || messages.empty()) bad_field("messages", "must be an array of at least one message");
+  Chat chat;
+  for (size_t i = 0; i < messages.size(); i++) {
+    std::string field = fmt::format("messages[{}]", i);
+    if (!messages[i].is_object()) bad_field(field, "must be an object");
+    RequestBody message = RequestBody::of(messages[i]);
+    const Json* calls = message.find("tool_calls");
+    if (calls != nullptr && !calls->empty()) bad_field(field, "tool_calls are not supported by this server");
+    chat.messages.push_back({role_named(message.need_text("role"), field), content_text(message, field)});
+  }
+  RequestBody extra = body.object("chat_template_kwargs");
+  bool thinking = extra.boolean("thinking", extra.boolean("enable_thinking", options_.thinking));
+  if (thinking && !template_.has_thinking_switch())
+    bad_field("chat_template_kwargs", "the chat format of this model ({}) has no choice of thinking",
+              chat_format_name(template_.format()));
+  chat.options.thinking = thinking;
+  chat.options.add_generation_prompt = body.boolean("add_generation_prompt", true);
+  return chat;
+}
+
+void Service::add_chat_prompt(const RequestBody& body, CompletionWish& wish) const {
+  Chat chat = read_chat(body);
+  std::string format = body.text("reasoning_format", "auto");
+  if (format != "auto" && format != "none" && format != "deepseek")
+    bad_field("reasoning_format", "{} is not one of auto, deepseek and none", format);
+  wish.prompts.push_back(template_.render(chat.messages, chat.options));
+  wish.split_reasoning = format != "none";
+  wish.open_reasoning = ends_with(template_.render_text(chat.messages, chat.options), "<think>");
+}
+
+std::string Service::chat_prompt_text(const RequestBody& body) const {
+  Chat chat = read_chat(body);
+  return template_.render_text(chat.messages, chat.options);
+}
+
+void Service::add_text_prompts(const RequestBody& body, CompletionWish& wish) const {
+  const Json& prompt = body.need("prompt");
+  auto add = [&](const Json& one) {
+    wish.prompts.push_back(one.is_string() ? tokenizer().encode(one.get_ref<const std::string&>())
+                                           : token_ids(one, "prompt", engine().hparams().vocab));
+    if (wish.prompts.back().empty()) bad_field("prompt", "is empty");
+  };
+  bool many = prompt.is_array() && !prompt.empty() && !prompt.front().is_number();
+  if (!prompt.is_string() && !prompt.is_array()) bad_field("prompt", "must be a string or an array");
+  if (!many) return add(prompt);
+  for (const Json& one : prompt) add(one);
+}
+
+std::string Service::new_id(std::string_view prefix) const {
+  static std::atomic<u64> last{0};
+  return fmt::format("{}{:x}-{}", prefix, started_, ++last);
+}
+
+}  // namespace stoker

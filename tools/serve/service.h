@@ -1,0 +1,54 @@
+// Service: what the endpoints share: the batcher, the model's name and chat format, and the command line's defaults.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "runtime/batcher.h"
+#include "runtime/tokenizer/chat_template.h"
+#include "tools/options.h"
+#include "tools/serve/completion.h"
+#include "tools/serve/request_body.h"
+
+namespace stoker {
+
+class Service {
+ public:
+  // Throws Error when the file has no tokenizer.
+  Service(Batcher& batcher, const Options& options);
+
+  Batcher& batcher() const { return batcher_; }
+  const Engine& engine() const { return batcher_.engine(); }
+  const Tokenizer& tokenizer() const;
+  const Options& options() const { return options_; }
+  const std::string& model() const { return model_; }  // --alias, or the file's name
+  i64 started() const { return started_; }             // seconds since 1970
+
+  // The fields that all generating endpoints have: sampling, limits, stop strings.
+  CompletionWish wish(const RequestBody& body) const;
+  // messages -> prompt, and whether the answer begins inside <think>.
+  void add_chat_prompt(const RequestBody& body, CompletionWish& wish) const;
+  std::string chat_prompt_text(const RequestBody& body) const;
+  // A string, an array of ids, or an array of either.
+  void add_text_prompts(const RequestBody& body, CompletionWish& wish) const;
+
+  // "chatcmpl-..." with a number that is new each time.
+  std::string new_id(std::string_view prefix) const;
+
+ private:
+  struct Chat {
+    std::vector<ChatMessage> messages;
+    ChatOptions options;
+  };
+  Chat read_chat(const RequestBody& body) const;
+
+  Batcher& batcher_;
+  const Options& options_;
+  std::string model_;
+  ChatTemplate template_;
+  i64 started_;
+};
+
+i64 unix_seconds();
+
+}  // namespace stoker
