@@ -165,7 +165,7 @@ constexpr std::array kRows = {
     OptionRow{kSimulate, "--packed", "", &O::packed, "experts lie as in a pack: one read each instead of three"},
     OptionRow{kSimulate, "--machine", "NAME", &O::machine, "machine to simulate: a name below, or a file that ends in .toml"},
     OptionRow{kSimulate, "--tokens", "N", &O::sim_tokens, "tokens to generate", 1, 100000},
-    OptionRow{kSimulate, "--routing", "SOURCE", &O::routing,
+    OptionRow{kSimulate, "--routing", "SOURCE", &O::sim_routing,
               "which experts tokens want: uniform, or zipf:S (rank r with weight r^-S)"},
     OptionRow{kSimulate, "--seed", "N", &O::synth_seed, "seed of the routing", 0, 9e15},
 
@@ -258,6 +258,7 @@ constexpr std::array kCommands = {
     CommandRow{Command::plan, "plan", "[--machine NAME] [--shape NAME | -m FILE]",
                "what of a model goes where on a machine, and what speed to expect",
                "The speed is that of `stoker simulate`, whose help says more, after its first 64 tokens."},
+    CommandRow{
         Command::trace, "trace", "info TRACE | stats TRACE | convert FILE -o FILE | synth -o TRACE",
         "look at, convert and make up traces of which experts tokens use",
         "info: what was traced. stats: how unequal experts are, how often tokens repeat them, and the hit rates of "

@@ -121,7 +121,7 @@ struct Options {
   // simulate and plan; shape, formats and seed are synth's
   std::string machine = "tower-2x3090-4x32GB";
   i64 sim_tokens = 512;
-  std::string routing = "zipf:0.5";
+  std::string sim_routing = "zipf:0.5";
   bool packed = false;
   // routing traces; the shape is V3's alone, the output is the one above
   std::string trace_file;  // where run and bench record

@@ -40,7 +40,7 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
   if (!warning.empty()) note("{}", warning);
   i64 begin = steady_clock().now_ns();
   RoutingRecord record = record_routing(*source, table.moe_layers(), table.top_k(), options.sim_tokens);
-  if (record.tokens() == 0) fail("--routing {}: has no tokens", options.routing);
+  if (record.tokens() == 0) fail("--routing {}: has no tokens", options.sim_routing);
 
   Simulator simulator(setup.machine, table, setup.plan, setup.resident, sim_policy(options, setup));
   std::vector<i64> belady = belady_hits(record, table.experts_per_layer(), setup.plan);

@@ -135,7 +135,7 @@ SimSetup sim_setup(const Options& options) {
 }
 
 std::unique_ptr<RoutingSource> sim_routing(const Options& options, const ExpertTable& table) {
-  const std::string& text = options.routing;
+  const std::string& text = options.sim_routing;
   u64 seed = static_cast<u64>(options.synth_seed);
   if (text == "uniform") return uniform_routing(table.experts_per_layer(), seed);
   constexpr std::string_view kZipf = "zipf:";
