@@ -27,9 +27,9 @@ for option in "$@"; do
       run+=(--timeout-multiplier 20)
       # The programs whose code has threads: pool and ops, readers, slab, streamer, scheduler. Whole models are computed
       # by the same code, too slowly under this sanitizer for every change.
-      tests=(base ops reader slab lru_cache policies planner scheduler streaming)
+      tests=(base ops reader slab lru_cache policies planner prefetch scheduler streaming)
       programs=(tests/kernels/base_test tests/kernels/cpu/ops_test tests/scheduler/tiers/{reader,slab}_test
-                tests/scheduler/policy/{lru_cache,policies}_test tests/scheduler/{planner,scheduler,streaming}_test)
+                tests/scheduler/policy/{lru_cache,policies}_test tests/scheduler/{planner,prefetch,scheduler,streaming}_test)
       export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp halt_on_error=1"
       ;;
     --fast) run+=(--suite fast) ;;
