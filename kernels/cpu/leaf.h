@@ -68,7 +68,7 @@ struct LeafTable {
   void (*dequantize[kBlockTypeLimit])(const void* blocks, f32* y, i64 count);
   MatmulLeaf matmul_f32[kBlockTypeLimit];  // float activations: every format
   MatmulLeaf matmul_q8[kBlockTypeLimit];   // 8-bit activations: formats whose weight_input() is not F32
-  // The same products, bit for bit, by a kernel that is faster from kLeastGemmTokens tokens on (tiles.h). nullptr: there is none.
+  // The same products, bit for bit, by a kernel that is faster from kLeastGemmTokens tokens on (tiles.h), or nullptr.
   MatmulLeaf gemm_f32[kBlockTypeLimit];
   MatmulLeaf gemm_q8[kBlockTypeLimit];
 

@@ -1,7 +1,7 @@
 // AVX-512 matmul of the formats with blocks of 32 weights and one scale (and perhaps a minimum) each.
 //
-// Eight blocks are a unit. The first 16 weights of four blocks are one register, their second 16 another, so that a lane's
-// weights have one scale; scales and offsets of the eight blocks are computed together.
+// Eight blocks are a unit. The first 16 weights of four blocks are one register, their second 16 another, so that a
+// lane's weights have one scale; scales and offsets of the eight blocks are computed together.
 #include "kernels/cpu/matmul_avx512.h"
 #include "kernels/cpu/matmul_tile_avx512.h"
 #include "kernels/format/blocks.h"
@@ -124,7 +124,8 @@ struct Q8_0 : Blocks<Q8_0, BlockQ8_0> {
     for (int k = 0; k < 4; k++) {
       const BlockQ8_0* b = w + k / 2 * 4;
       const int at = k % 2 * 16;
-      __m512i bytes = join(load_128(b[0].qs + at), load_128(b[1].qs + at), load_128(b[2].qs + at), load_128(b[3].qs + at));
+      __m512i bytes =
+          join(load_128(b[0].qs + at), load_128(b[1].qs + at), load_128(b[2].qs + at), load_128(b[3].qs + at));
       out.code[k] = _mm512_xor_si512(bytes, _mm512_set1_epi8(-128));  // 128 added
     }
     out.scale = halves(w, &BlockQ8_0::d);

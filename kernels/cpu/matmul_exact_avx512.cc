@@ -1,7 +1,7 @@
 // AVX-512 products of the common block formats with float activations; the others keep those of the avx2 level.
 //
-// Blocks are unpacked with 256-bit instructions (float_blocks_avx2.h), sixteen codes at a time become weights and meet up
-// to four tokens. Per (token, row) four chains of sixteen sums, weights 16 i .. 16 i + 15 of the row in chain i % 4.
+// Blocks are unpacked with 256-bit instructions (float_blocks_avx2.h), sixteen codes at a time become weights and meet
+// up to four tokens. Per (token, row) four chains of sixteen sums, weights 16 i .. 16 i + 15 of the row in chain i % 4.
 #include "kernels/cpu/float_blocks_avx2.h"
 #include "kernels/cpu/matmul_avx512.h"
 

@@ -1,7 +1,7 @@
 // AVX-512 matmul of float weights with float activations.
 //
-// One chain of sixteen partial sums per (token, row), several rows or tokens side by side as in the avx2 level: they hide
-// the latency of an FMA and share each load of activations. Masked loads take the columns beyond the last sixteen.
+// One chain of sixteen partial sums per (token, row), several rows or tokens side by side as in the avx2 level: they
+// hide the latency of an FMA and share each load of activations. Masked loads take the columns beyond the last sixteen.
 #include <immintrin.h>
 
 #include "kernels/cpu/matmul_avx512.h"
@@ -31,8 +31,8 @@ struct WeightBF16 {
 };
 
 template <class Weight, int kTokens, int kRows>
-__attribute__((noinline)) void multiply_rows(const std::byte* w, i64 w_row_bytes, i64 cols, const f32* const (&x)[kTokens],
-                                             f32* const (&y)[kTokens], i64 row) {
+__attribute__((noinline)) void multiply_rows(const std::byte* w, i64 w_row_bytes, i64 cols,
+                                             const f32* const (&x)[kTokens], f32* const (&y)[kTokens], i64 row) {
   using Element = typename Weight::Element;
   const Element* rows[kRows];
   __m512 sum[kRows][kTokens];

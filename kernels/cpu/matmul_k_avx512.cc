@@ -76,8 +76,9 @@ struct Q5_K : SuperBlock<BlockQ5_K, PairOrder, 2> {
     const Block& w = *reinterpret_cast<const Block*>(at);
     Unpacked out;
     set_pair_nibbles(w.qs, out);
-    const __m512i even = _mm512_setr_epi64(0x0101010101010101, 0x0101010101010101, 0x0404040404040404, 0x0404040404040404,
-                                           0x1010101010101010, 0x1010101010101010, 0x4040404040404040, 0x4040404040404040);
+    const __m512i even =
+        _mm512_setr_epi64(0x0101010101010101, 0x0101010101010101, 0x0404040404040404, 0x0404040404040404,
+                          0x1010101010101010, 0x1010101010101010, 0x4040404040404040, 0x4040404040404040);
     const __m512i odd = _mm512_slli_epi16(even, 1), sixteen = _mm512_set1_epi8(16);
     __m512i high[2] = {_mm512_broadcast_i32x4(load_128(w.qh)), _mm512_broadcast_i32x4(load_128(w.qh + 16))};
 #pragma GCC unroll 4

@@ -1,10 +1,10 @@
 // How the AVX-512 kernels of the linear formats walk a MatmulTile.
 //
-// Work goes in units of 256 columns. vpdpbusd multiplies four unsigned codes with four activations per lane; a lane whose
-// weights share a scale can be summed over several registers before the scale is applied. So a format names the order
-// of activations that fits its packed bytes (`Arrangement`): activations are put into that order once per tile, in chunks
-// of 16 bytes, and weights are only masked and shifted. Offsets and minima are taken off through the sums of activations.
-// A format supplies:
+// Work goes in units of 256 columns. vpdpbusd multiplies four unsigned codes with four activations per lane; a lane
+// whose weights share a scale can be summed over several registers before the scale is applied. So a format names the
+// order of activations that fits its packed bytes (`Arrangement`): activations are put into that order once per tile,
+// in chunks of 16 bytes, and weights are only masked and shifted. Offsets and minima are taken off through the sums of
+// activations. A format supplies:
 //
 //   struct Format {
 //     using Activation = ...;                  // ActQ8_32 or ActQ8_256
@@ -16,9 +16,9 @@
 //     static void add(const Unpacked& w, const Turned& x, __m512& sum);
 //   };
 //
-// Several rows go side by side, so that their sums hide each other's latency. They lie an equal share of the tile apart:
-// each is a long stream of its own, which memory likes, where neighbours would end before a prefetch reaches them (Q4_K
-// on Zen 5 from 45 to 60 GB/s). Float additions of a (token, row) are in the order of columns, whatever goes beside it.
+// Several rows go side by side, so that their sums hide each other's latency. They lie an equal share of the tile
+// apart: each is a long stream of its own, which memory likes, where neighbours would end before a prefetch reaches
+// them (Q4_K on Zen 5 from 45 to 60 GB/s). Float additions of a (token, row) are in the order of columns, always.
 //
 // Everything is in an unnamed namespace and without inline functions of the standard library: nothing of it may be
 // shared with files that are compiled for less.
@@ -32,7 +32,7 @@ namespace stoker {
 namespace {
 
 constexpr i64 kUnitColumns = 256;
-// Units of activations that are turned at once, at columns that depend on nothing else: V3's 7168 columns are one chunk.
+// Units of activations turned at once, at columns that depend on nothing else: V3's 7168 columns are one chunk.
 constexpr i64 kChunkUnits = 32;
 // How far ahead a stream is asked for: hardware prefetchers stop at 4 KiB pages.
 constexpr i64 kPrefetchBytes = 2048;
