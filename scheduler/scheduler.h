@@ -20,6 +20,7 @@
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/plan.h"
 #include "scheduler/policy/governor.h"
+#include "scheduler/scheduler_stats.h"
 #include "scheduler/tiers/reader.h"
 
 namespace stoker {
@@ -36,19 +37,6 @@ struct ReadyExpert {
   const std::byte* gate = nullptr;
   const std::byte* up = nullptr;
   const std::byte* down = nullptr;
-};
-
-struct SchedulerStats {
-  i64 requests = 0;  // (layer, expert) needs, one per acquire and expert
-  i64 hits = 0;      // in RAM when asked for; else a miss, also when its read was under way already
-  i64 misses = 0;
-  i64 bytes_read = 0;    // from disk, alignment included
-  i64 disk_busy_ns = 0;  // time with at least one read in flight
-  i64 wait_ns = 0;       // time in Lease::wait with nothing to compute
-  i64 evictions = 0;
-  i64 predicted_bytes = 0;  // of experts read because of a hint
-  i64 useful_bytes = 0;     // of these, that were wanted before they lost their slot
-  i64 upgrades = 0;         // misses whose predicted read was under way
 };
 
 class ResidencyPolicy;

@@ -13,21 +13,6 @@ namespace {
 
 f64 ratio(i64 part, i64 whole) { return whole > 0 ? static_cast<f64>(part) / static_cast<f64>(whole) : 0; }
 
-SchedulerStats difference(const SchedulerStats& now, const SchedulerStats& before) {
-  SchedulerStats d = now;
-  d.requests -= before.requests;
-  d.hits -= before.hits;
-  d.misses -= before.misses;
-  d.bytes_read -= before.bytes_read;
-  d.disk_busy_ns -= before.disk_busy_ns;
-  d.wait_ns -= before.wait_ns;
-  d.evictions -= before.evictions;
-  d.predicted_bytes -= before.predicted_bytes;
-  d.useful_bytes -= before.useful_bytes;
-  d.upgrades -= before.upgrades;
-  return d;
-}
-
 // Lets VmHWM start again from now (Linux 4.0; elsewhere it goes on).
 void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5\n"; }
 
@@ -80,16 +65,7 @@ Phase& Phase::operator+=(const Phase& other) {
   tokens += other.tokens;
   wall_ns += other.wall_ns;
   for (size_t i = 0; i < stage_ns.size(); ++i) stage_ns[i] += other.stage_ns[i];
-  experts.requests += other.experts.requests;
-  experts.hits += other.experts.hits;
-  experts.misses += other.experts.misses;
-  experts.bytes_read += other.experts.bytes_read;
-  experts.disk_busy_ns += other.experts.disk_busy_ns;
-  experts.wait_ns += other.experts.wait_ns;
-  experts.evictions += other.experts.evictions;
-  experts.predicted_bytes += other.experts.predicted_bytes;
-  experts.useful_bytes += other.experts.useful_bytes;
-  experts.upgrades += other.experts.upgrades;
+  experts += other.experts;
   return *this;
 }
 
@@ -103,7 +79,7 @@ Phase PhaseMeter::stop(i64 tokens) const {
   Phase p;
   p.tokens = tokens;
   p.wall_ns = steady_clock().now_ns() - start_ns_;
-  p.experts = difference(engine_.scheduler_stats(), experts_);
+  p.experts = engine_.scheduler_stats() - experts_;
   std::array<i64, kStages> now = engine_.timer().all_ns();
   // The engine's timer runs within its passes only. What the wall saw beyond them (sampling, printing) is
   // rest.

@@ -28,16 +28,6 @@ SimDiskLimits disk_limits(const SimMachine& machine, const Plan& plan) {
           .alignment = plan.alignment};
 }
 
-SchedulerStats minus(const SchedulerStats& a, const SchedulerStats& b) {
-  return {.requests = a.requests - b.requests,
-          .hits = a.hits - b.hits,
-          .misses = a.misses - b.misses,
-          .bytes_read = a.bytes_read - b.bytes_read,
-          .disk_busy_ns = a.disk_busy_ns - b.disk_busy_ns,
-          .wait_ns = a.wait_ns - b.wait_ns,
-          .evictions = a.evictions - b.evictions};
-}
-
 void must_succeed(const Status& status) {
   if (!status.ok()) fail("the simulated drive has failed: {}", status.message());
 }
@@ -52,7 +42,7 @@ SimTotals operator-(const SimTotals& a, const SimTotals& b) {
           .wait_ns = a.wait_ns - b.wait_ns,
           .rest_ns = a.rest_ns - b.rest_ns,
           .expert_bytes = a.expert_bytes - b.expert_bytes,
-          .stats = minus(a.stats, b.stats)};
+          .stats = a.stats - b.stats};
 }
 
 bool fits_vram(const SimMachine& machine, const SimResident& resident) {
@@ -85,7 +75,7 @@ void Simulator::run_token(const RoutingRecord& record, i64 token) {
   read_resident(resident_.head_bytes);
   totals_.tokens++;
   totals_.total_ns += clock_.now_ns() - begin;
-  totals_.stats = minus(scheduler_.stats(), before_);
+  totals_.stats = scheduler_.stats() - before_;
 }
 
 void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes) {

@@ -10,17 +10,12 @@
 #include "kernels/base/rng.h"
 #include "scheduler/policy/expert_cache.h"
 #include "scheduler/policy/make_policy.h"
+#include "tests/scheduler/policy/plan_of.h"
 
 using namespace stoker;
+using stoker::test::plan_of;
 
 namespace {
-
-Plan plan_of(const std::vector<i64>& class_of_layer, i64 classes) {
-  Plan plan;
-  plan.class_of_moe_layer = class_of_layer;
-  plan.classes.resize(static_cast<size_t>(classes));
-  return plan;
-}
 
 // Slots and pins as the scheduler would have them, around any policy. Checks every victim against the contract.
 class Model {

@@ -1,0 +1,34 @@
+#include "scheduler/scheduler_stats.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 SchedulerStats::*kCounts[] = {
+    &SchedulerStats::requests,
+    &SchedulerStats::hits,
+    &SchedulerStats::misses,
+    &SchedulerStats::bytes_read,
+    &SchedulerStats::disk_busy_ns,
+    &SchedulerStats::wait_ns,
+    &SchedulerStats::evictions,
+    &SchedulerStats::predicted_bytes,
+    &SchedulerStats::useful_bytes,
+    &SchedulerStats::upgrades,
+};
+static_assert(sizeof(kCounts) / sizeof(kCounts[0]) * sizeof(i64) == sizeof(SchedulerStats), "a count is missing");
+
+}  // namespace
+
+SchedulerStats& operator+=(SchedulerStats& a, const SchedulerStats& b) {
+  for (auto count : kCounts) a.*count += b.*count;
+  return a;
+}
+
+SchedulerStats operator-(const SchedulerStats& a, const SchedulerStats& b) {
+  SchedulerStats difference;
+  for (auto count : kCounts) difference.*count = a.*count - b.*count;
+  return difference;
+}
+
+}  // namespace stoker

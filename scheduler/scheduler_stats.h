@@ -1,0 +1,24 @@
+// SchedulerStats: what the scheduler has counted. It only grows; what happened between two moments is their difference.
+#pragma once
+
+#include "kernels/base/types.h"
+
+namespace stoker {
+
+struct SchedulerStats {
+  i64 requests = 0;  // (layer, expert) needs, one per acquire and expert
+  i64 hits = 0;      // in RAM when asked for; else a miss, also when its read was under way already
+  i64 misses = 0;
+  i64 bytes_read = 0;    // from disk, alignment included
+  i64 disk_busy_ns = 0;  // time with at least one read in flight
+  i64 wait_ns = 0;       // time in Lease::wait with nothing to compute
+  i64 evictions = 0;
+  i64 predicted_bytes = 0;  // of experts read because of a hint
+  i64 useful_bytes = 0;     // of these, that were wanted before they lost their slot
+  i64 upgrades = 0;         // misses whose predicted read was under way
+};
+
+SchedulerStats& operator+=(SchedulerStats& a, const SchedulerStats& b);
+SchedulerStats operator-(const SchedulerStats& a, const SchedulerStats& b);
+
+}  // namespace stoker
