@@ -12,6 +12,8 @@
 #include "scheduler/trace/trace_reader.h"
 #include "tests/support/model_run.h"
 #include "tests/support/tiny_model.h"
+#include "tests/scheduler/model_file/raw_gguf.h"
+#include "tests/support/temp_folder.h"
 
 namespace stoker {
 namespace {

@@ -7,6 +7,7 @@
 #include "tests/support/compare.h"
 #include "tests/support/edited_model.h"
 #include "tests/support/model_run.h"
+#include "tests/support/temp_folder.h"
 #include "tests/support/tiny_model.h"
 
 namespace stoker {

@@ -2,34 +2,22 @@
 
 #include <doctest/doctest.h>
 
-#include <filesystem>
-#include <fstream>
-
 #include "kernels/base/buffer.h"
+#include "tests/support/temp_folder.h"
 
 using namespace stoker;
-namespace fs = std::filesystem;
 
 namespace {
 
 // A made-up /proc and /sys.
 class Tree {
  public:
-  Tree() {
-    std::string name = (fs::temp_directory_path() / "stoker-machine-XXXXXX").string();
-    root_ = mkdtemp(name.data());
-    write("proc/meminfo", "MemTotal:       1000000 kB\nMemFree: 5 kB\nMemAvailable:    800000 kB\n");
-  }
-  ~Tree() { fs::remove_all(root_); }
-  void write(const std::string& name, const std::string& text) {
-    fs::path path = fs::path(root_) / name;
-    fs::create_directories(path.parent_path());
-    std::ofstream(path) << text;
-  }
-  Machine read() const { return read_machine(root_); }
+  Tree() { write("proc/meminfo", "MemTotal:       1000000 kB\nMemFree: 5 kB\nMemAvailable:    800000 kB\n"); }
+  void write(const std::string& name, const std::string& text) { folder_.write(name, text); }
+  Machine read() const { return read_machine(folder_.path()); }
 
  private:
-  std::string root_;
+  test::TempFolder folder_;
 };
 
 }  // namespace

@@ -1,12 +1,8 @@
 #include "tests/scheduler/pattern_file.h"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <vector>
 
@@ -35,23 +31,16 @@ bool matches_pattern(const std::byte* data, u64 seed, i64 offset, i64 bytes) {
   return std::memcmp(data, expected.data(), expected.size()) == 0;
 }
 
-PatternFile::PatternFile(u64 seed, i64 bytes, const std::string& folder) {
-  std::string base = folder.empty() ? std::filesystem::temp_directory_path().string() : folder;
-  path_ = base + "/stoker-pattern-XXXXXX";
-  int fd = mkstemp(path_.data());
-  if (fd < 0) throw std::runtime_error("cannot create " + path_);
-  fchmod(fd, 0644);  // tests read it as another user too
+PatternFile::PatternFile(u64 seed, i64 bytes, const std::string& folder)
+    : folder_(folder), path_(folder_.file("pattern")) {
+  std::ofstream out(path_, std::ios::binary);
   std::vector<std::byte> block(static_cast<size_t>(kMiB));
-  for (i64 at = 0; at < bytes;) {
+  for (i64 at = 0; at < bytes; at += kMiB) {
     i64 n = std::min(kMiB, bytes - at);
     fill_pattern(block.data(), seed, at, n);
-    if (write(fd, block.data(), static_cast<size_t>(n)) != n)
-      throw std::runtime_error("cannot write " + path_);
-    at += n;
+    out.write(reinterpret_cast<const char*>(block.data()), n);
   }
-  close(fd);
+  if (!out.flush()) throw std::runtime_error("cannot write " + path_);
 }
-
-PatternFile::~PatternFile() { unlink(path_.c_str()); }
 
 }  // namespace stoker::test

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/base/types.h"
+#include "tests/support/temp_folder.h"
 
 namespace stoker::test {
 
@@ -15,12 +16,10 @@ bool matches_pattern(const std::byte* data, u64 seed, i64 offset, i64 bytes);
 class PatternFile {
  public:
   PatternFile(u64 seed, i64 bytes, const std::string& folder = "");  // default: the system's temporary folder
-  ~PatternFile();
-  PatternFile(const PatternFile&) = delete;
-  PatternFile& operator=(const PatternFile&) = delete;
   const std::string& path() const { return path_; }
 
  private:
+  TempFolder folder_;
   std::string path_;
 };
 

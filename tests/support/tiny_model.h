@@ -4,7 +4,7 @@
 #include <string>
 
 #include "runtime/synth/synth_model.h"
-#include "tests/scheduler/model_file/raw_gguf.h"
+#include "tests/support/temp_folder.h"
 
 namespace stoker::test {
 

@@ -8,7 +8,7 @@
 #include "kernels/base/error.h"
 #include "scheduler/model_file/gguf.h"
 #include "scheduler/model_file/gguf_writer.h"
-#include "tests/scheduler/model_file/raw_gguf.h"
+#include "tests/support/temp_folder.h"
 
 namespace stoker {
 namespace {

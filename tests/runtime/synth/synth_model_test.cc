@@ -16,6 +16,7 @@
 #include "scheduler/model_file/gguf.h"
 #include "tests/scheduler/model_file/raw_gguf.h"
 #include "tests/support/shared_data.h"
+#include "tests/support/temp_folder.h"
 
 using namespace stoker;
 using namespace stoker::test;

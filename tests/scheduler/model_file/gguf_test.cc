@@ -10,6 +10,7 @@
 #include "kernels/base/error.h"
 #include "scheduler/model_file/gguf_writer.h"
 #include "tests/scheduler/model_file/raw_gguf.h"
+#include "tests/support/temp_folder.h"
 
 using namespace stoker;
 using namespace stoker::test;

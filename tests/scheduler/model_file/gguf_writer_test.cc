@@ -11,6 +11,7 @@
 #include "kernels/base/rng.h"
 #include "tests/scheduler/model_file/raw_gguf.h"
 #include "tests/support/shared_data.h"
+#include "tests/support/temp_folder.h"
 
 using namespace stoker;
 using namespace stoker::test;

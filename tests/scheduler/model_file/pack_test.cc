@@ -12,6 +12,7 @@
 #include "scheduler/model_file/pack_check.h"
 #include "scheduler/model_file/pack_writer.h"
 #include "tests/scheduler/model_file/raw_gguf.h"
+#include "tests/support/temp_folder.h"
 
 using namespace stoker;
 using namespace stoker::test;

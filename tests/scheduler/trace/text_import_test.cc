@@ -5,6 +5,7 @@
 #include "scheduler/trace/text_export.h"
 #include "tests/scheduler/model_file/raw_gguf.h"
 #include "tests/support/shared_data.h"
+#include "tests/support/temp_folder.h"
 
 namespace stoker {
 namespace {

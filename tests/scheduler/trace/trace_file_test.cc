@@ -7,6 +7,7 @@
 #include "scheduler/trace/trace_reader.h"
 #include "scheduler/trace/trace_writer.h"
 #include "tests/scheduler/model_file/raw_gguf.h"
+#include "tests/support/temp_folder.h"
 
 namespace stoker {
 namespace {
