@@ -159,14 +159,13 @@ struct Engine::Impl {
   // With all experts in memory there is nothing to fetch early.
   void look_ahead() {
     if (plan.all_resident || options.predictor == PredictorKind::none) return;
-    PredictorKind kind = options.predictor;
-    bool gates = kind == PredictorKind::gate || kind == PredictorKind::gate_shared;
+    bool gates = options.predictor == PredictorKind::gate || options.predictor == PredictorKind::gate_shared;
     if (gates && !options.routing.empty()) {
-      kind = PredictorKind::count;
+      options.predictor = PredictorKind::count;
       log_info("--routing: the replayed routing does not follow the gates, so the predictor is count");
     }
     lookahead = std::make_unique<Lookahead>(cpu_ops(), hparams, *weights, *scheduler,
-                                            Lookahead::Options{kind, options.lookahead});
+                                            Lookahead::Options{options.predictor, options.lookahead});
     scheduler->set_prefetch(options.prefetch);
   }
 

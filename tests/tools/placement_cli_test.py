@@ -21,6 +21,12 @@ class RoutingTraces(Folder):
     def trace(self, *arguments):
         return expect(self, 0, "trace", *arguments).stdout.decode()
 
+    def test_a_replayed_routing_takes_the_place_of_gate_predictors_alone(self):
+        for asked, used in (("gate+shared", b"predict: count"), ("previous", b"predict: previous")):
+            result = expect(self, 0, "bench", "-m", MODEL, "--routing", "synthetic:default", "--ram", "12M", "-p", "0", "-n",
+                            "8", "-r", "1", "--predictor", asked)
+            self.assertIn(used, result.stderr + result.stdout)
+
     def test_run_records_what_the_router_chose(self):
         path = self.path("run.trace")
         plain = answer(self, "-p", PROMPT, "-n", "6")
