@@ -5,6 +5,11 @@
 // other rows, which threads or in which order (this is what makes logits bit-equal over budgets, threads and
 // neighbours). Sizes are in elements unless named bytes. Pointers are never owned. Nothing allocates.
 //
+// On a device the Stream is one of its streams, and an op has been posted when it returns: it has run when an event
+// recorded behind it is done, which also tells of failures. Pointers are then addresses of the device
+// (DevicePtr::as), those within ExpertWork too; spans are in the CPU's memory and stay as they are until the op has run.
+// A device's table has the ops that it can do; the others are null.
+//
 // Arithmetic. Weights stay in their block format. Activations come in one of three forms; weight_input() says
 // which one a weight format wants. `exact` keeps them in float32; otherwise they are quantised once per token.
 #pragma once

@@ -39,9 +39,13 @@ IsaLevel best_isa_level() {
   return level;
 }
 
-Stream::Stream(WorkerPool& workers, IsaLevel level) : workers_(workers), level_(level) {
+static IsaLevel checked(IsaLevel level) {
   if (level > best_isa_level())
     fail("instruction level '{}' cannot run here; the best is '{}' (--isa)", name(level), name(best_isa_level()));
+  return level;
 }
+
+Stream::Stream(WorkerPool& workers, IsaLevel level) : workers_(&workers), level_(checked(level)) {}
+Stream::Stream(DeviceStream& device, IsaLevel level) : device_(&device), level_(checked(level)) {}
 
 }  // namespace stoker
