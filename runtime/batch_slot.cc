@@ -66,6 +66,8 @@ void BatchSlot::begin(std::shared_ptr<Generation> generation) {
   result_.cached_tokens = kept;
   begun_ns_ = last_used_ns_ = steady_clock().now_ns();
   first_logits_ns_ = 0;
+  hits_before_ = engine_.scheduler_stats().hits;
+  misses_before_ = engine_.scheduler_stats().misses;
 }
 
 void BatchSlot::feed_prompt(std::span<f32> logits) {
@@ -97,7 +99,9 @@ void BatchSlot::sample(std::span<const f32> logits) {
   const Generation& g = *generation_;
   if (first_logits_ns_ == 0) first_logits_ns_ = steady_clock().now_ns();
   if (g.max_tokens == 0) return end(GenerationEnd::length);
-  i32 token = sampler_->sample(logits, tokens_);
+  i32 token = sampler_->sample(logits, tokens_, g.filter.get());
+  if (g.filter && !g.filter->accept(token))
+    return fail(Status::failure("no token that the grammar allows is left: logit_bias, or logits that are no numbers, forbid them all"));
   if (engine_.is_end(token)) return end(GenerationEnd::end_of_text);
   result_.generated_tokens++;
   bool goes_on = true;
@@ -109,6 +113,7 @@ void BatchSlot::sample(std::span<const f32> logits) {
   }
   note_time();
   if (!goes_on) return end(GenerationEnd::stopped);
+  if (g.filter && g.filter->finished()) return end(GenerationEnd::end_of_text);
   if (result_.generated_tokens == g.max_tokens) return end(GenerationEnd::length);
   if (held() >= engine_.options().context) return end(GenerationEnd::context_full);
   pending_ = token;
@@ -118,6 +123,8 @@ void BatchSlot::note_time() {
   i64 now = last_used_ns_ = steady_clock().now_ns();
   result_.prompt_seconds = seconds_between(begun_ns_, first_logits_ns_ == 0 ? now : first_logits_ns_);
   if (first_logits_ns_ != 0) result_.generate_seconds = seconds_between(first_logits_ns_, now);
+  result_.expert_hits = engine_.scheduler_stats().hits - hits_before_;
+  result_.expert_misses = engine_.scheduler_stats().misses - misses_before_;
 }
 
 void BatchSlot::fail(const Status& status) {

@@ -62,6 +62,7 @@ class BatchSlot {
   std::optional<i32> pending_;  // sampled and handed out, not computed
   GenerationResult result_;
   i64 begun_ns_ = 0, first_logits_ns_ = 0, last_used_ns_ = 0;
+  i64 hits_before_ = 0, misses_before_ = 0;
 };
 
 // The natural logarithm of softmax(logits), for `token` and the `count` likeliest.

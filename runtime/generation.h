@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,12 +44,14 @@ struct GenerationResult {
   i64 generated_tokens = 0;
   f64 prompt_seconds = 0;      // from getting a slot to the first logits
   f64 generate_seconds = 0;    // from there to the end
+  i64 expert_hits = 0, expert_misses = 0;  // of all sequences, while this one had its slot
 };
 
 struct Generation {
   std::vector<i32> prompt;  // 1 to `context` ids of the vocabulary
   i64 max_tokens = -1;      // -1: no limit
   SamplerOptions sampler;
+  std::unique_ptr<TokenFilter> filter;  // null: any token may come
   bool reuse_prefix = true;  // start from what a slot's cache has in common with the prompt
   i64 top_logprobs = -1;     // -1: no log probabilities
 

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace stoker {
+
+static constexpr f32 kInfinity = std::numeric_limits<f32>::infinity();
 
 i32 argmax(std::span<const f32> logits) {
   size_t best = 0;
@@ -17,17 +20,6 @@ Sampler::Sampler(const SamplerOptions& options, i64 vocab)
   candidates_.reserve(static_cast<size_t>(vocab));
 }
 
-// Divides positive and multiplies negative logits of recent tokens (arXiv 1909.05858, section 4.1), once per token.
-static void penalise(std::span<f32> logits, std::span<const i32> recent, f32 penalty) {
-  for (size_t i = 0; i < recent.size(); i++) {
-    bool seen = std::find(recent.begin(), recent.begin() + static_cast<i64>(i), recent[i]) !=
-                recent.begin() + static_cast<i64>(i);
-    if (seen) continue;
-    f32& logit = logits[static_cast<size_t>(recent[i])];
-    logit = logit > 0 ? logit / penalty : logit * penalty;
-  }
-}
-
 // Softmax over the candidates in order; returns their probabilities in `p`.
 template <class Candidates>
 static std::vector<f64> probabilities(const Candidates& candidates, f64 temperature) {
@@ -38,16 +30,39 @@ static std::vector<f64> probabilities(const Candidates& candidates, f64 temperat
   return p;
 }
 
-i32 Sampler::sample(std::span<const f32> logits, std::span<const i32> history) {
-  std::copy(logits.begin(), logits.end(), penalised_.begin());
-  if (options_.repeat_penalty != 1.0f) {
-    size_t window = std::min(history.size(), static_cast<size_t>(std::max<i64>(0, options_.repeat_window)));
-    penalise(penalised_, history.last(window), options_.repeat_penalty);
+// The repeat penalty divides positive and multiplies negative logits of recent tokens (arXiv 1909.05858, section 4.1),
+// once per token.
+void Sampler::penalise(std::span<const i32> recent) {
+  recent_.assign(recent.begin(), recent.end());
+  std::sort(recent_.begin(), recent_.end());
+  for (auto begin = recent_.begin(); begin != recent_.end();) {
+    auto end = std::upper_bound(begin, recent_.end(), *begin);
+    f32& logit = penalised_[static_cast<size_t>(*begin)];
+    logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+    logit -= options_.presence_penalty + static_cast<f32>(end - begin) * options_.frequency_penalty;
+    begin = end;
   }
+}
+
+i32 Sampler::sample(std::span<const f32> logits, std::span<const i32> history, TokenFilter* filter) {
+  std::copy(logits.begin(), logits.end(), penalised_.begin());
+  for (auto [token, bias] : options_.logit_bias) penalised_[static_cast<size_t>(token)] += bias;
+  if (options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
+    size_t window = history.size();
+    if (options_.repeat_window >= 0) window = std::min(window, static_cast<size_t>(options_.repeat_window));
+    penalise(history.last(window));
+  }
+  i32 token = choose();
+  if (filter == nullptr || filter->allows(token)) return token;
+  filter->mask(penalised_);
+  return choose();
+}
+
+i32 Sampler::choose() {
   if (options_.temperature <= 0 || options_.top_k == 1) return argmax(penalised_);
   candidates_.clear();
   for (size_t i = 0; i < penalised_.size(); i++)
-    if (!std::isnan(penalised_[i])) candidates_.push_back({static_cast<i32>(i), penalised_[i]});
+    if (!std::isnan(penalised_[i]) && penalised_[i] != -kInfinity) candidates_.push_back({static_cast<i32>(i), penalised_[i]});
   if (candidates_.empty()) return argmax(penalised_);
   return draw(candidates_);
 }

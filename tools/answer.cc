@@ -25,6 +25,9 @@ SamplerOptions sampler_options(const Options& o, u64 seed) {
   s.top_p = static_cast<f32>(o.top_p);
   s.min_p = static_cast<f32>(o.min_p);
   s.repeat_penalty = static_cast<f32>(o.repeat_penalty);
+  s.repeat_window = o.repeat_last_n;
+  s.presence_penalty = static_cast<f32>(o.presence_penalty);
+  s.frequency_penalty = static_cast<f32>(o.frequency_penalty);
   s.seed = seed;
   return s;
 }

@@ -127,7 +127,13 @@ constexpr std::array kRows = {
     OptionRow{kRun | kServe, "--top-p", "X", &O::top_p, "sample from the likeliest that make up X; 1: all", 0, 1},
     OptionRow{kRun | kServe, "--min-p", "X", &O::min_p, "drop tokens below X times the likeliest; 0: none", 0, 1},
     OptionRow{kRun | kServe, "--repeat-penalty", "X", &O::repeat_penalty,
-              "make the last 64 tokens less likely; 1: off", 0.01, 100},
+              "make the last tokens less likely; 1: off", 0.01, 100},
+    OptionRow{kRun | kServe, "--presence-penalty", "X", &O::presence_penalty,
+              "take X off the logits of the last tokens; 0: off", -100, 100},
+    OptionRow{kRun | kServe, "--frequency-penalty", "X", &O::frequency_penalty,
+              "take X off for each time that a token is among the last ones; 0: off", -100, 100},
+    OptionRow{kRun | kServe, "--repeat-last-n", "N", &O::repeat_last_n, "last tokens that penalties look at; -1: all", -1,
+              kMany},
 
     // Output.
     OptionRow{kEval, "--logits", "FILE", &O::logits_file,

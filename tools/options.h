@@ -67,6 +67,9 @@ struct Options {
   f64 top_p = 0.95;
   f64 min_p = 0.05;
   f64 repeat_penalty = 1.0;
+  i64 repeat_last_n = 64;
+  f64 presence_penalty = 0;
+  f64 frequency_penalty = 0;
 
   // What to print.
   bool perf = false;

@@ -121,6 +121,56 @@ TEST_CASE("the repeat penalty looks at the last tokens only") {
   CHECK(greedy({5, 4, 0, 0}, {}, 2, 64) == 0);
 }
 
+TEST_CASE("presence counts once, frequency each time, over the same window") {
+  auto with = [](f32 presence, f32 frequency, i64 window, const std::vector<i32>& history) {
+    SamplerOptions options = plain();
+    options.temperature = 0;
+    options.presence_penalty = presence;
+    options.frequency_penalty = frequency;
+    options.repeat_window = window;
+    return Sampler(options, 2).sample(std::vector<f32>{5, 4}, history);
+  };
+  CHECK(with(0.9f, 0, 64, {0, 0, 0}) == 0);
+  CHECK(with(1.1f, 0, 64, {0}) == 1);
+  CHECK(with(0, 0.4f, 64, {0, 0}) == 0);
+  CHECK(with(0, 0.4f, 64, {0, 0, 0}) == 1);
+  CHECK(with(0, 0.4f, 2, {0, 0, 0}) == 0);
+  CHECK(with(0, 0.01f, -1, std::vector<i32>(101, 0)) == 1);
+  CHECK(with(-2, 0, 64, {1}) == 1);
+}
+
+TEST_CASE("a bias is added before everything else, and minus infinity forbids") {
+  SamplerOptions options = plain();
+  options.logit_bias = {{1, -kInf}, {3, std::log(2.0f)}};  // weights 0.2, 0, 0.1, 0.6
+  std::map<i32, f64> share = shares(options, kLogits);
+  CHECK(share.count(1) == 0);
+  CHECK(std::abs(share[3] - 6 / 9.0) < 0.011);
+  options.top_k = 1;
+  CHECK(drawn(options, kLogits, 2) == std::vector<i32>{3, 3});
+}
+
+TEST_CASE("a filter's tokens come as often as if there were no others") {
+  struct Even : TokenFilter {
+    i64 masks = 0;
+    bool allows(i32 token) override { return token % 2 == 0; }
+    void mask(std::span<f32> logits) override {
+      masks++;
+      for (size_t i = 1; i < logits.size(); i += 2) logits[i] = -kInf;
+    }
+    bool accept(i32 token) override { return allows(token); }
+    bool finished() const override { return false; }
+  } even;
+  Sampler sampler(plain(), 4);
+  i64 zeros = 0, draws = 20000;
+  for (i64 i = 0; i < draws; i++) {
+    i32 token = sampler.sample(kLogits, {}, &even);
+    CHECK(even.allows(token));
+    zeros += token == 0 ? 1 : 0;
+  }
+  CHECK(std::abs(static_cast<f64>(zeros) / static_cast<f64>(draws) - 2 / 3.0) < 0.011);
+  CHECK(even.masks < draws);  // an allowed token needs no mask
+}
+
 TEST_CASE("equal seeds draw equal tokens, other seeds draw others") {
   CHECK(drawn(plain(7), kLogits, 64) == drawn(plain(7), kLogits, 64));
   CHECK(drawn(plain(7), kLogits, 64) != drawn(plain(8), kLogits, 64));

@@ -154,6 +154,7 @@ class Answers(Serving):
         usage = whole["usage"]
         self.assertEqual(usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
         self.assertIn("predicted_per_second", whole["timings"])
+        self.assertEqual(whole["timings"]["expert_hit_rate"], 1)
         events, done = self.server.stream("/v1/chat/completions", stream_options={"include_usage": True}, **body)
         self.assertTrue(done)
         self.assertEqual(events[0]["choices"][0]["delta"]["role"], "assistant")
@@ -217,6 +218,36 @@ class Answers(Serving):
             self.assertEqual(token["top_logprobs"][0]["token"], token["token"])  # greedy takes the likeliest
             self.assertLessEqual(token["logprob"], 0)
             self.assertEqual(len(token["top_logprobs"]), 3)
+
+    def test_logprobs_of_completions_and_of_llama_server(self):
+        choice = self.post("/v1/completions", prompt="The sky", max_tokens=5, logprobs=2, **GREEDY)["choices"][0]
+        logprobs = choice["logprobs"]
+        self.assertEqual("".join(logprobs["tokens"]), choice["text"])
+        self.assertEqual(logprobs["text_offset"], [len("".join(logprobs["tokens"][:i])) for i in range(5)])
+        events, _ = self.server.stream("/v1/completions", prompt="The sky", max_tokens=5, logprobs=2, **GREEDY)
+        for key in ("tokens", "token_logprobs", "text_offset", "top_logprobs"):
+            self.assertEqual(sum((e["choices"][0]["logprobs"][key] for e in events), []), logprobs[key])
+        native = self.post("/completion", prompt="The sky", n_predict=5, n_probs=2, **GREEDY)["completion_probabilities"]
+        self.assertEqual([p["logprob"] for p in native], logprobs["token_logprobs"])
+        self.assertEqual([len(p["top_logprobs"]) for p in native], [2] * 5)
+        self.assertEqual(bytes(native[0]["bytes"]).decode(), native[0]["token"])
+
+    def test_bias_and_penalties(self):
+        plain = self.post("/completion", prompt="The sky", n_predict=12, **GREEDY)["tokens"]
+        for bias in ({str(plain[0]): -100}, [[plain[0], False]]):
+            biased = self.post("/completion", prompt="The sky", n_predict=12, logit_bias=bias, **GREEDY)["tokens"]
+            self.assertNotIn(plain[0], biased)
+        chosen = self.post("/completion", prompt="The sky", n_predict=6, logit_bias={"77": 1000}, **GREEDY)["tokens"]
+        self.assertEqual(chosen, [77] * 6)
+        for name in ("presence_penalty", "frequency_penalty"):
+            body = {"prompt": "The sky", "n_predict": 6, "logit_bias": {"77": 50}, name: 90, **GREEDY}
+            self.assertEqual(self.post("/completion", **body)["tokens"].count(77), 1, name)
+        long = self.post("/completion", prompt="The sky", n_predict=300, ignore_eos=True, temperature=1, seed=4)
+        self.assertEqual(long["tokens_predicted"], 300)
+
+    def test_choices_have_seeds_of_their_own(self):
+        choices = self.post("/v1/chat/completions", messages=user("The sky"), n=3, max_tokens=16, seed=5, temperature=1.3)["choices"]
+        self.assertEqual(len({c["message"]["content"] for c in choices}), 3)
 
     def test_a_longer_prompt_goes_on_where_the_cache_ends(self):
         start = "The borrow checker is a part of the compiler that looks at every reference in a program, and it says"
@@ -285,13 +316,26 @@ class Refusals(Serving):
                 ({"messages": messages, "n": 100}, "more than this server takes", "n"),
                 ({"messages": messages, "tools": [{"type": "function"}]}, "not supported", "tools"),
                 ({"messages": messages, "response_format": {"type": "json_schema"}}, "json_schema", "response_format"),
-                ({"messages": messages, "logit_bias": {"1": 2}}, "not supported", "logit_bias")):
+                ({"messages": messages, "logit_bias": {"one": 2}}, "not a token id", "logit_bias"),
+                ({"messages": messages, "logit_bias": {"-1": 2}}, "is not one of", "logit_bias"),
+                ({"messages": messages, "logit_bias": {"1": "much"}}, "must be a number", "logit_bias"),
+                ({"messages": messages, "logit_bias": [[1]]}, "[token, bias]", "logit_bias"),
+                ({"messages": messages, "presence_penalty": "x"}, "must be a number", "presence_penalty")):
             self.refused(400, chat, body, part, field)
         self.refused(400, "/v1/completions", {"prompt": [1, -2]}, "-2", "prompt")
         self.refused(400, "/v1/completions", {"prompt": []}, "empty", "prompt")
         self.refused(400, "/v1/completions", {"prompt": [5] * 600}, "more than the context of 512")
         self.refused(400, "/detokenize", {"tokens": [1 << 40]}, "is not one of", "tokens")
         self.refused(400, "/tokenize", {"content": 3}, "must be a string", "content")
+
+    def test_methods(self):
+        for method, path, allowed in (("GET", "/v1/chat/completions", "POST"), ("DELETE", "/props", "GET, HEAD"), ("POST", "/health", "GET, HEAD")):
+            connection = self.server.connect()
+            connection.request(method, path)
+            response = connection.getresponse()
+            self.assertEqual((response.status, response.getheader("Allow")), (405, allowed))
+            self.assertEqual(json.loads(response.read())["error"]["code"], 405)
+            connection.close()
 
     def test_paths_and_sizes(self):
         self.assertEqual(self.server.ask("GET", "/nothing")[0], 404)

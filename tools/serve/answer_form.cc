@@ -46,7 +46,17 @@ Json timings_json(const GenerationResult& r) {
   Json json = {{"cache_n", r.cached_tokens}};
   add_speed(json, "prompt", r.prompt_tokens - r.cached_tokens, r.prompt_seconds);
   add_speed(json, "predicted", r.generated_tokens, r.generate_seconds);
+  i64 wanted = r.expert_hits + r.expert_misses;
+  json["expert_hits"] = r.expert_hits;
+  json["expert_misses"] = r.expert_misses;
+  json["expert_hit_rate"] = wanted > 0 ? static_cast<f64>(r.expert_hits) / static_cast<f64>(wanted) : 0;
   return json;
+}
+
+Json byte_array(const std::string& bytes) {
+  Json array = Json::array();
+  for (char c : bytes) array.push_back(static_cast<unsigned char>(c));
+  return array;
 }
 
 std::string valid_text(const std::string& bytes) {

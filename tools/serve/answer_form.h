@@ -39,6 +39,7 @@ std::unique_ptr<AnswerForm> native_form(const Service& service, const Completion
 std::string_view finish_reason(const GenerationResult& result);  // "stop", "length"
 Json usage_json(const std::vector<ChoiceText>& choices);
 Json timings_json(const GenerationResult& result);
+Json byte_array(const std::string& bytes);  // of numbers
 // The part of `bytes` that is text; what is cut in the middle of a character becomes U+FFFD.
 std::string valid_text(const std::string& bytes);
 

@@ -2,6 +2,8 @@
 
 #include <httplib.h>
 
+#include <map>
+
 #include "runtime/engine.h"
 #include "tools/serve/answer_form.h"
 #include "tools/serve/client_watch.h"
@@ -15,6 +17,8 @@ namespace {
 constexpr size_t kLargestBody = size_t{32} << 20;
 constexpr i64 kSpareThreads = 32;  // beside a thread per request: for idle connections and questions
 constexpr int kPollMs = 100;
+constexpr i64 kMostLogprobs = 20;
+constexpr const char* kRetrySeconds = "2";
 
 using Request = httplib::Request;
 using Response = httplib::Response;
@@ -24,6 +28,7 @@ void answer(Response& res, const Json& json) { res.set_content(to_text(json), "a
 
 void answer(Response& res, const ApiError& error) {
   res.status = error.status();
+  if (error.status() == 429 || error.status() == 503) res.set_header("Retry-After", kRetrySeconds);
   answer(res, error.json());
 }
 
@@ -139,7 +144,7 @@ void generate(const Service& service, const RequestBody& body, const CompletionW
   });
 }
 
-i64 wanted_logprobs(const RequestBody& body, const std::string& field) { return body.integer(field, -1, 0, 20); }
+i64 wanted_logprobs(const RequestBody& body, const std::string& field) { return body.integer(field, -1, 0, kMostLogprobs); }
 
 void chat(const Service& service, const Request& req, Response& res) {
   RequestBody body(req.body);
@@ -160,8 +165,7 @@ void text_completion(const Service& service, const Request& req, Response& res) 
 void native_completion(const Service& service, const Request& req, Response& res) {
   RequestBody body(req.body);
   CompletionWish wish = service.wish(body);
-  if (body.integer("n_probs", 0, 0, 1 << 20) != 0)
-    bad_field("n_probs", "is not supported here; use logprobs of /v1/completions");
+  if (i64 count = body.integer("n_probs", 0, 0, kMostLogprobs); count > 0) wish.top_logprobs = count;
   service.add_text_prompts(body, wish);
   generate(service, body, wish, native_form(service, wish), req, res);
 }
@@ -192,9 +196,14 @@ void serve_request(const Service& service, bool open, Handler handler, const Req
   }
 }
 
-// What the library answered by itself: no such path, a body that is too large, a broken request.
-void library_error(const Request& req, Response& res) {
+// What the library answered by itself: no such path, a body that is too large, a broken request. `allowed`: methods that
+// the path does have.
+void library_error(const std::string& allowed, const Request& req, Response& res) {
   if (!res.body.empty()) return;
+  if (res.status == 404 && !allowed.empty()) {
+    res.set_header("Allow", allowed);
+    return answer(res, ApiError(405, fmt::format("{} {}: this endpoint takes {}", req.method, req.path, allowed)));
+  }
   std::string message = "the request is not valid HTTP";
   if (res.status == 404) message = fmt::format("{} {}: no such endpoint", req.method, req.path);
   if (res.status == 413) message = fmt::format("the body is larger than {} bytes", kLargestBody);
@@ -213,11 +222,14 @@ void socket_options(socket_t socket) {
 struct HttpServer::Impl {
   httplib::Server server;
   int port = 0;
+  std::map<std::string, std::string> methods;  // path -> those it has, as Allow lists them
 
   void get(const Service& service, const char* path, bool open, Handler handler) {
+    methods[path] = "GET, HEAD";
     server.Get(path, [&service, open, handler](const Request& req, Response& res) { serve_request(service, open, handler, req, res); });
   }
   void post(const Service& service, const char* path, Handler handler) {
+    methods[path] = "POST";
     server.Post(path, [&service, handler](const Request& req, Response& res) { serve_request(service, false, handler, req, res); });
   }
 };
@@ -228,7 +240,10 @@ HttpServer::HttpServer(const Options& o) : impl_(std::make_unique<Impl>()) {
   server.set_payload_max_length(kLargestBody);
   server.set_write_timeout(60);
   server.set_tcp_nodelay(true);
-  server.set_error_handler([](const Request& req, Response& res) { library_error(req, res); });
+  server.set_error_handler([this](const Request& req, Response& res) {
+    auto known = impl_->methods.find(req.path);
+    library_error(known == impl_->methods.end() ? "" : known->second, req, res);
+  });
   int port = static_cast<int>(o.port);
   if (port == 0) {
     impl_->port = server.bind_to_any_port(o.host);

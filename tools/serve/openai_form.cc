@@ -1,16 +1,13 @@
 // OpenAI's two forms: chat.completion and text_completion. They differ in what a choice looks like.
+#include <algorithm>
+#include <span>
+
 #include "runtime/tokenizer/tokenizer.h"
 #include "tools/serve/answer_form.h"
 
 namespace stoker {
 
 namespace {
-
-Json byte_array(const std::string& bytes) {
-  Json array = Json::array();
-  for (char c : bytes) array.push_back(static_cast<unsigned char>(c));
-  return array;
-}
 
 class OpenAiForm : public AnswerForm {
  public:
@@ -125,7 +122,8 @@ class TextForm : public OpenAiForm {
       : OpenAiForm(service, body, "cmpl-", "text_completion"), logprobs_(body.find("logprobs") != nullptr) {}
 
   std::vector<Json> pieces(const CompletionEvent& event, const ChoiceText& so_far) const override {
-    Json json = envelope(chunk_object(), Json::array({one(event.choice, event.content, event.tokens, nullptr)}));
+    std::span<const TokenText> before(so_far.tokens.data(), so_far.tokens.size() - event.tokens.size());
+    Json json = envelope(chunk_object(), Json::array({one(event.choice, event.content, before, event.tokens, nullptr)}));
     if (event.result) {
       json["choices"][0]["finish_reason"] = finish_reason(*event.result);
       json["timings"] = timings_json(so_far.result);
@@ -135,18 +133,29 @@ class TextForm : public OpenAiForm {
 
  protected:
   Json choice(size_t index, const ChoiceText& text) const override {
-    return one(index, text.content, text.tokens, finish_reason(text.result));
+    return one(index, text.content, {}, text.tokens, finish_reason(text.result));
   }
 
  private:
-  Json one(size_t index, const std::string& text, const std::vector<TokenText>& tokens, Json finish) const {
-    return {{"index", index}, {"text", text}, {"logprobs", logprobs_json(tokens)}, {"finish_reason", std::move(finish)}};
+  using Tokens = std::span<const TokenText>;
+
+  Json one(size_t index, const std::string& text, Tokens before, Tokens tokens, Json finish) const {
+    return {{"index", index}, {"text", text}, {"logprobs", logprobs_json(before, tokens)}, {"finish_reason", std::move(finish)}};
   }
 
-  Json logprobs_json(const std::vector<TokenText>& tokens) const {
+  static i64 characters(const std::string& bytes) {
+    return std::count_if(bytes.begin(), bytes.end(), [](char c) { return (c & 0xc0) != 0x80; });
+  }
+
+  Json logprobs_json(Tokens before, Tokens tokens) const {
     if (!logprobs_) return nullptr;
-    Json json = {{"tokens", Json::array()}, {"token_logprobs", Json::array()}, {"top_logprobs", Json::array()}};
+    Json json = {{"tokens", Json::array()}, {"token_logprobs", Json::array()}, {"top_logprobs", Json::array()},
+                 {"text_offset", Json::array()}};
+    i64 offset = 0;
+    for (const TokenText& t : before) offset += characters(t.bytes);
     for (const TokenText& t : tokens) {
+      json["text_offset"].push_back(offset);
+      offset += characters(t.bytes);
       json["tokens"].push_back(text_of(t.token.token));
       json["token_logprobs"].push_back(t.token.logprob);
       Json top = Json::object();

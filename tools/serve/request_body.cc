@@ -17,10 +17,9 @@ bool is_off(const Json& value) {
 }
 
 constexpr std::array kUnsupported = {
-    "tools",       "functions",    "function_call",     "json_schema",      "grammar",     "logit_bias",
-    "suffix",      "echo",         "presence_penalty",  "frequency_penalty", "ignore_eos", "mirostat",
-    "audio",       "input_suffix", "dry_multiplier",    "xtc_probability",  "input_extra", "dynatemp_range",
-    "lora",        "image_data"};
+    "tools",          "functions",    "function_call",  "json_schema",     "grammar",    "suffix",
+    "echo",           "mirostat",     "audio",          "input_suffix",    "input_extra", "dry_multiplier",
+    "xtc_probability", "dynatemp_range", "lora",        "image_data"};
 
 }  // namespace
 

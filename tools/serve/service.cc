@@ -3,10 +3,10 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
-#include <random>
 
 #include "runtime/engine.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "tools/serve/sampling_fields.h"
 
 namespace stoker {
 
@@ -38,8 +38,6 @@ std::string content_text(const RequestBody& message, const std::string& field) {
   }
   return text;
 }
-
-u64 chosen_seed(i64 asked) { return asked >= 0 ? static_cast<u64>(asked) : std::random_device()(); }
 
 i64 max_tokens(const RequestBody& body, i64 otherwise) {
   for (const char* field : {"max_completion_tokens", "max_tokens", "n_predict"})
@@ -78,14 +76,7 @@ CompletionWish Service::wish(const RequestBody& body) const {
   if (static_cast<i64>(w.stop.size()) > kMostStops) bad_field("stop", "at most {} strings", kMostStops);
   for (const std::string& word : w.stop)
     if (word.empty()) bad_field("stop", "a string is empty");
-  SamplerOptions& s = w.sampler;
-  s.temperature = static_cast<f32>(body.number("temperature", o.temperature, 0, 1000));
-  s.top_k = std::max<i64>(0, body.integer("top_k", o.top_k, -1, kMany));
-  s.top_p = static_cast<f32>(body.number("top_p", o.top_p, 0, 1));
-  s.min_p = static_cast<f32>(body.number("min_p", o.min_p, 0, 1));
-  s.repeat_penalty = static_cast<f32>(body.number("repeat_penalty", o.repeat_penalty, 0.01, 100));
-  s.repeat_window = body.integer("repeat_last_n", s.repeat_window, 0, kMany);
-  s.seed = chosen_seed(body.integer("seed", o.seed, -1, i64{9'000'000'000'000'000}));
+  w.sampler = sampling_of(body, o, tokenizer());
   return w;
 }
 
