@@ -11,9 +11,10 @@
 #include <string>
 #include <vector>
 
-#include "bench/cache_replay.h"
+#include "bench/routing_traces.h"
 #include "kernels/base/error.h"
 #include "scheduler/policy/make_policy.h"
+#include "scheduler/sim/cache_replay.h"
 
 using namespace stoker;
 

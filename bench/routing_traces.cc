@@ -1,6 +1,5 @@
-#include "bench/routing_trace.h"
+#include "bench/routing_traces.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -32,21 +31,6 @@ void read_token(RoutingTrace& trace, const char* text) {
 }
 
 }  // namespace
-
-RoutingTrace RoutingTrace::first(i64 count) const {
-  RoutingTrace part = *this;
-  size_t n = at(std::min(count, tokens()), 0);
-  part.ids.resize(n);
-  part.weights.resize(n);
-  return part;
-}
-
-RoutingTrace RoutingTrace::then(const RoutingTrace& next) const {
-  RoutingTrace both = *this;
-  both.ids.insert(both.ids.end(), next.ids.begin(), next.ids.end());
-  both.weights.insert(both.weights.end(), next.weights.begin(), next.weights.end());
-  return both;
-}
 
 std::vector<RoutingTrace> read_routing_traces(const std::string& folder) {
   std::string command = "python3 " + quoted(STOKER_ROUTING_DATA) + " " + quoted(folder);

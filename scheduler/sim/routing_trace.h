@@ -1,4 +1,4 @@
-// RoutingTrace: which experts the tokens of a real run wanted, layer by layer.
+// RoutingTrace: which experts the tokens of a run wanted, layer by layer, in memory. Plain data.
 #pragma once
 
 #include <string>
@@ -7,6 +7,8 @@
 #include "kernels/base/types.h"
 
 namespace stoker {
+
+class TraceSource;
 
 struct RoutingTrace {
   std::string name;
@@ -20,7 +22,7 @@ struct RoutingTrace {
   RoutingTrace then(const RoutingTrace& next) const;
 };
 
-// All traces below a folder, through bench/routing_data.py. Throws Error.
-std::vector<RoutingTrace> read_routing_traces(const std::string& folder);
+// All of its records. Throws Error for a damaged one, or when there is none.
+RoutingTrace read_routing_trace(TraceSource& source);
 
 }  // namespace stoker

@@ -1,4 +1,4 @@
-#include "bench/cache_replay.h"
+#include "scheduler/sim/cache_replay.h"
 
 #include <algorithm>
 #include <limits>
@@ -16,69 +16,6 @@ i64 slots_of(const RoutingTrace& trace, Budget budget, i64 per_layer) {
   return budget == Budget::global ? per_layer * trace.layers : per_layer;
 }
 
-// Slots around a real policy.
-class Replay {
- public:
-  Replay(const RoutingTrace& trace, Budget budget, i64 slots_per_layer, const std::string& name)
-      : trace_(trace),
-        budget_(budget),
-        resident_(static_cast<size_t>(trace.layers * trace.experts)),
-        free_(static_cast<size_t>(classes_of(trace, budget)), slots_of(trace, budget, slots_per_layer)) {
-    Plan plan;
-    plan.classes.resize(free_.size());
-    for (i64 l = 0; l < trace.layers; l++) plan.class_of_moe_layer.push_back(class_of(l, budget));
-    policy_ = make_policy(name, plan, trace.experts, trace.top_k);
-    for (size_t c = 0; c < free_.size(); c++) policy_->on_capacity(static_cast<i64>(c), free_[c]);
-  }
-
-  i32 step(i64 token, i64 layer) {
-    policy_->on_layer(layer, 1);
-    std::vector<ExpertKey> missing, pinned;
-    for (size_t i = trace_.at(token, layer), end = i + static_cast<size_t>(trace_.top_k); i < end; i++) {
-      ExpertKey key{layer, ExpertId(trace_.ids[i])};
-      policy_->on_use(key, 1, trace_.weights[i]);
-      if (at(key)) {
-        policy_->on_pin(key);
-        pinned.push_back(key);
-      } else {
-        missing.push_back(key);
-      }
-    }
-    i32 hits = static_cast<i32>(pinned.size());
-    for (ExpertKey key : missing) {
-      if (!make_room(layer)) continue;
-      policy_->on_admit(key);
-      at(key) = true;
-      pinned.push_back(key);
-    }
-    for (ExpertKey key : pinned) policy_->on_unpin(key);
-    return hits;
-  }
-
- private:
-  std::vector<bool>::reference at(ExpertKey key) {
-    return resident_[static_cast<size_t>(key.moe_layer * trace_.experts + key.expert.value)];
-  }
-  bool make_room(i64 layer) {
-    i64& free = free_[static_cast<size_t>(class_of(layer, budget_))];
-    if (free > 0) {
-      free--;
-      return true;
-    }
-    std::optional<ExpertKey> victim = policy_->choose_victim(layer);
-    if (!victim) return false;
-    policy_->on_evict(*victim);
-    at(*victim) = false;
-    return true;
-  }
-
-  const RoutingTrace& trace_;
-  Budget budget_;
-  std::vector<bool> resident_;
-  std::vector<i64> free_;
-  std::unique_ptr<ResidencyPolicy> policy_;
-};
-
 // For each use, the token that uses the same expert next.
 std::vector<i64> next_uses(const RoutingTrace& trace) {
   constexpr i64 kNever = std::numeric_limits<i64>::max() / 2;
@@ -95,8 +32,57 @@ std::vector<i64> next_uses(const RoutingTrace& trace) {
 
 }  // namespace
 
+CacheReplay::CacheReplay(const RoutingTrace& trace, Budget budget, i64 slots_per_layer, const std::string& policy)
+    : trace_(trace),
+      budget_(budget),
+      resident_(static_cast<size_t>(trace.layers * trace.experts)),
+      free_(static_cast<size_t>(classes_of(trace, budget)), slots_of(trace, budget, slots_per_layer)) {
+  Plan plan;
+  plan.classes.resize(free_.size());
+  for (i64 l = 0; l < trace.layers; l++) plan.class_of_moe_layer.push_back(class_of(l, budget));
+  policy_ = make_policy(policy, plan, trace.experts, trace.top_k);
+  for (size_t c = 0; c < free_.size(); c++) policy_->on_capacity(static_cast<i64>(c), free_[c]);
+}
+
+i32 CacheReplay::step(i64 token, i64 layer) {
+  policy_->on_layer(layer, 1);
+  std::vector<ExpertKey> missing, pinned;
+  for (size_t i = trace_.at(token, layer), end = i + static_cast<size_t>(trace_.top_k); i < end; i++) {
+    ExpertKey key{layer, ExpertId(trace_.ids[i])};
+    policy_->on_use(key, 1, trace_.weights[i]);
+    if (at(key)) {
+      policy_->on_pin(key);
+      pinned.push_back(key);
+    } else {
+      missing.push_back(key);
+    }
+  }
+  i32 hits = static_cast<i32>(pinned.size());
+  for (ExpertKey key : missing) {
+    if (!make_room(layer)) continue;
+    policy_->on_admit(key);
+    at(key) = true;
+    pinned.push_back(key);
+  }
+  for (ExpertKey key : pinned) policy_->on_unpin(key);
+  return hits;
+}
+
+bool CacheReplay::make_room(i64 layer) {
+  i64& free = free_[static_cast<size_t>(class_of(layer, budget_))];
+  if (free > 0) {
+    free--;
+    return true;
+  }
+  std::optional<ExpertKey> victim = policy_->choose_victim(layer);
+  if (!victim) return false;
+  policy_->on_evict(*victim);
+  at(*victim) = false;
+  return true;
+}
+
 TokenHits replay(const RoutingTrace& trace, Budget budget, i64 slots_per_layer, const std::string& policy) {
-  Replay run(trace, budget, slots_per_layer, policy);
+  CacheReplay run(trace, budget, slots_per_layer, policy);
   TokenHits hits(static_cast<size_t>(trace.tokens()));
   for (i64 t = 0; t < trace.tokens(); t++)
     for (i64 l = 0; l < trace.layers; l++) hits[static_cast<size_t>(t)] += run.step(t, l);
