@@ -16,6 +16,7 @@ int pack_command(const Options& options);
 int simulate_command(const Options& options);
 int plan_command(const Options& options);
 int trace_command(const Options& options);
+int tune_command(const Options& options);
 int serve_command(const Options& options);
 
 }  // namespace stoker

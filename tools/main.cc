@@ -38,6 +38,8 @@ int execute(Command command, const Options& options) {
       return trace_command(options);
     case Command::serve:
       return serve_command(options);
+    case Command::tune:
+      return tune_command(options);
     case Command::none:
       break;
   }

@@ -285,6 +285,12 @@ bool parse_byte_size(std::string_view text, i64& bytes) {
   return true;
 }
 
+bool parse_ram_range(std::string_view text, i64& from, i64& to) {
+  size_t dots = text.find("..");
+  return dots != std::string_view::npos && parse_byte_size(text.substr(0, dots), from) &&
+         parse_byte_size(text.substr(dots + 2), to) && from < to;
+}
+
 bool parse_expert_groups(std::string_view text, i64& groups, i64& used) {
   size_t slash = text.find('/');
   if (slash == std::string_view::npos) return false;

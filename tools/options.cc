@@ -22,6 +22,7 @@ constexpr u32 kPack = bit(Command::pack);
 constexpr u32 kSimulate = bit(Command::simulate) | bit(Command::plan);
 constexpr u32 kTrace = bit(Command::trace);
 constexpr u32 kServe = bit(Command::serve);
+constexpr u32 kTune = bit(Command::tune);
 constexpr u32 kChunked = kRun | kEval | kBench;
 constexpr u32 kEngine = kChunked | kServe;  // commands that compute
 constexpr f64 kMany = 1 << 30;
@@ -39,7 +40,7 @@ constexpr std::string_view kShapeChoices = "deepseek-v3|kimi-k2|deepseek-v2-lite
 using O = Options;
 
 constexpr std::array kRows = {
-    OptionRow{kEngine | kInspect | kTokenize | kPack | kSimulate, "-m, --model", "FILE", &O::model,
+    OptionRow{kEngine | kInspect | kTokenize | kPack | kSimulate | kTune, "-m, --model", "FILE", &O::model,
               "GGUF file; of a split model its first shard"},
 
     // Text in.
@@ -94,7 +95,7 @@ constexpr std::array kRows = {
 
     OptionRow{kEngine | kInspect | kSimulate, "--ram", "SIZE", &O::ram,
               "memory for routed experts, such as 100G, 8GiB, 512M (default: what is free, less a margin)"},
-    OptionRow{kEngine, "-t, --threads", "N", &O::threads, "compute threads; 0: one per physical core", 0,
+    OptionRow{kEngine | kTune, "-t, --threads", "N", &O::threads, "compute threads; 0: one per physical core", 0,
               1024},
     OptionRow{kEngine, "--exact", "", &O::exact,
               "float activations everywhere: slower, the reference arithmetic"},
@@ -174,6 +175,9 @@ constexpr std::array kRows = {
     OptionRow{kSimulate, "--routing", "SOURCE", &O::sim_routing,
               "which experts tokens want: uniform, or zipf:S (rank r with weight r^-S)"},
     OptionRow{kSimulate, "--seed", "N", &O::synth_seed, "seed of the routing", 0, 9e15},
+    OptionRow{bit(Command::simulate), "--sweep-ram", "A..B", &O::sweep_ram,
+              "simulate nine budgets, such as 16G..112G, in place of --ram"},
+    OptionRow{bit(Command::simulate), "--plot", "FILE.svg", &O::plot, "with --sweep-ram: draw tokens/s by RAM"},
 
     // pack
     OptionRow{kPack, "-o, --output", "FILE", &O::output, "file to write"},
@@ -183,12 +187,20 @@ constexpr std::array kRows = {
     OptionRow{kPack, "--verify", "PACK", &O::verify, "write nothing: read all of a pack and compare checksums"},
     OptionRow{kPack, "--json", "", &O::json, "print one JSON object on stdout instead of text"},
 
+    // tune
+    OptionRow{kTune, "--measure", "", &O::measure, "only measure this machine, and write a machine file"},
+    OptionRow{kTune, "-o, --output", "FILE", &O::output, "machine file to write"},
+
     // trace
     OptionRow{kTrace, "-o, --output", "FILE", &O::output,
               "file to write: a trace, or with .csv or .jsonl at the end of its name, text"},
     OptionRow{kTrace, "--json", "", &O::json, "info, stats: print one JSON object on stdout instead of text"},
     OptionRow{kTrace, "--slots", "N", &O::cache_slots,
               "stats: experts that a layer's cache holds; 0: a 32th of all, and at least what a token uses", 0, 65536},
+    OptionRow{kTrace, "--plot", "FILE.svg", &O::plot,
+              "stats: draw the hit rate by capacity of every policy, and of the best cache possible"},
+    OptionRow{kTrace, "--plot-residency", "FILE.svg", &O::plot_residency,
+              "stats: draw which experts were in memory, layers by experts, with --slots per layer"},
     OptionRow{kTrace, "--shape", "deepseek-v3", &O::trace_shape, "synth: whose router"},
     OptionRow{kTrace, "--profile", kProfileChoices, &O::profile, "synth: how much tokens repeat experts"},
     OptionRow{kTrace, "--tokens", "N", &O::trace_tokens, "synth: tokens of all prompts together", 1, kMany},
@@ -199,7 +211,7 @@ constexpr std::array kRows = {
     OptionRow{kTrace, "--experts", "N", &O::trace_experts, "convert, ESFT: experts per layer", 1, 65536},
     OptionRow{kTrace, "--top-k", "N", &O::trace_top_k, "convert, ESFT: experts per token", 1, 65536},
 
-    OptionRow{kEngine | kInspect | kTokenize | kSynth | kPack | kSimulate | kTrace, "-v, --verbose", "", &O::verbose,
+    OptionRow{kEngine | kInspect | kTokenize | kSynth | kPack | kSimulate | kTune | kTrace, "-v, --verbose", "", &O::verbose,
               "print what is being done"},
 };
 
@@ -264,6 +276,14 @@ constexpr std::array kCommands = {
     CommandRow{Command::plan, "plan", "[--machine NAME] [--shape NAME | -m FILE]",
                "what of a model goes where on a machine, and what speed to expect",
                "The speed is that of `stoker simulate`, whose help says more, after its first 64 tokens."},
+    CommandRow{
+        Command::tune, "tune", "--measure [-m MODEL] -o MACHINE.toml",
+        "measure this machine: disk, memory, kernels",
+        "--measure: the speeds of the disk that holds MODEL (without one, that of the file's folder), of the memory, and of "
+        "the\n"
+        "kernels of every format, as a machine file for `stoker simulate --machine FILE` and `stoker plan`. Takes a quarter "
+        "of a\n"
+        "minute; other programs should rest meanwhile."},
     CommandRow{
         Command::trace, "trace", "info TRACE | stats TRACE | convert FILE -o FILE | synth -o TRACE",
         "look at, convert and make up traces of which experts tokens use",
@@ -332,6 +352,20 @@ void check_simulated(const Options& o, std::vector<std::string>& problems) {
         "--moe-layers and --packed");
 }
 
+void check_plot(std::string_view option, const std::string& path, std::vector<std::string>& problems) {
+  if (!path.empty() && !path.ends_with(".svg"))
+    problems.push_back(fmt::format("{} {}: charts are SVG files: give a name that ends in .svg", option, path));
+}
+
+void check_sweep(const Options& o, std::vector<std::string>& problems) {
+  i64 from = 0, to = 0;
+  if (!o.sweep_ram.empty() && !parse_ram_range(o.sweep_ram, from, to))
+    problems.push_back(fmt::format("--sweep-ram {}: must be two sizes, the smaller first, such as 16G..112G", o.sweep_ram));
+  if (!o.sweep_ram.empty() && o.ram.bytes > 0) problems.push_back("--sweep-ram goes through budgets: leave --ram out");
+  if (o.sweep_ram.empty() && !o.plot.empty()) problems.push_back("--plot draws what --sweep-ram A..B simulates: give both");
+  check_plot("--plot", o.plot, problems);
+}
+
 void check_pack_options(const Options& o, std::vector<std::string>& problems) {
   if (!o.verify.empty()) {
     if (!o.model.empty() || !o.output.empty() || !o.stripe_folders.empty() || o.force)
@@ -358,9 +392,20 @@ void check_trace(const Options& o, std::vector<std::string>& problems) {
   if (words.size() > 2) problems.push_back(fmt::format("{}: one file at a time", words[2]));
   if ((synth || converts) && o.output.empty()) problems.push_back("no file to write: give -o FILE");
   if (!synth && !converts && !o.output.empty()) problems.push_back(fmt::format("-o {}: {} writes no file", o.output, action));
+  if (action != "stats" && !(o.plot.empty() && o.plot_residency.empty()))
+    problems.push_back("--plot and --plot-residency: `stoker trace stats` draws");
+  check_plot("--plot", o.plot, problems);
+  check_plot("--plot-residency", o.plot_residency, problems);
   if (o.trace_shape != "deepseek-v3") problems.push_back(fmt::format("--shape {}: must be deepseek-v3", o.trace_shape));
   if (o.trace_prompts > o.trace_tokens)
     problems.push_back(fmt::format("--prompts {}: more than --tokens {}", o.trace_prompts, o.trace_tokens));
+}
+
+void check_tune(const Options& o, std::vector<std::string>& problems) {
+  if (!o.measure) problems.push_back("tune: say what to do: --measure");
+  if (o.output.empty()) problems.push_back("no file to write: give -o MACHINE.toml");
+  if (!o.output.empty() && !o.output.ends_with(".toml"))
+    problems.push_back(fmt::format("-o {}: the name of a machine file ends in .toml", o.output));
 }
 
 }  // namespace
@@ -378,7 +423,7 @@ const CommandRow& row(Command command) {
 std::vector<std::string> validate(Command command, const Options& o) {
   std::vector<std::string> problems;
   bool model_needed = command != Command::synth && command != Command::pack &&
-                      command != Command::simulate && command != Command::plan && command != Command::trace;
+                      command != Command::simulate && command != Command::plan && command != Command::trace && command != Command::tune;
   if (model_needed && o.model.empty()) {
     problems.push_back(command == Command::inspect ? "no model: give its file" : "no model: give -m FILE");
   }
@@ -398,8 +443,10 @@ std::vector<std::string> validate(Command command, const Options& o) {
   }
   if (command == Command::synth) check_synth(o, problems);
   if (command == Command::simulate || command == Command::plan) check_simulated(o, problems);
+  if (command == Command::simulate) check_sweep(o, problems);
   if (command == Command::pack) check_pack_options(o, problems);
   if (command == Command::trace) check_trace(o, problems);
+  if (command == Command::tune) check_tune(o, problems);
   return problems;
 }
 

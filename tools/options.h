@@ -26,6 +26,7 @@ enum class Command : u32 {
   plan = 256,
   trace = 512,
   serve = 1024,
+  tune = 2048,
 };
 
 // A number of bytes, given as 100G, 8GiB, 512M, 1.5TB. 0: not given.
@@ -126,6 +127,9 @@ struct Options {
   i64 sim_tokens = 512;
   std::string sim_routing = "zipf:0.5";
   bool packed = false;
+  std::string sweep_ram;  // "8G..100G"
+  // simulate and trace: charts, as SVG files
+  std::string plot, plot_residency;
   // routing traces; the shape is V3's alone, the output is the one above
   std::string trace_file;  // where run and bench record
   std::string routing;     // bench: "": the model's gate
@@ -137,6 +141,9 @@ struct Options {
   f64 coupling = 0;
   i64 cache_slots = 0;  // 0: a 32th of the experts, and at least top-k
   i64 trace_experts = 64, trace_top_k = 6;  // of ESFT's files, which do not say
+
+  // tune; its output is the one above
+  bool measure = false;
 
   std::vector<std::string> positional;
 };
@@ -187,6 +194,9 @@ std::string command_help(Command command);
 // "8GiB" -> bytes; false when it is not a size. K, M, G, T and KiB .. TiB are powers of 1024, KB .. TB of
 // 1000.
 bool parse_byte_size(std::string_view text, i64& bytes);
+
+// "8G..100G" -> bytes, the smaller first; false when it is no range.
+bool parse_ram_range(std::string_view text, i64& from, i64& to);
 
 // "8/4" -> 8 and 4, 1 <= used <= groups.
 bool parse_expert_groups(std::string_view text, i64& groups, i64& used);

@@ -2,11 +2,13 @@
 #include "tools/commands.h"
 #include "tools/sim_report.h"
 #include "tools/sim_run.h"
+#include "tools/sim_sweep.h"
 #include "tools/terminal.h"
 
 namespace stoker {
 
 int simulate_command(const Options& options) {
+  if (!options.sweep_ram.empty()) return sweep_ram(options);
   SimSetup setup = sim_setup(options);
   SimReport report = run_simulation(options, setup);
   print(options.json ? sim_json(report) : sim_text(report));

@@ -92,7 +92,7 @@ void show_progress(std::string_view stage, i64 done, i64 total, ProgressUnit uni
   std::string bar = std::string(cells, '=') + std::string(static_cast<size_t>(kBarCells) - cells, ' ');
   std::string amount = unit == ProgressUnit::bytes
                            ? fmt::format("{} of {}", human_bytes(done), human_bytes(total))
-                           : fmt::format("{} of {} tokens", done, total);
+                           : fmt::format("{} of {} {}", done, total, unit == ProgressUnit::tokens ? "tokens" : "steps");
   write_stderr(fmt::format("\r\x1b[K{} [{}] {:3.0f} %  {}", stage, bar, share * 100, amount));
   bar_is_shown = true;
   bar_drawn_ns = now;

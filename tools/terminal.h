@@ -35,8 +35,8 @@ bool stderr_is_terminal();
 void show_prompt(std::string_view text);
 
 // "stage [=====>    ] 43 %  12.1 of 28.0 GiB" on stderr, redrawn in place; nothing when stderr is no
-// terminal. `total` 0 erases. Units: bytes or tokens.
-enum class ProgressUnit { bytes, tokens };
+// terminal. `total` 0 erases. Units: bytes, tokens or steps.
+enum class ProgressUnit { bytes, tokens, steps };
 void show_progress(std::string_view stage, i64 done, i64 total, ProgressUnit unit);
 void clear_progress();
 

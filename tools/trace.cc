@@ -16,6 +16,8 @@
 #include "tools/commands.h"
 #include "tools/interrupt.h"
 #include "tools/terminal.h"
+#include "tools/text_file.h"
+#include "tools/trace_plots.h"
 
 namespace stoker {
 
@@ -99,11 +101,20 @@ std::string stats_text(const TraceHeader& h, const TraceStats& stats) {
   return text + "\n";
 }
 
+void draw(const Options& o, i64 slots) {
+  TraceReader reader(o.positional[1]);
+  RoutingTrace trace = read_routing_trace(reader);
+  if (!o.plot.empty()) write_text_file(o.plot, svg(hit_rate_chart(trace)));
+  if (!o.plot_residency.empty())
+    write_text_file(o.plot_residency, svg(residency_map(trace, reader.header().first_layer, slots)));
+}
+
 int stats(const Options& o) {
   TraceReader reader(o.positional[1]);
   const TraceHeader& h = reader.header();
   i64 slots = o.cache_slots > 0 ? o.cache_slots : std::max(h.top_k, h.experts / 32);
   TraceStats stats = measure_trace(reader, slots);
+  if (!o.plot.empty() || !o.plot_residency.empty()) draw(o, slots);
   if (!o.json) {
     print(stats_text(h, stats));
     return 0;

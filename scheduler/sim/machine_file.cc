@@ -104,7 +104,45 @@ void check(const SimMachine& m, const std::string& file) {
          m.dram_gb_per_second);
 }
 
+// As TOML wants it: a basic string.
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += static_cast<u8>(c) < ' ' ? ' ' : c;
+  }
+  return out + '"';
+}
+
+std::string kernels_toml(const SimMachine& m) {
+  f64 slowest = kMost;
+  for (const BlockTypeInfo& type : all_block_types()) slowest = std::min(slowest, m.kernel_speed(type.type));
+  std::string text = fmt::format("\n[kernels]\ndefault = {:.4g}\n", slowest);
+  for (const BlockTypeInfo& type : all_block_types())
+    if (m.kernel_speed(type.type) > slowest) text += fmt::format("{} = {:.4g}\n", type.name, m.kernel_speed(type.type));
+  return text;
+}
+
 }  // namespace
+
+std::string machine_toml(const SimMachine& m, std::string_view about) {
+  std::string text;
+  for (size_t at = 0; at < about.size();) {
+    size_t end = std::min(about.find('\n', at), about.size());
+    text += fmt::format("# {}\n", about.substr(at, end - at));
+    at = end + 1;
+  }
+  auto gib = [](i64 bytes) { return static_cast<f64>(bytes) / static_cast<f64>(kGiB); };
+  text += fmt::format("name = {}\nram_gib = {:.4g}\nlayer_overhead_us = {:.4g}\n", quoted(m.name), gib(m.ram_bytes),
+                      m.layer_overhead_us);
+  text += fmt::format("\n[dram]\ngb_per_second = {:.4g}\n", m.dram_gb_per_second);
+  text += fmt::format("\n[ssd]\ngb_per_second = {:.4g}\nlatency_us = {:.4g}\n", m.ssd_gb_per_second, m.ssd_latency_us);
+  text += kernels_toml(m);
+  for (const SimGpu& gpu : m.gpus)
+    text += fmt::format("\n[[gpu]]\nname = {}\nvram_gib = {:.4g}\ngb_per_second = {:.4g}\nlink_gb_per_second = {:.4g}\n",
+                        quoted(gpu.name), gib(gpu.vram_bytes), gpu.gb_per_second, gpu.link_gb_per_second);
+  return text;
+}
 
 SimMachine parse_machine(std::string_view toml, const std::string& name) {
   toml::table table;

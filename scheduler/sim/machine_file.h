@@ -12,4 +12,7 @@ namespace stoker {
 SimMachine parse_machine(std::string_view toml, const std::string& name);
 SimMachine read_machine_file(const std::string& path);
 
+// The file's text, numbers to four digits. `about` becomes comments at its top, a line each.
+std::string machine_toml(const SimMachine& machine, std::string_view about);
+
 }  // namespace stoker

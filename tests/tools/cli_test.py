@@ -19,7 +19,7 @@ import gguf_edit  # noqa: E402
 from cli_support import Folder, MODEL, PROMPT, STOKER, TIME_LIMIT, answer, budgets, expect, stoker, main  # noqa: E402
 
 COMMANDS = ("run", "inspect", "tokenize", "eval", "bench", "synth", "pack", "simulate", "plan", "trace",
-            "serve")
+            "tune", "serve")
 
 
 class Help(unittest.TestCase):

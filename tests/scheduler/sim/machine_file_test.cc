@@ -78,6 +78,25 @@ TEST_CASE("GPUs and overhead may be left out") {
   CHECK(m.layer_overhead_us == 0);
 }
 
+TEST_CASE("a machine file that is written is read as it was") {
+  SimMachine m = parse_machine(kGood, "box.toml");
+  m.name = "a \"quoted\" \\ name";
+  std::string text = machine_toml(m, "first line\nsecond line");
+  CHECK(text.find("# first line\n# second line\n") == 0);
+  SimMachine again = parse_machine(text, "box.toml");
+  CHECK(again.name == m.name);
+  CHECK(again.ram_bytes == m.ram_bytes);
+  CHECK(again.layer_overhead_us == m.layer_overhead_us);
+  CHECK(again.dram_gb_per_second == m.dram_gb_per_second);
+  CHECK(again.ssd_gb_per_second == m.ssd_gb_per_second);
+  CHECK(again.ssd_latency_us == m.ssd_latency_us);
+  for (const BlockTypeInfo& type : all_block_types()) CHECK(again.kernel_speed(type.type) == m.kernel_speed(type.type));
+  REQUIRE(again.gpus.size() == 1);
+  CHECK(again.gpus[0].name == "A");
+  CHECK(again.gpus[0].vram_bytes == m.gpus[0].vram_bytes);
+  CHECK(again.gpus[0].link_gb_per_second == m.gpus[0].link_gb_per_second);
+}
+
 TEST_CASE("mistakes in machine files are named") {
   says(error_with("ram_gib = 64", "ram_gib = "), "line 3: not TOML");
   says(error_with("ram_gib = 64", ""), "ram_gib is missing");

@@ -1,0 +1,24 @@
+// How fast this machine's cores get through weights of each format when memory does not hold them up: one token's
+// product with a matrix that stays in their caches.
+#pragma once
+
+#include <array>
+
+#include "kernels/device/stream.h"
+#include "kernels/format/block_type.h"
+
+namespace stoker {
+
+struct KernelProbe {
+  int threads = 0;  // 0: one per physical core
+  IsaLevel level = best_isa_level();
+  f64 seconds = .05;  // of each format
+};
+
+// GB/s of weights (1e9 bytes) by format, each the median of many products; 0 where there is no such format.
+using KernelSpeeds = std::array<f64, kBlockTypeLimit>;
+
+// Runs in threads of its own and leaves the caller's pinning alone.
+KernelSpeeds measure_kernels(const KernelProbe& probe);
+
+}  // namespace stoker

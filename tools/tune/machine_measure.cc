@@ -1,0 +1,156 @@
+#include "tools/tune/machine_measure.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "kernels/base/error.h"
+#include "kernels/base/rng.h"
+#include "runtime/interrupted.h"
+#include "runtime/kernel_probe.h"
+#include "scheduler/machine.h"
+#include "scheduler/memory_probe.h"
+#include "scheduler/model_file/output_file.h"
+#include "scheduler/probe.h"
+#include "scheduler/sim/machine_file.h"
+#include "tools/interrupt.h"
+#include "tools/terminal.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 kScratchBytes = 256 * kMiB;
+constexpr std::array<i64, 3> kPieces = {256 * kKiB, kMiB, 4 * kMiB};
+constexpr std::array<i64, 3> kDepths = {8, 32, 128};
+constexpr i64 kLatencyBytes = 4096;
+constexpr i64 kSteps = static_cast<i64>(kPieces.size() * kDepths.size()) + 3;
+
+class Steps {
+ public:
+  void next(std::string_view what) {
+    if (interrupt_flag().load()) throw Interrupted();
+    show_progress(what, ++done_, kSteps, ProgressUnit::steps);
+  }
+
+ private:
+  i64 done_ = 0;
+};
+
+// The whole of the machine, unless this process may have less of it.
+i64 ram_bytes() {
+  Machine machine = read_machine();
+  bool limited = machine.limited_by != "memory of the machine";
+  return limited ? machine.available_bytes : machine.total_ram_bytes;
+}
+
+std::string cpu_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
+  return "CPU";
+}
+
+void measure_drive(const MeasureRequest& r, MachineMeasure& m, Steps& steps) {
+  std::error_code error;
+  i64 bytes = static_cast<i64>(std::filesystem::file_size(r.file, error));
+  if (error) fail("{}: cannot be read: {}", r.file, error.message());
+  if (bytes < kMiB) fail("{}: too small to measure the disk with: it must have a megabyte", r.file);
+  i64 request = std::clamp<i64>(r.request_bytes > 0 ? r.request_bytes : 8 * kMiB, kLatencyBytes, bytes / 2);
+  for (i64 piece : kPieces)
+    for (i64 depth : kDepths) {
+      steps.next("disk");
+      DiskMeasure speed = measure_disk({.path = r.file, .request_bytes = request, .piece_bytes = piece, .depth = depth,
+                                        .seconds = r.seconds});
+      m.disk.push_back({piece, depth, speed.gb_per_second()});
+      m.disk_how = speed.how;
+    }
+  steps.next("latency");
+  DiskMeasure single = measure_disk({.path = r.file, .request_bytes = kLatencyBytes, .piece_bytes = kLatencyBytes, .depth = 1,
+                                     .seconds = r.seconds / 2});
+  m.machine.ssd_latency_us = 1e6 / std::max(1.0, single.requests_per_second());
+}
+
+}  // namespace
+
+const DiskSpeed& MachineMeasure::best_disk() const {
+  f64 most = 0;
+  for (const DiskSpeed& d : disk) most = std::max(most, d.gb_per_second);
+  const DiskSpeed* best = nullptr;
+  for (const DiskSpeed& d : disk) {
+    if (d.gb_per_second < .98 * most) continue;
+    if (best == nullptr || d.depth * d.piece_bytes < best->depth * best->piece_bytes) best = &d;
+  }
+  return *best;
+}
+
+MachineMeasure measure_machine(const MeasureRequest& r) {
+  MachineMeasure m;
+  Steps steps;
+  measure_drive(r, m, steps);
+  steps.next("memory");
+  MemoryMeasure memory = measure_memory({.bytes = 256 * kMiB, .threads = r.threads, .rounds = 4});
+  m.threads = memory.threads;
+  m.machine.dram_gb_per_second = memory.best().gb_per_second;
+  steps.next("kernels");
+  m.machine.kernel_gb_per_second = measure_kernels({.threads = r.threads});
+  clear_progress();
+  f64 ssd = m.best_disk().gb_per_second;
+  m.machine.ssd_gb_per_second = std::min(ssd, .499 * m.machine.dram_gb_per_second);
+  m.disk_capped = m.machine.ssd_gb_per_second < ssd;
+  m.machine.ram_bytes = ram_bytes();
+  m.machine.name = fmt::format("{}, {} cores, {}", cpu_name(), m.threads, human_bytes(m.machine.ram_bytes));
+  return m;
+}
+
+std::string measure_text(const MachineMeasure& m) {
+  std::string text = fmt::format("{}\n\ndisk, GB/s ({})\n  bytes per read", m.machine.name, m.disk_how);
+  for (i64 depth : kDepths) text += fmt::format("{:>8} deep", depth);
+  for (size_t i = 0; i < m.disk.size(); i++) {
+    if (i % kDepths.size() == 0) text += fmt::format("\n  {:>14}", human_bytes(m.disk[i].piece_bytes));
+    text += fmt::format("{:>13.2f}", m.disk[i].gb_per_second);
+  }
+  text += fmt::format("\n  latency {:.0f} us (4 KiB, one at a time)\n", m.machine.ssd_latency_us);
+  if (m.disk_capped) text += "  taken as half of the memory's speed, the most that the simulator knows\n";
+  text += fmt::format("memory {:.2f} GB/s, {} cores reading\n", m.machine.dram_gb_per_second, m.threads);
+  text += "kernels, GB/s of weights in the cores' own caches\n";
+  i64 column = 0;
+  for (const BlockTypeInfo& type : all_block_types())
+    text += fmt::format("  {:<8}{:>7.1f}{}", type.name, m.machine.kernel_speed(type.type), ++column % 5 == 0 ? "\n" : "");
+  return text + (column % 5 == 0 ? "" : "\n");
+}
+
+std::string measure_toml(const MachineMeasure& m) {
+  return machine_toml(m.machine,
+                      "Measured by `stoker tune --measure`; for `stoker simulate --machine FILE` and `stoker plan`.\n"
+                      "1 GB/s is 1e9 bytes per second. [kernels]: weights in each format, out of the cores' own caches.");
+}
+
+ScratchFile::ScratchFile(const std::string& folder) {
+  path_ = (std::filesystem::path(folder.empty() ? "." : folder) / fmt::format(".stoker-measure-{}", ::getpid())).string();
+  OutputFile file(path_);
+  Rng rng(1);
+  std::vector<u64> part(static_cast<size_t>(4 * kMiB) / sizeof(u64));
+  for (i64 done = 0; done < kScratchBytes; done += 4 * kMiB) {
+    if (interrupt_flag().load()) throw Interrupted();
+    for (u64& word : part) word = rng.next();
+    file.write(std::as_bytes(std::span(part)));
+    show_progress("scratch file", done, kScratchBytes, ProgressUnit::bytes);
+  }
+  file.finish(/*durable=*/true);
+  file.commit();
+}
+
+ScratchFile::~ScratchFile() {
+  std::error_code ignored;
+  std::filesystem::remove(path_, ignored);
+}
+
+}  // namespace stoker
