@@ -49,8 +49,8 @@ struct Pieces {
 template <size_t kRun, size_t kTail>
 constexpr Pieces<kRun + kTail> pieces(i64 from, const std::array<Piece, kTail>& tail) {
   Pieces<kRun + kTail> result{};
-  for (size_t i = 0; i < kRun; i++) result.at[i] = {static_cast<i16>(from + 16 * static_cast<i64>(i)), 16};
-  for (size_t i = 0; i < kTail; i++) result.at[kRun + i] = tail[i];
+  for (size_t i = 0; i < kRun + kTail; i++)
+    result.at[i] = i < kRun ? Piece{static_cast<i16>(from + 16 * static_cast<i64>(i)), 16} : tail[i - kRun];
   return result;
 }
 
