@@ -1,6 +1,7 @@
 #include "runtime/batcher.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "runtime/engine.h"
 
@@ -17,13 +18,17 @@ Batcher::Batcher(const Load& load, i64 queue) : queue_(queue) {
 }
 
 Batcher::~Batcher() {
+  stop();
+  thread_.join();
+}
+
+void Batcher::stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
     for (const auto& generation : waiting_) generation->cancel();
   }
   changed_.notify_all();
-  thread_.join();
 }
 
 i64 Batcher::slots() const { return engine_->options().sequences; }
@@ -33,6 +38,14 @@ BatcherStatus Batcher::status() const {
   BatcherStatus status = published_;
   status.waiting = static_cast<i64>(waiting_.size());
   return status;
+}
+
+std::shared_ptr<const ResidencyView> Batcher::residency(int milliseconds) {
+  std::unique_lock lock(mutex_);
+  u64 mine = ++views_wanted_;
+  changed_.notify_all();
+  changed_.wait_for(lock, std::chrono::milliseconds(milliseconds), [&] { return views_made_ >= mine || stopping_; });
+  return view_;
 }
 
 void Batcher::check(const Generation& g) const {
@@ -92,6 +105,7 @@ void Batcher::work() {
     step_prompt();
     step_decode();
     publish();
+    show_residency();
   }
   end_all();
   publish();
@@ -99,7 +113,7 @@ void Batcher::work() {
 
 bool Batcher::wait_for_work() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return stopping_ || active_ > 0 || !waiting_.empty(); });
+  changed_.wait(lock, [&] { return stopping_ || active_ > 0 || !waiting_.empty() || views_wanted_ > views_made_; });
   return !stopping_;
 }
 
@@ -161,7 +175,9 @@ void Batcher::step_prompt() {
     BatchSlot& slot = slots_[index];
     if (!slot.prompting()) continue;
     next_prompt_ = index + 1;  // prompts take turns: a short one does not wait for a long one's end
+    i64 held = slot.held();
     slot.feed_prompt(std::span(logits_).first(static_cast<size_t>(engine_->hparams().vocab)));
+    state_.prompt_rows += slot.held() - held;
     if (!slot.busy()) account(slot);
     return;
   }
@@ -192,7 +208,9 @@ void Batcher::decode(std::span<BatchSlot* const> slots) {
   state_.decode_rows += static_cast<i64>(slots.size());
   for (size_t i = 0; i < slots.size(); i++) {
     if (status.ok()) {
+      i64 last_token_ns = slots[i]->last_used_ns();
       slots[i]->computed(logits.subspan(i * vocab, vocab));
+      state_.token_gaps.add(static_cast<f64>(slots[i]->last_used_ns() - last_token_ns) / 1e9);
     } else {
       slots[i]->fail(status);
     }
@@ -224,8 +242,27 @@ void Batcher::publish() {
     state_.slots.push_back({.busy = slot.busy(), .prompting = slot.prompting(), .held = slot.held(), .result = slot.result()});
   }
   state_.experts = engine_->scheduler_stats();
+  state_.stage_ns = engine_->timer().all_ns();
+  state_.prefetch = engine_->governor().state();
+  state_.prefetch_gain = engine_->governor().gain();
   std::lock_guard lock(mutex_);
   published_ = state_;
+}
+
+void Batcher::show_residency() {
+  u64 wanted = 0;
+  {
+    std::lock_guard lock(mutex_);
+    wanted = views_wanted_;
+    if (wanted == views_made_) return;
+  }
+  auto view = std::make_shared<const ResidencyView>(engine_->residency());
+  {
+    std::lock_guard lock(mutex_);
+    view_ = std::move(view);
+    views_made_ = wanted;
+  }
+  changed_.notify_all();
 }
 
 void Batcher::end_all() {

@@ -3,6 +3,7 @@
 // chunk of one prompt in a pass of its own, so that a long prompt does not silence the others.
 #pragma once
 
+#include <array>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -13,8 +14,10 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/base/stats.h"
 #include "runtime/batch_slot.h"
 #include "runtime/generation.h"
+#include "runtime/latency_histogram.h"
 #include "scheduler/scheduler.h"
 
 namespace stoker {
@@ -32,10 +35,15 @@ struct BatcherStatus {
   i64 waiting = 0;
   i64 prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;  // of generations that have ended
   f64 prompt_seconds = 0, generate_seconds = 0;
-  i64 decode_passes = 0, decode_rows = 0;
+  i64 decode_passes = 0, decode_rows = 0;  // as they are computed, like the next ones
+  i64 prompt_rows = 0;
+  LatencyHistogram token_gaps;  // between two tokens of a sequence
+  std::array<i64, kStages> stage_ns{};
   i64 most_held = 0;  // longest sequence so far
   i64 failures = 0;
   SchedulerStats experts;
+  Governor::State prefetch = Governor::State::fixed_off;
+  f64 prefetch_gain = 0;  // see Governor::gain()
 };
 
 class Batcher {
@@ -47,6 +55,8 @@ class Batcher {
   Batcher(const Load& load, i64 queue);
   // Cancels what runs and waits.
   ~Batcher();
+  // Cancels what runs and what waits, and takes no more. Any thread.
+  void stop();
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
@@ -61,6 +71,10 @@ class Batcher {
 
   BatcherStatus status() const;  // any thread
 
+  // Where every expert is, as the engine thread sees it at the next border between two steps; the last view that was
+  // made when that takes longer than `milliseconds`, null when there is none. Any thread. Unasked, none is made.
+  std::shared_ptr<const ResidencyView> residency(int milliseconds);
+
  private:
   void run(const Load& load);
   void work();
@@ -73,6 +87,7 @@ class Batcher {
   void step_decode();
   void decode(std::span<BatchSlot* const> slots);
   void publish();
+  void show_residency();
   void account(BatchSlot& slot);
   void end_all();
   void check(const Generation& generation) const;
@@ -94,6 +109,8 @@ class Batcher {
   std::deque<std::shared_ptr<Generation>> waiting_;
   i64 active_ = 0;  // slots taken
   BatcherStatus published_;
+  std::shared_ptr<const ResidencyView> view_;
+  u64 views_wanted_ = 0, views_made_ = 0;
 
   std::thread thread_;
 };

@@ -209,6 +209,8 @@ std::string Engine::io_description() const { return impl_->reader->describe(); }
 const StageTimer& Engine::timer() const { return impl_->timer; }
 const SchedulerStats& Engine::scheduler_stats() const { return impl_->scheduler->stats(); }
 
+ResidencyView Engine::residency() const { return impl_->scheduler->view(); }
+
 const Governor& Engine::governor() const { return impl_->scheduler->governor(); }
 const Predictor* Engine::predictor() const {
   return impl_->lookahead ? &impl_->lookahead->predictor() : nullptr;

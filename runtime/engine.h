@@ -106,6 +106,7 @@ class Engine {
 
   const StageTimer& timer() const;
   const SchedulerStats& scheduler_stats() const;
+  ResidencyView residency() const;
   const Governor& governor() const;
   const Predictor* predictor() const;  // none: nothing is predicted
 

@@ -79,9 +79,10 @@ struct Scheduler::Impl {
   i64 preload_bytes() const;
   SlotId wait_for_free_slot(i64 slot_class);
 
-  Entry& entry(ExpertKey key) {
-    return entries[static_cast<size_t>(key.moe_layer * table.experts_per_layer() + key.expert.value)];
+  size_t index_of(ExpertKey key) const {
+    return static_cast<size_t>(key.moe_layer * table.experts_per_layer() + key.expert.value);
   }
+  Entry& entry(ExpertKey key) { return entries[index_of(key)]; }
   i64 class_of(i64 moe_layer) const { return plan.class_of_moe_layer[static_cast<size_t>(moe_layer)]; }
   LayerId layer_of(i64 moe_layer) const { return table.layers()[static_cast<size_t>(moe_layer)].layer; }
 
@@ -93,6 +94,8 @@ struct Scheduler::Impl {
   Slab slab;
   Streamer streamer;
   std::vector<Entry> entries;  // [moe layers * experts]
+  std::vector<u32> last_use;   // [moe layers * experts]: pass of the last use; 0: none
+  u32 pass = 1;
   SchedulerStats stats;
   Expectations expectations;
   Governor governor{PrefetchMode::off};
@@ -121,6 +124,7 @@ Scheduler::Impl::Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<Resid
       slab(plan, complete(std::move(slab_options), r, t)),
       streamer(table, plan, reader, clock, slab.planned_slots()),
       entries(static_cast<size_t>(t.moe_layers() * t.experts_per_layer())),
+      last_use(entries.size()),
       expectations(t.moe_layers(), t.experts_per_layer()) {
   CHECK(static_cast<i64>(plan.class_of_moe_layer.size()) == table.moe_layers());
   wants.reserve(static_cast<size_t>(table.experts_per_layer()));
@@ -248,6 +252,8 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
     wants.push_back({key.expert});
     stats.requests++;
     (e.state == State::resident ? stats.hits : stats.misses)++;
+    if (e.state == State::resident) stats.hit_bytes += table.expert_bytes(layer_of(moe_layer));
+    last_use[index_of(key)] = pass;
     if (e.state == State::absent) continue;
     if (e.predicted) use_predicted(e, key);
     policy->on_pin(key);
@@ -409,6 +415,7 @@ void Scheduler::Impl::cancel_predicted(ExpertKey key) {
 }
 
 void Scheduler::Impl::end_pass(i64 tokens, i64 ns, bool decode) {
+  pass++;
   stats.disk_busy_ns = streamer.busy_ns();
   SchedulerStats before = std::exchange(at_last_pass, stats);
   if (!decode) return;
@@ -515,6 +522,23 @@ const SchedulerStats& Scheduler::stats() const {
   impl_->stats.bytes_read = impl_->streamer.bytes_read();
   impl_->stats.disk_busy_ns = impl_->streamer.busy_ns();
   return impl_->stats;
+}
+
+ResidencyView Scheduler::view() const {
+  const Impl& s = *impl_;
+  ResidencyView view;
+  view.experts = s.table.experts_per_layer();
+  for (const auto& layer : s.table.layers()) view.layers.push_back(layer.layer);
+  view.tiers.reserve(s.entries.size());
+  view.passes_since_use.reserve(s.entries.size());
+  for (const Impl::Entry& e : s.entries)
+    view.tiers.push_back(e.state == Impl::State::resident    ? ExpertTier::ram
+                         : e.state == Impl::State::in_flight ? ExpertTier::arriving
+                                                             : ExpertTier::disk);
+  u32 last = s.pass - 1;  // between passes; within one its own uses are newer
+  for (u32 used : s.last_use)
+    view.passes_since_use.push_back(used == 0 ? ResidencyView::kNeverUsed : used < last ? last - used : 0);
+  return view;
 }
 
 Scheduler::Lease::Lease(Scheduler* owner) : owner_(owner) {}

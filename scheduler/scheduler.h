@@ -21,6 +21,7 @@
 #include "scheduler/plan.h"
 #include "scheduler/policy/governor.h"
 #include "scheduler/scheduler_stats.h"
+#include "scheduler/scheduler_view.h"
 #include "scheduler/tiers/reader.h"
 
 namespace stoker {
@@ -100,6 +101,7 @@ class Scheduler {
 
   // Up to now. Engine thread.
   const SchedulerStats& stats() const;
+  ResidencyView view() const;
   const ExpertTable& table() const;
 
  private:

@@ -8,6 +8,7 @@ constexpr i64 SchedulerStats::*kCounts[] = {
     &SchedulerStats::requests,
     &SchedulerStats::hits,
     &SchedulerStats::misses,
+    &SchedulerStats::hit_bytes,
     &SchedulerStats::bytes_read,
     &SchedulerStats::disk_busy_ns,
     &SchedulerStats::wait_ns,

@@ -9,6 +9,7 @@ struct SchedulerStats {
   i64 requests = 0;  // (layer, expert) needs, one per acquire and expert
   i64 hits = 0;      // in RAM when asked for; else a miss, also when its read was under way already
   i64 misses = 0;
+  i64 hit_bytes = 0;     // of experts that were in RAM when asked for
   i64 bytes_read = 0;    // from disk, alignment included
   i64 disk_busy_ns = 0;  // time with at least one read in flight
   i64 wait_ns = 0;       // time in Lease::wait with nothing to compute

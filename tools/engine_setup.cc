@@ -62,8 +62,10 @@ EngineOptions engine_options(const Options& o) {
   return e;
 }
 
-std::unique_ptr<Engine> load_engine(const EngineOptions& options) {
-  auto progress = [](std::string_view stage, i64 done, i64 total) {
+std::unique_ptr<Engine> load_engine(const EngineOptions& options,
+                                    const std::function<void(std::string_view, i64, i64)>& told) {
+  auto progress = [&](std::string_view stage, i64 done, i64 total) {
+    if (told) told(stage, done, total);
     show_progress(stage, done, total, ProgressUnit::bytes);
     return !interrupt_flag().load();
   };

@@ -33,6 +33,7 @@ constexpr std::string_view kPolicyChoices = "auto|ema|lru|lfu|slru|s3fifo|least-
 constexpr std::string_view kPredictorChoices = "none|previous|count|gate|gate+shared";
 constexpr std::string_view kPrefetchChoices = "on|off|auto";
 constexpr std::string_view kCacheChoices = "f16|q8_0|f32";
+constexpr std::string_view kLogChoices = "text|json";
 constexpr std::string_view kFormatChoices = "md|json|csv";
 constexpr std::string_view kProfileChoices = "pessimistic|mid|default|optimistic";
 constexpr std::string_view kShapeChoices = "deepseek-v3|kimi-k2|deepseek-v2-lite|tiny";
@@ -88,6 +89,10 @@ constexpr std::array kRows = {
     OptionRow{kServe, "-a, --alias", "NAME", &O::alias, "the model's name in answers (default: the file's)"},
     OptionRow{kServe, "-np, --parallel", "N", &O::parallel, "slots: answers that are generated at the same time", 1, 256},
     OptionRow{kServe, "--queue", "N", &O::queue, "requests that may wait for a slot; more are refused (429)", 0, 10000},
+
+    OptionRow{kServe, "--drain-timeout", "SECONDS", &O::drain_seconds,
+              "how long running answers may go on after SIGTERM", 0, 86400},
+    OptionRow{kServe, "--log-format", kLogChoices, &O::log_format, "lines on stderr: plain, or an object each"},
 
     // Where and how.
     OptionRow{kSimulate, "-c, --ctx-size", "N", &O::context,
@@ -226,14 +231,15 @@ constexpr std::array kCommands = {
                "With --json stdout gets one JSON object per answer, the text in it."},
     CommandRow{Command::serve, "serve", "-m FILE [--host ADDRESS] [--port N] [--parallel N]",
                "answer over HTTP, as OpenAI's and llama.cpp's clients ask",
-               "GET  /health /v1/models /props /slots /metrics\n"
+               "GET  / (a page with a chat and a view of the experts) /health /v1/models /props /slots /metrics /live\n"
                "POST /v1/chat/completions /v1/completions /completion /tokenize /detokenize /apply-template\n"
                "Answers are streamed with \"stream\": true. Sampling options here are defaults for requests that "
                "do not say.\n"
                "Each slot has a KV cache of -c tokens, and a request continues from the start that it shares with "
                "what a slot holds\n"
-               "(\"cache_prompt\": false does not). Ctrl-C or SIGTERM finishes what runs, a second one leaves at "
-               "once."},
+               "(\"cache_prompt\": false does not). It listens at once; until the model is loaded answers are 503, and "
+               "/health says how\n"
+               "far it is. Ctrl-C or SIGTERM finishes what runs, a second one leaves at once."},
     CommandRow{Command::inspect, "inspect", "MODEL",
                "show a model's shape, types and sizes, and what fits in this machine",
                "Only the header is read."},

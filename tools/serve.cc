@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "kernels/base/clock.h"
 #include "runtime/engine.h"
 #include "tools/commands.h"
 #include "tools/engine_setup.h"
@@ -32,33 +33,66 @@ class NoSignals {
   sigset_t before_;
 };
 
-void serve_until_interrupted(HttpServer& http, const Service& service) {
-  std::atomic<bool> ended{false};
-  std::thread serving = [&] {
+// The HTTP server on a thread of its own, while this lives.
+class Serving {
+ public:
+  explicit Serving(HttpServer& http) : http_(http) {
     NoSignals quiet;
-    return std::thread([&] {
-      http.run(service);
-      ended = true;
+    thread_ = std::thread([this] {
+      accepted_ = http_.run();
+      ended_ = true;
     });
-  }();
-  while (!interrupt_flag() && !ended) std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  if (!ended) note("stoker: finishing what runs; Ctrl-C again leaves at once");
-  http.stop();
-  serving.join();
-  if (!interrupt_flag()) fail("the server stopped: the system refused to accept connections");
+  }
+  ~Serving() {
+    if (!thread_.joinable()) return;
+    http_.stop();
+    thread_.join();
+  }
+
+  void until_interrupted() const {
+    while (!interrupt_flag() && !ended_) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+
+  // Lets what runs go on for a while, then cancels it. False: the server had ended by itself.
+  bool drain(Batcher& batcher, i64 seconds) {
+    if (!ended_) note("stoker: finishing what runs, for at most {} s; Ctrl-C again leaves at once", seconds);
+    http_.stop();
+    i64 until = steady_clock().now_ns() + seconds * 1'000'000'000;
+    while (!ended_ && steady_clock().now_ns() < until) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    if (!ended_) note("stoker: warning: cancelling what still runs (--drain-timeout)");
+    batcher.stop();
+    thread_.join();
+    return accepted_;
+  }
+
+ private:
+  HttpServer& http_;
+  std::atomic<bool> ended_{false};
+  bool accepted_ = false;
+  std::thread thread_;
+};
+
+EngineOptions serving_options(const Options& o) {
+  EngineOptions engine = engine_options(o);
+  engine.sequences = o.parallel;
+  engine.chunk = o.serve_batch;
+  return engine;
 }
 
 }  // namespace
 
 int serve_command(const Options& o) {
+  if (o.log_format == "json") note_as_json();
   HttpServer http(o);
-  EngineOptions engine = engine_options(o);
-  engine.sequences = o.parallel;
-  engine.chunk = o.serve_batch;
-  Batcher batcher([&] { return load_engine(engine); }, o.queue);
+  Serving serving(http);
+  note("stoker: listening on {}, port {}; loading {}", o.host, http.port(), o.model);
+  auto progress = [&](std::string_view stage, i64 done, i64 total) { http.loading().note(stage, done, total); };
+  Batcher batcher([&] { return load_engine(serving_options(o), progress); }, o.queue);
   Service service(batcher, o);
+  http.open(service);
   note("stoker: {} on http://{}:{}, {} slots of {} tokens", service.model(), o.host, http.port(), o.parallel, o.context);
-  serve_until_interrupted(http, service);
+  serving.until_interrupted();
+  if (!serving.drain(batcher, o.drain_seconds)) fail("the server stopped: the system refused to accept connections");
   return 0;
 }
 

@@ -7,7 +7,9 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <ctime>
 #include <mutex>
+#include <nlohmann/json.hpp>
 
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
@@ -24,6 +26,7 @@ std::mutex stderr_lock;
 bool bar_is_shown = false;  // under stderr_lock
 i64 bar_drawn_ns = 0;
 bool print_info = false;
+bool json_lines = false;
 
 // False when the descriptor does not take it; errno says why.
 bool write_all(int descriptor, std::string_view text) {
@@ -42,6 +45,19 @@ void write_stderr(std::string_view text) { static_cast<void>(write_all(STDERR_FI
 void erase_bar() {
   if (bar_is_shown) write_stderr("\r\x1b[K");
   bar_is_shown = false;
+}
+
+// "stoker: warning: TEXT" says its level in words.
+std::string as_json(std::string_view text) {
+  auto take = [&](std::string_view start) {
+    bool there = text.substr(0, start.size()) == start;
+    if (there) text.remove_prefix(start.size());
+    return there;
+  };
+  take("stoker: ");
+  const char* level = take("warning: ") ? "warning" : take("error: ") ? "error" : "info";
+  nlohmann::ordered_json line = {{"time", utc_now()}, {"level", level}, {"message", text}};
+  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 void log_to_stderr(LogLevel level, std::string_view line) {
@@ -66,10 +82,23 @@ void print(std::string_view text) {
   fail("cannot write to stdout: {}", std::strerror(errno));
 }
 
-void note_line(std::string_view text) {
+void note_as_json() { json_lines = true; }
+
+void write_note(std::string_view text) {
   std::lock_guard lock(stderr_lock);
   erase_bar();
   write_stderr(fmt::format("{}\n", text));
+}
+
+void note_line(std::string_view text) { write_note(json_lines ? as_json(text) : text); }
+
+std::string utc_now() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  tm parts{};
+  ::gmtime_r(&now.tv_sec, &parts);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
+                     parts.tm_hour, parts.tm_min, parts.tm_sec, now.tv_nsec / 1'000'000);
 }
 
 bool stderr_is_terminal() {

@@ -30,6 +30,13 @@ void note(fmt::format_string<Args...> text, Args&&... args) {
   note_line(fmt::format(text, std::forward<Args>(args)...));
 }
 
+// From now on each line to stderr is an object: time, level (info, warning, error), message.
+void note_as_json();
+// A line that is written as it is.
+void write_note(std::string_view text);
+// "2026-01-31T23:59:59.123Z"
+std::string utc_now();
+
 bool stderr_is_terminal();
 // What a line of input is asked for with, on stderr, when that is a terminal.
 void show_prompt(std::string_view text);

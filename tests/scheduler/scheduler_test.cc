@@ -208,6 +208,31 @@ TEST_CASE("what was read once is a hit while there is room") {
   CHECK(s.evictions == 0);
 }
 
+TEST_CASE("a view says where experts are and how many passes ago they were used") {
+  SmallModel model;
+  Rig rig({.model = model,
+           .budget = full_budget(small_table(model), 4096),
+           .drive = {.capacity = 1000, .longest_ns = 1'000'000}});
+  auto at = [&](i64 l, i64 e) { return static_cast<size_t>(l * rig.table.experts_per_layer() + e); };
+  rig.use_all(0, experts({1, 2}));
+  rig.scheduler->end_pass(1, 1000, true);
+  rig.use_all(0, experts({2}));
+  rig.scheduler->end_pass(1, 1000, true);
+  auto requests = experts({3});
+  auto lease = rig.scheduler->acquire(rig.layer(1), requests);
+  ResidencyView view = rig.scheduler->view();
+  CHECK(static_cast<i64>(view.layers.size()) == model.layers);
+  CHECK(view.experts == rig.table.experts_per_layer());
+  CHECK(view.tiers[at(0, 1)] == ExpertTier::ram);
+  CHECK(view.tiers[at(0, 0)] == ExpertTier::disk);
+  CHECK(view.tiers[at(1, 3)] == ExpertTier::arriving);
+  CHECK(view.passes_since_use[at(0, 1)] == 1);
+  CHECK(view.passes_since_use[at(0, 2)] == 0);
+  CHECK(view.passes_since_use[at(1, 3)] == 0);
+  CHECK(view.passes_since_use[at(0, 0)] == ResidencyView::kNeverUsed);
+  CHECK(rig.scheduler->stats().hit_bytes == rig.table.expert_bytes(rig.layer(0)));
+}
+
 TEST_CASE("all misses are under way when acquire returns, hits are ready at once") {
   SmallModel model;
   Rig rig({.model = model,

@@ -3,6 +3,7 @@
 of bad request.  usage: serve_test.py STOKER SOURCE_ROOT [unittest arguments]
 """
 
+import base64
 import http.client
 import json
 import os
@@ -127,18 +128,52 @@ class Facts(Serving):
         pieces = self.post("/tokenize", content="The borrow", with_pieces=True)["tokens"]
         self.assertEqual("".join(p["piece"] for p in pieces), "The borrow")
 
+    def test_page(self):
+        for path, part in (("/", "<title>stoker</title>"), ("/style.css", ":root"), ("/chat.js", "use strict"), ("/machine.js", "use strict"),
+                           ("/favicon.svg", "<svg")):
+            status, text = self.server.ask("GET", path)
+            self.assertEqual(status, 200)
+            self.assertIn(part, text)
+
+    def test_live_shows_where_experts_are_and_what_was_used(self):
+        self.text("The sky", max_tokens=5)
+        before = self.server.ask("GET", "/live")[1]
+        self.assertEqual((before["map"]["layers"], before["map"]["experts"]), ([1, 2, 3, 4], 32))
+        cells = base64.b64decode(before["map"]["bytes"])
+        self.assertEqual({byte >> 6 for byte in cells}, {1})  # all in RAM
+        used_last = [row for row in range(4) if 63 in {byte & 63 for byte in cells[32 * row:32 * row + 32]}]
+        self.assertEqual(used_last, [0, 1, 2, 3])  # the last pass used some of each layer
+        self.text("The sea", max_tokens=5)
+        after = self.server.ask("GET", "/live")[1]
+        self.assertEqual(after["generated_tokens"] - before["generated_tokens"], 4)  # the first comes of the prompt
+        self.assertGreater(after["experts"]["hits"], before["experts"]["hits"])
+        self.assertGreater(after["seconds"], before["seconds"])
+
+    def test_request_ids(self):
+        for asked, heard in (("my-id.7", "my-id.7"), ("no spaces", None), ("x" * 200, None), (None, None)):
+            connection = self.server.connect()
+            connection.request("GET", "/health", headers={"X-Request-Id": asked} if asked else {})
+            got = connection.getresponse().getheader("X-Request-Id")
+            connection.close()
+            self.assertEqual(got, heard or got)
+            self.assertNotEqual(got, "")
+            self.assertEqual(got == asked, heard is not None)
+
     def test_template(self):
         self.assertIn("hello there", self.post("/apply-template", messages=user("hello there"))["prompt"])
 
     def test_metrics_count(self):
         self.text("The sky", max_tokens=5)
         status, text = self.server.ask("GET", "/metrics")
-        values = dict(line.split(" ") for line in text.splitlines() if not line.startswith("#"))
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
         self.assertEqual(status, 200)
         for name in ("prompt_tokens_total", "tokens_predicted_total", "n_decode_total"):
             self.assertGreater(float(values["llamacpp:" + name]), 0, name)
-        self.assertGreater(float(values["stoker:expert_hits_total"]), 0)
-        self.assertIn("stoker:expert_read_bytes_total", values)
+        self.assertGreater(float(values['stoker:expert_hits_total{tier="ram"}']), 0)
+        self.assertIn('stoker:expert_bytes_total{tier="disk"}', values)
+        gaps = float(values["stoker:inter_token_seconds_count"])
+        self.assertGreater(gaps, 0)
+        self.assertEqual(float(values['stoker:inter_token_seconds_bucket{le="+Inf"}']), gaps)
 
 
 class Answers(Serving):
@@ -351,6 +386,32 @@ class Refusals(Serving):
         self.assertEqual(self.post("/v1/completions", model="gpt-4", prompt="x", max_tokens=1)["model"], "gpt-4")
 
 
+class Loading(unittest.TestCase):
+    def test_the_port_answers_while_the_model_loads(self):
+        command = [STOKER, "serve", "-m", MODEL, "--port", "0", "-t", "1", "-c", "512"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self.addCleanup(process.stderr.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.terminate)
+        line = process.stderr.readline().decode()
+        port = int(line.split("port ")[1].split(";")[0])
+        states = []
+        while not states or states[-1][0] != 200:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIME_LIMIT)
+            connection.request("GET", "/health")
+            response = connection.getresponse()
+            states.append((response.status, json.loads(response.read())))
+            connection.close()
+        for status, body in states[:-1]:
+            self.assertEqual((status, body["error"]["message"]), (503, "Loading model"))
+            self.assertIn("share", body["progress"])
+
+    def test_a_bad_file_ends_it(self):
+        run = subprocess.run([STOKER, "serve", "-m", __file__, "--port", "0"], capture_output=True, timeout=TIME_LIMIT)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn(b"stoker: error: ", run.stderr)
+
+
 class Options(unittest.TestCase):
     def start(self, *arguments):
         server = Server(*arguments)
@@ -387,6 +448,31 @@ class Options(unittest.TestCase):
         second = subprocess.run([STOKER, "serve", "-m", MODEL, "--port", str(server.port)], capture_output=True, timeout=TIME_LIMIT)
         self.assertEqual(second.returncode, 1)
         self.assertIn(b"the port is in use", second.stderr)
+
+    def test_json_lines(self):
+        server = self.start("--log-format", "json")
+        server.ask("POST", "/tokenize", {"content": "x"}, {"X-Request-Id": "abc"})
+        server.ask("POST", "/tokenize", "{", {"X-Request-Id": "def"})
+        server.process.send_signal(signal.SIGTERM)
+        lines = [json.loads(line) for line in server.lines + server.process.stderr.read().decode().splitlines()]
+        answered = [(line["request_id"], line["path"], line["status"]) for line in lines if "request_id" in line]
+        self.assertEqual(answered, [("abc", "/tokenize", 200), ("def", "/tokenize", 400)])
+        self.assertTrue(all(line["time"].endswith("Z") for line in lines))
+        self.assertIn("finishing what runs", lines[-1]["message"])
+
+    def test_a_drain_has_an_end(self):
+        server = Server("--drain-timeout", 1)
+        connection = server.connect()
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": [5], "max_tokens": -1, "n": 4, "temperature": 5, "top_k": 0,
+                                                                  "min_p": 0, "top_p": 1, "stream": True}))
+        response = connection.getresponse()
+        begin = time.time()
+        server.process.send_signal(signal.SIGTERM)
+        response.read()
+        connection.close()
+        server.process.wait(TIME_LIMIT)
+        self.assertLess(time.time() - begin, 30)
+        self.assertEqual(server.close(), 0)
 
     def test_sigterm_finishes_what_runs(self):
         server = Server("--parallel", 2)

@@ -1,14 +1,18 @@
 #include "tools/serve/http_server.h"
 
-#include <httplib.h>
-
 #include <map>
+#include <optional>
 
+#include "kernels/base/clock.h"
 #include "runtime/engine.h"
 #include "tools/serve/answer_form.h"
 #include "tools/serve/client_watch.h"
+#include "tools/serve/connection.h"
 #include "tools/serve/facts.h"
+#include "tools/serve/live.h"
 #include "tools/serve/metrics.h"
+#include "tools/serve/request_log.h"
+#include "tools/serve/web_files.h"
 
 namespace stoker {
 
@@ -50,11 +54,11 @@ void check_key(const std::string& key, const Request& req) {
 // A request that generates, from its first event to its answer.
 class Generating {
  public:
-  Generating(const Service& service, const CompletionWish& wish, std::unique_ptr<AnswerForm> form, const Request& req)
+  Generating(const Service& service, const CompletionWish& wish, std::unique_ptr<AnswerForm> form)
       : completion_(service.batcher(), wish),
         form_(std::move(form)),
         choices_(completion_.choices()),
-        client_(req.remote_addr, req.remote_port) {}
+        client_(ConnectionServer::current_socket()) {}
 
   // Waits for an event; false when the client has left.
   bool take(CompletionEvent& event) {
@@ -133,9 +137,9 @@ class Generating {
 };
 
 void generate(const Service& service, const RequestBody& body, const CompletionWish& wish, std::unique_ptr<AnswerForm> form,
-              const Request& req, Response& res) {
+              Response& res) {
   bool stream = body.boolean("stream", false);
-  auto running = std::make_shared<Generating>(service, wish, std::move(form), req);
+  auto running = std::make_shared<Generating>(service, wish, std::move(form));
   if (!stream) return running->answer_whole(res);
   if (!running->take_first()) return;
   res.set_header("Cache-Control", "no-cache");
@@ -151,7 +155,7 @@ void chat(const Service& service, const Request& req, Response& res) {
   CompletionWish wish = service.wish(body);
   service.add_chat_prompt(body, wish);
   if (body.boolean("logprobs", false)) wish.top_logprobs = std::max<i64>(0, wanted_logprobs(body, "top_logprobs"));
-  generate(service, body, wish, chat_form(service, body), req, res);
+  generate(service, body, wish, chat_form(service, body), res);
 }
 
 void text_completion(const Service& service, const Request& req, Response& res) {
@@ -159,7 +163,7 @@ void text_completion(const Service& service, const Request& req, Response& res) 
   CompletionWish wish = service.wish(body);
   service.add_text_prompts(body, wish);
   wish.top_logprobs = wanted_logprobs(body, "logprobs");
-  generate(service, body, wish, text_form(service, body), req, res);
+  generate(service, body, wish, text_form(service, body), res);
 }
 
 void native_completion(const Service& service, const Request& req, Response& res) {
@@ -167,7 +171,7 @@ void native_completion(const Service& service, const Request& req, Response& res
   CompletionWish wish = service.wish(body);
   if (i64 count = body.integer("n_probs", 0, 0, kMostLogprobs); count > 0) wish.top_logprobs = count;
   service.add_text_prompts(body, wish);
-  generate(service, body, wish, native_form(service, wish), req, res);
+  generate(service, body, wish, native_form(service, wish), res);
 }
 
 void tokenize(const Service& service, const Request& req, Response& res) { answer(res, tokens_of(service, RequestBody(req.body))); }
@@ -175,18 +179,28 @@ void detokenize(const Service& service, const Request& req, Response& res) { ans
 void apply_template(const Service& service, const Request& req, Response& res) {
   answer(res, Json{{"prompt", service.chat_prompt_text(RequestBody(req.body))}});
 }
-void health(const Service&, const Request&, Response& res) { answer(res, Json{{"status", "ok"}}); }
 void models(const Service& service, const Request&, Response& res) { answer(res, models_json(service)); }
 void props(const Service& service, const Request&, Response& res) { answer(res, props_json(service)); }
 void slots(const Service& service, const Request&, Response& res) { answer(res, slots_json(service)); }
-void metrics(const Service& service, const Request&, Response& res) {
-  res.set_content(metrics_text(service.batcher().status()), "text/plain; version=0.0.4");
+void live(const Service& service, const Request&, Response& res) { answer(res, live_json(service)); }
+
+// The page runs only what it brings itself, whatever a model says.
+void show_file(const WebFile& file, Response& res) {
+  res.set_header("Cache-Control", "no-cache");
+  res.set_header("X-Content-Type-Options", "nosniff");
+  res.set_header("Referrer-Policy", "no-referrer");
+  res.set_header("Content-Security-Policy",
+                 "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+                 "base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+  std::string_view text = file.text();
+  res.set_content(text.data(), text.size(), file.type);
 }
 
-void serve_request(const Service& service, bool open, Handler handler, const Request& req, Response& res) {
+// `work` answers, or throws what the answer is.
+template <class Work>
+void answer_errors(Response& res, const Work& work) {
   try {
-    if (!open) check_key(service.options().api_key, req);
-    handler(service, req, res);
+    work();
   } catch (const ApiError& e) {
     answer(res, e);
   } catch (const Error& e) {
@@ -199,7 +213,7 @@ void serve_request(const Service& service, bool open, Handler handler, const Req
 // What the library answered by itself: no such path, a body that is too large, a broken request. `allowed`: methods that
 // the path does have.
 void library_error(const std::string& allowed, const Request& req, Response& res) {
-  if (!res.body.empty()) return;
+  if (!res.body.empty() || res.status < 400) return;
   if (res.status == 404 && !allowed.empty()) {
     res.set_header("Allow", allowed);
     return answer(res, ApiError(405, fmt::format("{} {}: this endpoint takes {}", req.method, req.path, allowed)));
@@ -220,30 +234,114 @@ void socket_options(socket_t socket) {
 }  // namespace
 
 struct HttpServer::Impl {
-  httplib::Server server;
+  explicit Impl(const Options& o) : options(o), log(o.log_format == "json") {}
+
+  const Options& options;
+  ConnectionServer server;
+  RequestLog log;
+  Loading loading;
+  std::atomic<const Service*> service{nullptr};
+  std::atomic<bool> stopping{false}, ended{false};
   int port = 0;
   std::map<std::string, std::string> methods;  // path -> those it has, as Allow lists them
 
-  void get(const Service& service, const char* path, bool open, Handler handler) {
+  const Service& ready() const {
+    const Service* there = service.load(std::memory_order_acquire);
+    if (there == nullptr) throw ApiError(503, "Loading model");
+    if (stopping) throw ApiError(503, "the server is shutting down");
+    return *there;
+  }
+  httplib::Server::Handler with_key(Handler handler) {
+    return [this, handler](const Request& req, Response& res) {
+      answer_errors(res, [&] {
+        check_key(options.api_key, req);
+        handler(ready(), req, res);
+      });
+    };
+  }
+  void get(const char* path, httplib::Server::Handler handler) {
     methods[path] = "GET, HEAD";
-    server.Get(path, [&service, open, handler](const Request& req, Response& res) { serve_request(service, open, handler, req, res); });
+    server.Get(path, std::move(handler));
   }
-  void post(const Service& service, const char* path, Handler handler) {
+  void get(const char* path, Handler handler) { get(path, with_key(handler)); }
+  void post(const char* path, Handler handler) {
     methods[path] = "POST";
-    server.Post(path, [&service, handler](const Request& req, Response& res) { serve_request(service, false, handler, req, res); });
+    server.Post(path, with_key(handler));
   }
+
+  void health(Response& res) const {
+    if (service == nullptr) {
+      res.status = 503;
+      return answer(res, loading.json());
+    }
+    answer_errors(res, [&] {
+      ready();
+      answer(res, Json{{"status", "ok"}});
+    });
+  }
+  void add_endpoints();
+  void set_limits();
+  void log_requests();
 };
 
-HttpServer::HttpServer(const Options& o) : impl_(std::make_unique<Impl>()) {
-  httplib::Server& server = impl_->server;
+void HttpServer::Impl::add_endpoints() {
+  for (const char* path : {"/health", "/v1/health"}) get(path, [this](const Request&, Response& res) { health(res); });
+  for (const WebFile& file : web_files()) get(file.path, [&file](const Request&, Response& res) { show_file(file, res); });
+  get("/v1/models", models);
+  get("/props", props);
+  get("/slots", slots);
+  get("/live", live);
+  get("/metrics", [this](const Request& req, Response& res) {
+    answer_errors(res, [&] {
+      check_key(options.api_key, req);
+      res.set_content(metrics_text(ready(), log.by_status()), "text/plain; version=0.0.4");
+    });
+  });
+  post("/v1/chat/completions", chat);
+  post("/v1/completions", text_completion);
+  post("/completion", native_completion);
+  post("/tokenize", tokenize);
+  post("/detokenize", detokenize);
+  post("/apply-template", apply_template);
+}
+
+void HttpServer::Impl::set_limits() {
   server.set_socket_options(socket_options);
   server.set_payload_max_length(kLargestBody);
-  server.set_write_timeout(60);
   server.set_tcp_nodelay(true);
-  server.set_error_handler([this](const Request& req, Response& res) {
-    auto known = impl_->methods.find(req.path);
-    library_error(known == impl_->methods.end() ? "" : known->second, req, res);
+  size_t threads = static_cast<size_t>(options.parallel + options.queue + kSpareThreads);
+  server.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };  // the library deletes it
+}
+
+// A request begins and ends on one thread.
+void HttpServer::Impl::log_requests() {
+  struct Begun {
+    std::string id;
+    i64 ns = 0;
+  };
+  static thread_local std::optional<Begun> begun;
+  server.set_pre_routing_handler([](const Request& req, Response& res) {
+    begun = {RequestLog::id_for(req.get_header_value("X-Request-Id")), steady_clock().now_ns()};
+    res.set_header("X-Request-Id", begun->id);
+    return httplib::Server::HandlerResponse::Unhandled;
   });
+  server.set_error_handler([this](const Request& req, Response& res) {
+    auto known = methods.find(req.path);
+    library_error(known == methods.end() ? "" : known->second, req, res);
+  });
+  server.set_logger([this](const Request& req, const Response& res) {
+    Begun b = begun.value_or(Begun{.id = "-", .ns = steady_clock().now_ns()});
+    begun.reset();
+    f64 seconds = static_cast<f64>(steady_clock().now_ns() - b.ns) / 1e9;
+    log.write({b.id, req.remote_addr, req.method, req.path, res.status, seconds});
+  });
+}
+
+HttpServer::HttpServer(const Options& o) : impl_(std::make_unique<Impl>(o)) {
+  impl_->set_limits();
+  impl_->log_requests();
+  impl_->add_endpoints();
+  ConnectionServer& server = impl_->server;
   int port = static_cast<int>(o.port);
   if (port == 0) {
     impl_->port = server.bind_to_any_port(o.host);
@@ -253,31 +351,27 @@ HttpServer::HttpServer(const Options& o) : impl_(std::make_unique<Impl>()) {
   if (impl_->port <= 0)
     fail("cannot listen on {}:{}: the port is in use, or the address is none of this machine's; see --host and --port", o.host,
          o.port);
+  server.widen_backlog();
 }
 
 HttpServer::~HttpServer() = default;
 
 int HttpServer::port() const { return impl_->port; }
+Loading& HttpServer::loading() { return impl_->loading; }
+void HttpServer::open(const Service& service) { impl_->service.store(&service, std::memory_order_release); }
 
-void HttpServer::run(const Service& service) {
-  Impl& i = *impl_;
-  i.get(service, "/health", true, health);
-  i.get(service, "/v1/health", true, health);
-  i.get(service, "/v1/models", false, models);
-  i.get(service, "/props", false, props);
-  i.get(service, "/slots", false, slots);
-  i.get(service, "/metrics", false, metrics);
-  i.post(service, "/v1/chat/completions", chat);
-  i.post(service, "/v1/completions", text_completion);
-  i.post(service, "/completion", native_completion);
-  i.post(service, "/tokenize", tokenize);
-  i.post(service, "/detokenize", detokenize);
-  i.post(service, "/apply-template", apply_template);
-  size_t threads = static_cast<size_t>(service.batcher().capacity() + kSpareThreads);
-  i.server.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };  // the library deletes it
-  i.server.listen_after_bind();
+bool HttpServer::run() {
+  bool accepted = impl_->server.listen_after_bind();
+  impl_->ended = true;
+  return accepted || impl_->stopping;
 }
 
-void HttpServer::stop() { impl_->server.stop(); }
+void HttpServer::stop() {
+  impl_->stopping = true;
+  impl_->server.refuse_new();
+  // The library cannot be stopped before it runs.
+  while (!impl_->server.is_running() && !impl_->ended) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  impl_->server.stop();
+}
 
 }  // namespace stoker

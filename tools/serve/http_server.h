@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "tools/serve/loading.h"
 #include "tools/serve/service.h"
 
 namespace stoker {
@@ -15,9 +16,13 @@ class HttpServer {
 
   int port() const;  // the one chosen when --port is 0
 
-  // Serves until stop(); requests that run then are answered to their end. `service` must outlive the call.
-  void run(const Service& service);
-  void stop();  // any thread
+  // Answers until stop(), at first with 503 and the progress of loading, from open() on with what `service` has, which
+  // must outlive the call. False: the system refused to accept connections.
+  bool run();
+  void open(const Service& service);  // any thread, once
+  Loading& loading();
+  // Any thread: no connection and no request is taken any more, those that run go on, and run() returns after the last.
+  void stop();
 
  private:
   struct Impl;

@@ -1,0 +1,163 @@
+#include "tools/serve/connection.h"
+
+#include <arpa/inet.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include "kernels/base/clock.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 kSecondNs = 1'000'000'000;
+constexpr int kTickMs = 100;          // how late a stop is noticed
+constexpr i64 kLingerSeconds = 5;
+constexpr int kBacklog = 511;
+
+thread_local int serving_socket = -1;
+
+bool wait_for(int socket, short events, i64 ms) {
+  pollfd watched{.fd = socket, .events = events, .revents = 0};
+  int ready = 0;
+  do ready = ::poll(&watched, 1, static_cast<int>(std::max<i64>(ms, 0)));
+  while (ready < 0 && errno == EINTR);
+  return ready > 0;
+}
+
+void describe(const sockaddr_storage& address, std::string& ip, int& port) {
+  char text[INET6_ADDRSTRLEN] = {};
+  if (address.ss_family == AF_INET) {
+    const auto& in = reinterpret_cast<const sockaddr_in&>(address);
+    port = ntohs(in.sin_port);
+    if (::inet_ntop(AF_INET, &in.sin_addr, text, sizeof text) != nullptr) ip = text;
+  } else if (address.ss_family == AF_INET6) {
+    const auto& in = reinterpret_cast<const sockaddr_in6&>(address);
+    port = ntohs(in.sin6_port);
+    if (::inet_ntop(AF_INET6, &in.sin6_addr, text, sizeof text) != nullptr) ip = text;
+  }
+}
+
+// -1: it does not say, or says nonsense.
+i64 body_bytes(const httplib::Request& request) {
+  if (request.has_header("Transfer-Encoding")) return -1;
+  std::string text = request.get_header_value("Content-Length");
+  if (text.empty()) return 0;
+  i64 bytes = -1;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), bytes);
+  return error == std::errc() && end == text.data() + text.size() ? bytes : -1;
+}
+
+}  // namespace
+
+Connection::~Connection() {
+  if (!at_border()) linger();
+  ::shutdown(socket_, SHUT_RDWR);
+  ::close(socket_);
+}
+
+// A socket that is closed with bytes unread resets the connection, and the client may never see the answer.
+void Connection::linger() {
+  ::shutdown(socket_, SHUT_WR);
+  i64 until = steady_clock().now_ns() + kLingerSeconds * kSecondNs;
+  while (steady_clock().now_ns() < until && wait_for(socket_, POLLIN, 1000))
+    if (::recv(socket_, buffer_.data(), buffer_.size(), 0) <= 0) return;
+}
+
+bool Connection::wait_for_request(const std::atomic<bool>& stopping) {
+  i64 until = steady_clock().now_ns() + kIdleSeconds * kSecondNs;
+  while (begin_ == end_) {
+    if (stopping || steady_clock().now_ns() >= until) return false;
+    if (wait_for(socket_, POLLIN, kTickMs) && fill() <= 0) return false;
+  }
+  in_body_ = false;
+  header_bytes_ = 0;
+  deadline_ns_ = steady_clock().now_ns() + kRequestSeconds * kSecondNs;
+  return !stopping;
+}
+
+void Connection::begin_body(i64 bytes) {
+  in_body_ = true;
+  body_left_ = bytes;
+}
+
+bool Connection::is_readable() const {
+  i64 left_ms = (deadline_ns_ - steady_clock().now_ns()) / 1'000'000;
+  return begin_ < end_ || wait_for(socket_, POLLIN, std::min<i64>(left_ms, kReadSeconds * 1000));
+}
+
+bool Connection::is_writable() const { return wait_for(socket_, POLLOUT, kWriteSeconds * 1000); }
+
+ssize_t Connection::fill() {
+  ssize_t n = 0;
+  do n = ::recv(socket_, buffer_.data(), buffer_.size(), 0);
+  while (n < 0 && errno == EINTR);
+  begin_ = 0;
+  end_ = n > 0 ? static_cast<size_t>(n) : 0;
+  return n;
+}
+
+ssize_t Connection::read(char* to, size_t size) {
+  if (!in_body_ && header_bytes_ >= kHeaderBytesMax) return -1;
+  if (!is_readable()) return -1;
+  if (begin_ == end_) {
+    ssize_t n = fill();
+    if (n <= 0) return n;
+  }
+  size_t taken = std::min(size, end_ - begin_);
+  std::memcpy(to, buffer_.data() + begin_, taken);
+  begin_ += taken;
+  if (!in_body_) header_bytes_ += static_cast<i64>(taken);
+  if (body_left_ > 0 && in_body_) body_left_ -= static_cast<i64>(taken);
+  return static_cast<ssize_t>(taken);
+}
+
+ssize_t Connection::write(const char* from, size_t size) {
+  if (!is_writable()) return -1;
+  ssize_t n = 0;
+  do n = ::send(socket_, from, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+  while (n < 0 && errno == EINTR);
+  return n;
+}
+
+void Connection::get_remote_ip_and_port(std::string& ip, int& port) const {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (::getpeername(socket_, reinterpret_cast<sockaddr*>(&address), &size) == 0) describe(address, ip, port);
+}
+
+void Connection::get_local_ip_and_port(std::string& ip, int& port) const {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (::getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size) == 0) describe(address, ip, port);
+}
+
+int ConnectionServer::current_socket() { return serving_socket; }
+
+void ConnectionServer::widen_backlog() { ::listen(svr_sock_, kBacklog); }
+
+bool ConnectionServer::process_and_close_socket(socket_t socket) {
+  Connection connection(socket);
+  serving_socket = socket;
+  auto prepare = [&](httplib::Request& request) {
+    // curl's -d says so; the library would take 8 KiB of a form at most. The endpoints read JSON whatever it is called.
+    if (request.get_header_value("Content-Type").rfind("application/x-www-form-urlencoded", 0) == 0)
+      request.headers.erase("Content-Type");
+    bool has_body = request.method == "POST" || request.method == "PUT" || request.method == "PATCH";
+    connection.begin_body(has_body || request.has_header("Content-Length") ? body_bytes(request) : 0);
+  };
+  while (connection.wait_for_request(stopping_)) {
+    bool last = false;
+    if (!process_request(connection, stopping_, last, prepare) || last || !connection.at_border()) break;
+  }
+  serving_socket = -1;
+  return true;
+}
+
+}  // namespace stoker
