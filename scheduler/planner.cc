@@ -6,6 +6,7 @@
 
 #include "kernels/base/error.h"
 #include "scheduler/tiers/slice.h"
+#include "scheduler/tiers/vram.h"
 
 namespace stoker {
 
@@ -35,6 +36,7 @@ std::vector<SlotClass> slot_classes(const ExpertTable& table, i64 alignment) {
     if (fresh) classes.emplace_back();
     SlotClass& c = classes[it->second];
     c.moe_layers.push_back(l);
+    c.device_slot_bytes = vram_layout(table, layer.layer).bytes;
     for (i64 e = 0; e < table.experts_per_layer(); e++)
       c.slot_bytes =
           std::max(c.slot_bytes, expert_reads(table, layer.layer, ExpertId(e), alignment).slot_bytes);
@@ -49,24 +51,25 @@ i64 bytes_of(const std::vector<SlotClass>& classes) {
 }
 
 // About `per_layer` slots for every layer of every class, within what is useful.
-void set_slots(const ExpertTable& table, std::vector<SlotClass>& classes, f64 per_layer) {
+void set_slots(const ExpertTable& table, std::vector<SlotClass>& classes, f64 per_layer, i64 least) {
   for (SlotClass& c : classes) {
     i64 wanted = static_cast<i64>(per_layer * static_cast<f64>(c.moe_layers.size()));
-    c.slots = std::clamp(wanted, least_slots(table), experts_in(table, c));
+    c.slots = std::clamp(wanted, least, experts_in(table, c));
   }
 }
 
-// The most slots per layer that fit; what rounding left over goes, slot by slot, to the class with the least.
-void fill_budget(const ExpertTable& table, std::vector<SlotClass>& classes, i64 budget) {
+// The most slots per layer that fit, at least `least`; what rounding left over goes, slot by slot, to the class with the
+// least.
+void fill_budget(const ExpertTable& table, std::vector<SlotClass>& classes, i64 budget, i64 least) {
   f64 fits = 0, exceeds = static_cast<f64>(table.experts_per_layer()) + 1;
-  set_slots(table, classes, exceeds);
+  set_slots(table, classes, exceeds, least);
   if (bytes_of(classes) <= budget) return;
   for (int step = 0; step < 60; step++) {
     f64 middle = (fits + exceeds) / 2;
-    set_slots(table, classes, middle);
+    set_slots(table, classes, middle, least);
     (bytes_of(classes) <= budget ? fits : exceeds) = middle;
   }
-  set_slots(table, classes, fits);
+  set_slots(table, classes, fits, least);
   i64 left = budget - bytes_of(classes);
   for (;;) {
     SlotClass* poorest = nullptr;
@@ -81,6 +84,46 @@ void fill_budget(const ExpertTable& table, std::vector<SlotClass>& classes, i64 
     poorest->slots++;
     left -= poorest->slot_bytes;
   }
+}
+
+// How many of a device's slots of a class are kept free: as many exchanges can be under way.
+i64 exchange_slots(i64 slots) {
+  constexpr i64 kMost = 64;
+  return slots < 2 ? 0 : std::clamp<i64>(slots / 32, 1, kMost);
+}
+
+DevicePlan plan_device(const ExpertTable& table, std::vector<SlotClass> classes, const DeviceRequest& request) {
+  for (SlotClass& c : classes) c.slot_bytes = c.device_slot_bytes;
+  fill_budget(table, classes, request.vram_bytes, 0);
+  DevicePlan plan{.vram_bytes = request.vram_bytes,
+                  .slots = {},
+                  .exchange_slots = {},
+                  .link_gb_per_second = request.link_gb_per_second,
+                  .gb_per_second = request.gb_per_second};
+  for (const SlotClass& c : classes) {
+    plan.slots.push_back(c.slots);
+    plan.exchange_slots.push_back(exchange_slots(c.slots));
+  }
+  return plan;
+}
+
+// In RAM for as many as on all devices, as far as that leaves most of it to the cache.
+void keep_exchange_slots(const ExpertTable& table, Plan& plan) {
+  for (size_t c = 0; c < plan.classes.size(); c++) {
+    i64 wanted = 0;
+    for (const DevicePlan& device : plan.devices) wanted += device.exchange_slots[c];
+    i64 slots = plan.classes[c].slots;
+    plan.classes[c].exchange_slots = std::clamp<i64>(slots / 8, 0, std::min(wanted, slots - least_slots(table)));
+  }
+}
+
+bool holds_all(const ExpertTable& table, const Plan& plan) {
+  for (size_t c = 0; c < plan.classes.size(); c++) {
+    i64 slots = plan.classes[c].slots - plan.classes[c].exchange_slots;
+    for (const DevicePlan& device : plan.devices) slots += device.slots[c] - device.exchange_slots[c];
+    if (slots < experts_in(table, plan.classes[c])) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -119,20 +162,23 @@ Plan make_plan(const ExpertTable& table, const PlanRequest& request) {
         "use "
         "--ram {} or more",
         gib(request.ram_bytes), least_slots(table), gib(least), typed(least));
-  fill_budget(table, plan.classes, request.ram_bytes);
-  plan.all_resident = plan.total_slots() == table.moe_layers() * table.experts_per_layer();
+  fill_budget(table, plan.classes, request.ram_bytes, least_slots(table));
+  plan.cpu_gb_per_second = request.cpu_gb_per_second;
+  for (const DeviceRequest& device : request.devices) plan.devices.push_back(plan_device(table, plan.classes, device));
+  keep_exchange_slots(table, plan);
+  plan.all_resident = holds_all(table, plan);
   return plan;
 }
 
 i64 smallest_budget(const ExpertTable& table, i64 alignment) {
   std::vector<SlotClass> classes = slot_classes(table, alignment);
-  set_slots(table, classes, 0);
+  set_slots(table, classes, 0, least_slots(table));
   return bytes_of(classes);
 }
 
 i64 full_budget(const ExpertTable& table, i64 alignment) {
   std::vector<SlotClass> classes = slot_classes(table, alignment);
-  set_slots(table, classes, static_cast<f64>(table.experts_per_layer()));
+  set_slots(table, classes, static_cast<f64>(table.experts_per_layer()), least_slots(table));
   return bytes_of(classes);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "scheduler/machine.h"
 #include "scheduler/model_file/expert_table.h"
@@ -10,18 +11,27 @@
 
 namespace stoker {
 
+// A device's memory for experts, and its speeds as DevicePlan has them.
+struct DeviceRequest {
+  i64 vram_bytes = 0;
+  f64 link_gb_per_second = DevicePlan{}.link_gb_per_second;
+  f64 gb_per_second = DevicePlan{}.gb_per_second;
+};
+
 struct PlanRequest {
   i64 ram_bytes = 0;     // for experts
   i64 alignment = 4096;  // see plan_alignment
   i64 ring_depth = Plan{}.ring_depth;
   i64 piece_bytes = Plan{}.piece_bytes;
+  std::vector<DeviceRequest> devices = {};
+  f64 cpu_gb_per_second = Plan{}.cpu_gb_per_second;
 };
 
 // What all of the reader's files can be read at, and at least a page.
 i64 plan_alignment(const Reader& reader, const ExpertTable& table);
 
 // Slots per class in proportion to the layers that use it. Never more bytes than asked for, never more slots
-// than experts. Throws Error below smallest_budget(), naming it.
+// than experts. Throws Error below smallest_budget(), naming it. A device may be too small for any expert.
 Plan make_plan(const ExpertTable& table, const PlanRequest& request);
 
 // One layer's need for one token: top-k slots of every class.

@@ -16,6 +16,7 @@ namespace {
 
 constexpr i64 kWaitSliceNs = 100'000'000;
 constexpr i64 kPredictedPerHint = 4;   // reads that one hint may start
+constexpr i64 kMostExchanges = 256;    // under way at a time, of a class of slots
 constexpr i64 kPreloadTransfers = 32;  // experts under way at a time: enough to keep every queue full
 
 SlabOptions complete(SlabOptions options, Reader& reader, const ExpertTable& table) {
@@ -29,9 +30,10 @@ SlabOptions complete(SlabOptions options, Reader& reader, const ExpertTable& tab
 
 // Pins (see residency_policy.h): one while a read is in flight, one while the lease wants or uses the expert.
 struct Scheduler::Impl {
-  enum class State : u8 { absent, in_flight, resident };
+  enum class State : u8 { absent, in_flight, resident, on_device };
   struct Entry {
     SlotId slot;
+    VramSlot vram;  // on_device
     State state = State::absent;
     i32 want = -1;  // index into the lease's wants, while it waits for this read
     bool predicted = false;  // brought by a hint and not wanted yet
@@ -44,7 +46,7 @@ struct Scheduler::Impl {
   };
 
   Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<ResidencyPolicy> residency, Reader& r,
-       const Clock& c, SlabOptions slab_options);
+       const Clock& c, SlabOptions slab_options, Copier* copier);
   ~Impl();
 
   // --- slots
@@ -74,16 +76,33 @@ struct Scheduler::Impl {
   void cancel_predicted(ExpertKey key);
   void end_pass(i64 tokens, i64 ns, bool decode);
 
+  // --- devices: nothing of this happens without them
+  void keep_exchange_slots(size_t slot_class);
+  DeviceTier::RamPlace ram_place(ExpertKey key, SlotId slot) const;
+  void poll_devices();
+  void settle_exchanges(bool border);
+  void end(const Exchange& exchange);
+  bool give_up_exchange();
+  void end_epoch(i64 tokens, bool decode);
+  void begin_moves(std::span<const ExpertKey> candidates, std::span<const i64> most_moves);
+  void lose_device(i64 device);
+  void fill_devices(i64 moe_layer);
+
   // --- preload
   std::vector<i64> layers_in_file_order() const;
   i64 preload_bytes() const;
   SlotId wait_for_free_slot(i64 slot_class);
+  i64 device_room(size_t slot_class) const;
 
   size_t index_of(ExpertKey key) const {
     return static_cast<size_t>(key.moe_layer * table.experts_per_layer() + key.expert.value);
   }
   Entry& entry(ExpertKey key) { return entries[index_of(key)]; }
   i64 class_of(i64 moe_layer) const { return plan.class_of_moe_layer[static_cast<size_t>(moe_layer)]; }
+  ExpertKey key_of(size_t entry) const {
+    i64 experts = table.experts_per_layer(), node = static_cast<i64>(entry);
+    return {node / experts, ExpertId(node % experts)};
+  }
   LayerId layer_of(i64 moe_layer) const { return table.layers()[static_cast<size_t>(moe_layer)].layer; }
 
   const ExpertTable& table;
@@ -103,9 +122,17 @@ struct Scheduler::Impl {
   SchedulerStats at_last_pass;       // what the governor has seen
   bool told = false;                 // that prefetch does not pay
 
+  std::optional<DeviceTier> devices;
+  std::vector<std::vector<SlotId>> exchange_slots;  // [classes] free ones, that the cache does not know of
+  std::vector<i64> kept_slots;                      // [classes] how many there are, free or not
+  std::vector<ExpertKey> candidates;
+  std::vector<i64> ram_room, most_moves;            // [classes]
+  i64 epoch = 0;
+
   bool leased = false;
   i64 lease_layer = 0;      // moe index
   std::vector<Want> wants;  // in the order of the requests
+  std::vector<DeviceExpert> on_devices;  // of the lease
   size_t next_queued = 0;   // wants before this one are not queued
   std::vector<i32> landed;  // wants that are ready and not handed out, in the order they became so
   i64 handed_out = 0;       // and not released
@@ -115,7 +142,7 @@ struct Scheduler::Impl {
 };
 
 Scheduler::Impl::Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<ResidencyPolicy> residency,
-                      Reader& r, const Clock& c, SlabOptions slab_options)
+                      Reader& r, const Clock& c, SlabOptions slab_options, Copier* copier)
     : table(t),
       plan(p),
       policy(std::move(residency)),
@@ -130,6 +157,15 @@ Scheduler::Impl::Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<Resid
   wants.reserve(static_cast<size_t>(table.experts_per_layer()));
   landed.reserve(static_cast<size_t>(table.experts_per_layer()));
   predicted.reserve(static_cast<size_t>(slab.planned_slots()));
+  exchange_slots.resize(plan.classes.size());
+  kept_slots.resize(plan.classes.size());
+  if (copier != nullptr && !plan.devices.empty()) {
+    devices.emplace(table, plan, *copier);
+    on_devices.reserve(static_cast<size_t>(table.experts_per_layer()));
+    candidates.reserve(entries.size());
+    ram_room.resize(plan.classes.size());
+    most_moves.resize(plan.classes.size());
+  }
   collect_memory();
 }
 
@@ -139,12 +175,19 @@ Scheduler::Impl::~Impl() {
     poll();
     if (streamer.under_way() > 0) streamer.wait(kWaitSliceNs);
   }
+  while (devices && devices->under_way() > 0) {
+    devices->poll();
+    settle_exchanges(true);
+    if (devices->under_way() > 0) devices->wait(kWaitSliceNs);
+  }
 }
 
 void Scheduler::Impl::collect_memory() {
   if (!slab.collect()) return;
-  for (size_t c = 0; c < plan.classes.size(); c++)
-    policy->on_capacity(static_cast<i64>(c), slab.usable_slots(static_cast<i64>(c)));
+  for (size_t c = 0; c < plan.classes.size(); c++) {
+    if (devices) keep_exchange_slots(c);
+    policy->on_capacity(static_cast<i64>(c), slab.usable_slots(static_cast<i64>(c)) - kept_slots[c]);
+  }
 }
 
 SlotId Scheduler::Impl::find_slot(i64 moe_layer) {
@@ -215,6 +258,7 @@ void Scheduler::Impl::poll() {
   streamer.pump();
   FetchDone done;
   while (streamer.next(done)) land(done);
+  if (devices) poll_devices();
 }
 
 void Scheduler::Impl::block() {
@@ -223,6 +267,8 @@ void Scheduler::Impl::block() {
     streamer.wait(kWaitSliceNs);
   else if (slab.growing())
     slab.wait_growth(kWaitSliceNs);
+  else if (devices && devices->under_way() > 0)
+    devices->wait(kWaitSliceNs);
   else
     CHECK(!"a lease waits for a slot although nothing is pinned");  // the policy broke its promise
   stats.wait_ns += clock.now_ns() - begin;
@@ -234,6 +280,7 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
   lease_layer = moe_layer;
   wants.clear();
   landed.clear();
+  on_devices.clear();
   next_queued = 0;
   handed_out = 0;
   pending = static_cast<i64>(requests.size());
@@ -251,6 +298,15 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
     policy->on_use(key, requests[i].tokens, requests[i].gate_weight);
     wants.push_back({key.expert});
     stats.requests++;
+    if (e.state == State::on_device) {
+      stats.device_hits++;
+      wants[i].phase = Phase::released;
+      pending--;
+      on_devices.push_back(devices->expert_at(e.vram, moe_layer));
+      on_devices.back().request = static_cast<i64>(i);
+      continue;
+    }
+    if (devices) devices->placement().on_use_in_ram(key);
     (e.state == State::resident ? stats.hits : stats.misses)++;
     if (e.state == State::resident) stats.hit_bytes += table.expert_bytes(layer_of(moe_layer));
     last_use[index_of(key)] = pass;
@@ -275,6 +331,7 @@ void Scheduler::Impl::start_queued() {
     ExpertKey key{lease_layer, want.expert};
     SlotId slot = find_slot(lease_layer);
     while (!slot.valid() && give_up_predicted()) slot = find_slot(lease_layer);
+    while (!slot.valid() && give_up_exchange()) slot = find_slot(lease_layer);
     if (!slot.valid()) break;
     start_read(key, slot, ReadPriority::demand);
     policy->on_pin(key);
@@ -418,6 +475,7 @@ void Scheduler::Impl::end_pass(i64 tokens, i64 ns, bool decode) {
   pass++;
   stats.disk_busy_ns = streamer.busy_ns();
   SchedulerStats before = std::exchange(at_last_pass, stats);
+  if (devices) end_epoch(tokens, decode);
   if (!decode) return;
   Governor::Verdict verdict = governor.observe({.tokens = tokens,
                                                 .ns = ns,
@@ -426,6 +484,121 @@ void Scheduler::Impl::end_pass(i64 tokens, i64 ns, bool decode) {
                                                 .useful_bytes = stats.useful_bytes - before.useful_bytes});
   if (verdict != Governor::Verdict::off || std::exchange(told, true)) return;
   log_info("prefetch is off for now: tokens/s with it {:+.1f} %", governor.gain() * 100);
+}
+
+// What the least that works leaves; the plan says how many at most.
+void Scheduler::Impl::keep_exchange_slots(size_t c) {
+  i64 wanted = std::clamp<i64>(slab.usable_slots(static_cast<i64>(c)) - std::min(table.top_k(), table.experts_per_layer()),
+                               0, plan.classes[c].exchange_slots);
+  while (kept_slots[c] < wanted) {
+    SlotId slot = slab.take(static_cast<i64>(c));
+    if (!slot.valid()) return;
+    exchange_slots[c].push_back(slot);
+    kept_slots[c]++;
+  }
+}
+
+DeviceTier::RamPlace Scheduler::Impl::ram_place(ExpertKey key, SlotId slot) const {
+  ExpertReads reads = expert_reads(table, layer_of(key.moe_layer), key.expert, plan.alignment);
+  DeviceTier::RamPlace place{.slot = slot, .matrices = {}};
+  for (size_t m = 0; m < place.matrices.size(); m++) place.matrices[m] = slab.data(slot) + reads.matrix_at_slot[m];
+  return place;
+}
+
+void Scheduler::Impl::poll_devices() {
+  devices->poll();
+  for (i64 lost = devices->next_lost(); lost >= 0; lost = devices->next_lost()) lose_device(lost);
+  settle_exchanges(false);
+}
+
+void Scheduler::Impl::settle_exchanges(bool border) {
+  Exchange ended;
+  while (devices->next(border, ended)) end(ended);
+}
+
+// Both experts change places, or none.
+void Scheduler::Impl::end(const Exchange& exchange) {
+  const Placement::Move& move = exchange.move;
+  size_t c = static_cast<size_t>(exchange.to.slot_class);
+  policy->on_unpin(move.up);
+  devices->placement().on_end(move, exchange.good());
+  if (!exchange.good()) {
+    stats.failed_exchanges++;
+    devices->vram().give_back(exchange.to);
+    if (move.down) exchange_slots[c].push_back(exchange.ram_slot);
+    return;
+  }
+  policy->on_evict(move.up);
+  SlotId left = std::exchange(entry(move.up), {.slot = {}, .vram = exchange.to, .state = State::on_device}).slot;
+  i64 bytes = table.expert_bytes(layer_of(move.up.moe_layer));
+  stats.promotions++;
+  stats.uploaded_bytes += bytes;
+  if (!move.down) {
+    slab.give_back(left);
+    return;
+  }
+  exchange_slots[c].push_back(left);
+  stats.downloaded_bytes += bytes;
+  Entry& down = entry(*move.down);
+  devices->vram().retire(down.vram, epoch);
+  down = {.slot = exchange.ram_slot, .vram = {}, .state = State::resident};
+  policy->on_admit(*move.down);
+  policy->on_unpin(*move.down);
+}
+
+// True when that has freed an expert in RAM: at once, when its copies have ended; else it will.
+bool Scheduler::Impl::give_up_exchange() {
+  if (!devices || !devices->give_up()) return false;
+  i64 before = devices->under_way();
+  settle_exchanges(false);
+  return devices->under_way() < before;
+}
+
+void Scheduler::Impl::end_epoch(i64 tokens, bool decode) {
+  CHECK(!leased);
+  poll();
+  settle_exchanges(true);
+  epoch++;
+  Placement& placement = devices->placement();
+  placement.on_pass(tokens, decode);
+  candidates.clear();
+  auto offer = [&](ExpertKey key) {
+    const Entry& e = entry(key);
+    if (e.state == State::resident && !e.predicted) candidates.push_back(key);
+  };
+  if (placement.refreshing())
+    for (size_t i = 0; i < entries.size(); i++) offer(key_of(i));
+  else
+    for (ExpertKey key : placement.used_in_ram()) offer(key);
+  for (size_t c = 0; c < most_moves.size(); c++) {
+    i64 most = std::min(kMostExchanges, slab.usable_slots(static_cast<i64>(c)) / 4);
+    most_moves[c] = std::max<i64>(0, most - devices->under_way(static_cast<i64>(c)));
+  }
+  begin_moves(candidates, most_moves);
+}
+
+void Scheduler::Impl::begin_moves(std::span<const ExpertKey> offered, std::span<const i64> most) {
+  for (size_t c = 0; c < ram_room.size(); c++) ram_room[c] = static_cast<i64>(exchange_slots[c].size());
+  for (const Placement::Move& move : devices->choose(*policy, offered, ram_room, most)) {
+    policy->on_pin(move.up);
+    DeviceTier::RamPlace down;
+    VramSlot from;
+    if (move.down) {
+      std::vector<SlotId>& free = exchange_slots[static_cast<size_t>(class_of(move.up.moe_layer))];
+      down = ram_place(*move.down, free.back());
+      free.pop_back();
+      from = entry(*move.down).vram;
+    }
+    devices->start(move, ram_place(move.up, entry(move.up).slot), down, from);
+  }
+}
+
+void Scheduler::Impl::lose_device(i64 device) {
+  if (!devices || devices->vram().lost(device)) return;
+  log_warning("device {} is lost: its experts are read from disk when they are wanted", device);
+  devices->lose(device);
+  for (Entry& e : entries)
+    if (e.state == State::on_device && e.vram.device == device) e = {};
 }
 
 std::vector<i64> Scheduler::Impl::layers_in_file_order() const {
@@ -441,8 +614,11 @@ std::vector<i64> Scheduler::Impl::layers_in_file_order() const {
 
 i64 Scheduler::Impl::preload_bytes() const {
   i64 bytes = 0;
-  for (const SlotClass& c : plan.classes) {
-    i64 experts = std::min(c.slots, static_cast<i64>(c.moe_layers.size()) * table.experts_per_layer());
+  for (size_t i = 0; i < plan.classes.size(); i++) {
+    const SlotClass& c = plan.classes[i];
+    i64 slots = c.slots;
+    if (devices) slots += device_room(i) - c.exchange_slots;
+    i64 experts = std::min(slots, static_cast<i64>(c.moe_layers.size()) * table.experts_per_layer());
     if (experts > 0) bytes += experts * table.expert_bytes(layer_of(c.moe_layers[0]));
   }
   return bytes;
@@ -453,11 +629,42 @@ SlotId Scheduler::Impl::wait_for_free_slot(i64 slot_class) {
   for (;;) {
     bool growing = slab.growing();
     collect_memory();
+    if (devices) settle_exchanges(true);
     SlotId slot = slab.take(slot_class);
-    if (slot.valid() || !growing) return slot;
+    bool leaving = devices && devices->under_way() > 0;
+    if (slot.valid() || (!growing && !leaving)) return slot;
     poll();
-    slab.wait_growth(kWaitSliceNs);
+    if (growing)
+      slab.wait_growth(kWaitSliceNs);
+    else
+      devices->wait(kWaitSliceNs);
   }
+}
+
+// Experts that all devices together have room for.
+i64 Scheduler::Impl::device_room(size_t slot_class) const {
+  i64 room = 0;
+  for (const DevicePlan& device : plan.devices) room += device.slots[slot_class] - device.exchange_slots[slot_class];
+  return room;
+}
+
+// Of what a preload has read of this layer, its share of what the devices hold goes there, so that RAM has room for more.
+void Scheduler::Impl::fill_devices(i64 moe_layer) {
+  size_t c = static_cast<size_t>(class_of(moe_layer));
+  const std::vector<i64>& layers = plan.classes[c].moe_layers;
+  i64 before = std::find(layers.begin(), layers.end(), moe_layer) - layers.begin();
+  i64 all = static_cast<i64>(layers.size());
+  i64 share = device_room(c) * (before + 1) / all - device_room(c) * before / all;
+  candidates.clear();
+  for (i64 e = 0; e < table.experts_per_layer(); e++) {
+    ExpertKey key{moe_layer, ExpertId(e)};
+    State state = entry(key).state;
+    share -= state == State::on_device || devices->placement().moving(key);
+    if (state == State::resident) candidates.push_back(key);
+  }
+  std::fill(most_moves.begin(), most_moves.end(), 0);
+  most_moves[c] = std::max<i64>(0, share);
+  begin_moves(candidates, most_moves);
 }
 
 Scheduler::Scheduler(const ExpertTable& table, const Plan& plan, std::unique_ptr<ResidencyPolicy> policy,
@@ -465,8 +672,8 @@ Scheduler::Scheduler(const ExpertTable& table, const Plan& plan, std::unique_ptr
     : Scheduler(table, plan, std::move(policy), reader, clock, SlabOptions{}) {}
 
 Scheduler::Scheduler(const ExpertTable& table, const Plan& plan, std::unique_ptr<ResidencyPolicy> policy,
-                     Reader& reader, const Clock& clock, SlabOptions slab_options)
-    : impl_(std::make_unique<Impl>(table, plan, std::move(policy), reader, clock, std::move(slab_options))) {}
+                     Reader& reader, const Clock& clock, SlabOptions slab_options, Copier* copier)
+    : impl_(std::make_unique<Impl>(table, plan, std::move(policy), reader, clock, std::move(slab_options), copier)) {}
 
 Scheduler::~Scheduler() = default;
 
@@ -495,13 +702,26 @@ Status Scheduler::preload(bool (*progress)(i64 done, i64 total, void* context), 
       ExpertKey key{moe_layer, ExpertId(e)};
       if (s.entry(key).state != Impl::State::absent) continue;
       SlotId slot = s.wait_for_free_slot(s.class_of(moe_layer));
+      if (!slot.valid() && s.devices) {
+        if (!settle(0)) return s.other_failure;
+        s.fill_devices(moe_layer);
+        slot = s.wait_for_free_slot(s.class_of(moe_layer));
+      }
       if (!slot.valid()) break;
       s.start_read(key, slot, ReadPriority::background);
       if (!settle(kPreloadTransfers)) return s.other_failure;
       started += s.table.expert_bytes(s.layer_of(moe_layer));
     }
+    if (!s.devices) continue;
+    if (!settle(0)) return s.other_failure;
+    s.fill_devices(moe_layer);
   }
   settle(0);
+  while (s.devices && s.devices->under_way() > 0) {
+    s.poll();
+    s.settle_exchanges(true);
+    if (s.devices->under_way() > 0) s.devices->wait(kWaitSliceNs);
+  }
   return s.other_failure;
 }
 
@@ -513,6 +733,15 @@ void Scheduler::hint(LayerId layer, std::span<const ExpertExpectation> expected)
 
 void Scheduler::set_prefetch(PrefetchMode mode) { impl_->governor = Governor(mode); }
 void Scheduler::end_pass(i64 tokens, i64 ns, bool decode) { impl_->end_pass(tokens, ns, decode); }
+i64 Scheduler::epoch() const { return impl_->epoch; }
+void Scheduler::finish_epoch(i64 device, i64 epoch) {
+  CHECK(epoch <= impl_->epoch);
+  if (impl_->devices) impl_->devices->vram().finish(device, epoch);
+}
+void Scheduler::lose_device(i64 device) { impl_->lose_device(device); }
+i64 Scheduler::experts_on_device(i64 device) const {
+  return impl_->devices ? impl_->devices->placement().experts(device) : 0;
+}
 const Governor& Scheduler::governor() const { return impl_->governor; }
 void Scheduler::tend() { impl_->poll(); }
 
@@ -547,6 +776,7 @@ Scheduler::Lease::~Lease() {
   if (owner_ != nullptr) owner_->impl_->end_lease();
 }
 
+std::span<const DeviceExpert> Scheduler::Lease::on_devices() const { return owner_->impl_->on_devices; }
 Status Scheduler::Lease::wait(std::vector<ReadyExpert>& ready) { return owner_->impl_->wait(ready); }
 void Scheduler::Lease::release(const ReadyExpert& expert) { owner_->impl_->release(expert); }
 i64 Scheduler::Lease::pending() const { return owner_->impl_->pending; }

@@ -1,7 +1,14 @@
-// Scheduler: the facade the runtime sees. It decides which experts are in RAM and hands out leases on them.
+// Scheduler: the facade the runtime sees. It decides which experts are in RAM and in devices' memory, and hands out
+// leases on them.
 //
-//   Lease lease = scheduler.acquire(layer, requests);     // never blocks; reads for all misses are on their
-//   way while (lease has experts left) { lease.wait(ready); compute(ready); lease.release(ready); }
+//   Lease lease = scheduler.acquire(layer, requests);     // never blocks; reads for all misses are on their way
+//   give lease.on_devices() to the devices
+//   while (lease.pending() > 0) { lease.wait(ready); compute(ready); lease.release(ready); }
+//
+// Tiers are exclusive: an expert is in RAM, on one device, or on disk alone. Who is on which device changes only in
+// end_pass, between two passes: an epoch. What on_devices() says holds until the device has done the epoch's work, which
+// the runtime reports (finish_epoch); only then is a slot that an expert has left written again. A miss is read into RAM
+// and is the CPU's; experts go to devices and back by worth (policy/placement.h), never on demand.
 //
 // A lease may ask for more experts than there are slots: reads of the later ones start as earlier ones are
 // released, so a prompt chunk that touches a whole layer goes through a small budget in waves.
@@ -16,6 +23,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
 #include "kernels/base/ids.h"
+#include "scheduler/device_tier.h"
 #include "scheduler/expectations.h"
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/plan.h"
@@ -52,9 +60,10 @@ class Scheduler {
   // The same with a say in how the arena grows (see slab.h): the engine passes fault_in_if_available of
   // machine.h, tests theirs. The callbacks about pieces and the minimum are the scheduler's; what they hold
   // is replaced.
+  // With a `copier`, which must outlive the scheduler too, the plan's devices take part.
   Scheduler(const ExpertTable& table, const Plan& plan, std::unique_ptr<ResidencyPolicy> policy,
-            Reader& reader, const Clock& clock, SlabOptions slab_options);
-  // Waits for reads that are under way.
+            Reader& reader, const Clock& clock, SlabOptions slab_options, Copier* copier = nullptr);
+  // Waits for reads and copies that are under way.
   ~Scheduler();
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
@@ -63,12 +72,14 @@ class Scheduler {
   // that are under way finish on their own, those that have not begun are cancelled.
   class Lease {
    public:
+    // Those of the requests that are in devices' memory. wait() does not name them, nothing need be released.
+    std::span<const DeviceExpert> on_devices() const;
     // Appends experts that have become ready; blocks only if none is ready, some are pending and none that
     // was handed out is still unreleased. Failure: a read failed (the lease is then dead: destroy it).
     Status wait(std::vector<ReadyExpert>& ready);
     // The expert's memory may be reused from now on.
     void release(const ReadyExpert& expert);
-    // Experts not yet handed out by wait().
+    // Experts that are not on devices and not yet handed out by wait().
     i64 pending() const;
     ~Lease();
     Lease(Lease&& other) noexcept;
@@ -88,8 +99,17 @@ class Scheduler {
   // governor allows and without touching what the current lease needs. A failed one is read again when wanted.
   void hint(LayerId layer, std::span<const ExpertExpectation> expected);
   void set_prefetch(PrefetchMode mode);  // off until called
-  // A pass of the whole model has ended: the governor learns from those that decode (one token per sequence).
+  // A pass of the whole model has ended: the governor learns from those that decode (one token per sequence). With
+  // devices: ends the epoch, experts whose copies have landed change places, and new exchanges begin. No lease may exist.
   void end_pass(i64 tokens, i64 ns, bool decode);
+  // The epoch under way: 0, and one more with every end_pass.
+  i64 epoch() const;
+  // The device has done all that it was given in this epoch and before. Once per device and epoch at most, ascending.
+  void finish_epoch(i64 device, i64 epoch);
+  // The device has failed: its experts are on disk alone from now on, and it gets no more. Copies may find out as well.
+  void lose_device(i64 device);
+  // Experts in the device's memory; 0 when it is lost.
+  i64 experts_on_device(i64 device) const;
   const Governor& governor() const;
   // Lets reads make progress while the runtime computes something else. Cheap.
   void tend();

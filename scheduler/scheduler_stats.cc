@@ -9,6 +9,7 @@ constexpr i64 SchedulerStats::*kCounts[] = {
     &SchedulerStats::hits,
     &SchedulerStats::misses,
     &SchedulerStats::hit_bytes,
+    &SchedulerStats::device_hits,
     &SchedulerStats::bytes_read,
     &SchedulerStats::disk_busy_ns,
     &SchedulerStats::wait_ns,
@@ -16,6 +17,10 @@ constexpr i64 SchedulerStats::*kCounts[] = {
     &SchedulerStats::predicted_bytes,
     &SchedulerStats::useful_bytes,
     &SchedulerStats::upgrades,
+    &SchedulerStats::promotions,
+    &SchedulerStats::uploaded_bytes,
+    &SchedulerStats::downloaded_bytes,
+    &SchedulerStats::failed_exchanges,
 };
 static_assert(sizeof(kCounts) / sizeof(kCounts[0]) * sizeof(i64) == sizeof(SchedulerStats), "a count is missing");
 

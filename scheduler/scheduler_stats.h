@@ -10,6 +10,7 @@ struct SchedulerStats {
   i64 hits = 0;      // in RAM when asked for; else a miss, also when its read was under way already
   i64 misses = 0;
   i64 hit_bytes = 0;     // of experts that were in RAM when asked for
+  i64 device_hits = 0;   // in a device's memory: neither hit nor miss
   i64 bytes_read = 0;    // from disk, alignment included
   i64 disk_busy_ns = 0;  // time with at least one read in flight
   i64 wait_ns = 0;       // time in Lease::wait with nothing to compute
@@ -17,6 +18,10 @@ struct SchedulerStats {
   i64 predicted_bytes = 0;  // of experts read because of a hint
   i64 useful_bytes = 0;     // of these, that were wanted before they lost their slot
   i64 upgrades = 0;         // misses whose predicted read was under way
+  i64 promotions = 0;       // experts that went to a device
+  i64 uploaded_bytes = 0;   // of these
+  i64 downloaded_bytes = 0; // of those that came back for them
+  i64 failed_exchanges = 0; // by an error, or because RAM needed the slot
 };
 
 SchedulerStats& operator+=(SchedulerStats& a, const SchedulerStats& b);

@@ -23,6 +23,7 @@ void LruCache::on_capacity(i64 slot_class, i64 slots) {
 
 void LruCache::on_use(ExpertKey key, i64, f32) {
   i32 node = index(key);
+  nodes_[static_cast<size_t>(node)].used = now_;
   if (!nodes_[static_cast<size_t>(node)].resident) return;
   unlink(node);
   link_newest(node);
@@ -68,6 +69,11 @@ std::optional<ExpertKey> LruCache::choose_victim(i64 moe_layer) const {
       return ExpertKey{layer, ExpertId(node % experts_)};
   }
   return std::nullopt;
+}
+
+f64 LruCache::worth(ExpertKey key) const {
+  i64 used = nodes_[static_cast<size_t>(index(key))].used;
+  return used > 0 ? worth_of_recency(now_ - used, static_cast<i64>(resident_.size())) : 0;
 }
 
 i32 LruCache::index(ExpertKey key) const {

@@ -19,7 +19,7 @@ class LruCache final : public ResidencyPolicy {
   LruCache(const Plan& plan, i64 experts_per_layer, i64 top_k);
 
   void on_capacity(i64 slot_class, i64 slots) override;
-  void on_layer(i64, i64) override {}
+  void on_layer(i64, i64) override { now_++; }
   void on_use(ExpertKey key, i64 tokens, f32 gate_weight) override;
   void on_expect(ExpertKey, f32) override {}
   void on_admit(ExpertKey key) override;
@@ -31,6 +31,7 @@ class LruCache final : public ResidencyPolicy {
   std::optional<ExpertKey> choose_victim_for(ExpertKey expected, f32) const override {
     return choose_victim(expected.moe_layer);
   }
+  f64 worth(ExpertKey key) const override;
 
   i64 floor(i64 slot_class) const { return classes_[static_cast<size_t>(slot_class)].floor; }
   i64 resident(i64 moe_layer) const { return resident_[static_cast<size_t>(moe_layer)]; }
@@ -42,6 +43,7 @@ class LruCache final : public ResidencyPolicy {
     i32 newer = kNone, older = kNone;
     i32 pins = 0;
     bool resident = false;
+    i64 used = 0;  // the turn of a layer; 0: never
   };
   struct Class {
     i32 newest = kNone, oldest = kNone;
@@ -56,6 +58,7 @@ class LruCache final : public ResidencyPolicy {
 
   i64 experts_;
   i64 top_k_;
+  i64 now_ = 0;  // turns of layers
   std::vector<Node> nodes_;    // [moe layers * experts]
   std::vector<i64> class_of_;  // [moe layers]
   std::vector<i64> resident_;  // [moe layers]

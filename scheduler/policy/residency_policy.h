@@ -49,6 +49,15 @@ class ResidencyPolicy {
   // The same for an expert that is only expected, with this probability: none as well when all candidates are worth
   // more than it.
   virtual std::optional<ExpertKey> choose_victim_for(ExpertKey expected, f32 probability) const = 0;
+
+  // How much this expert should be in fast memory, wherever it is now: the probability that the next batch of its layer
+  // wants it, for policies that know one; others say worth_of_recency of its last use, 0 when it has had none.
+  virtual f64 worth(ExpertKey key) const = 0;
 };
+
+// Of what was used so many turns of layers ago: 1 / (tokens since then + 1).
+constexpr f64 worth_of_recency(i64 turns, i64 layers) {
+  return static_cast<f64>(layers) / static_cast<f64>(layers + turns);
+}
 
 }  // namespace stoker

@@ -212,4 +212,10 @@ std::optional<ExpertKey> ScoredCache::choose_victim_for(ExpertKey expected, f32 
   return victim;
 }
 
+f64 ScoredCache::worth(ExpertKey key) const {
+  i64 node = index(key);
+  if (is_probability()) return std::max(value(key.moe_layer, node), static_cast<f64>(expert(node).expected));
+  return expert(node).used > 0 ? worth_of_recency(now_ - expert(node).used, layers()) : 0;
+}
+
 }  // namespace stoker

@@ -31,6 +31,7 @@ class ScoredCache : public ResidencyPolicy {
   void on_evict(ExpertKey key) final;
   std::optional<ExpertKey> choose_victim(i64 moe_layer) const final;
   std::optional<ExpertKey> choose_victim_for(ExpertKey expected, f32 probability) const final;
+  f64 worth(ExpertKey key) const final;
 
  protected:
   struct Expert {

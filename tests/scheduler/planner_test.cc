@@ -142,3 +142,28 @@ TEST_CASE("the default budget is what is available less what is still to come an
   machine.total_ram_bytes = 1024 * kGiB;
   CHECK(memory_margin(machine) == 8 * kGiB);
 }
+
+TEST_CASE("devices get slots within their memory, and what RAM keeps free for exchanges is made up for by them") {
+  Rng rng(7);
+  for (i64 round = 0; round < 100; round++) {
+    SmallModel model{.layers = 1 + rng.below(8), .experts = 4 + rng.below(40), .top_k = 3, .sizes = 1 + rng.below(3)};
+    ExpertTable table = small_table(model);
+    i64 full = full_budget(table, 4096), least = smallest_budget(table, 4096);
+    i64 budget = least + rng.below(full - least + 1);
+    PlanRequest request{.ram_bytes = budget};
+    Plan without = make_plan(table, request);
+    for (i64 d = rng.below(4); d > 0; d--) request.devices.push_back({.vram_bytes = rng.below(full / 2)});
+    Plan plan = make_plan(table, request);
+    i64 experts = plan.ram_experts();
+    for (size_t d = 0; d < plan.devices.size(); d++) {
+      CHECK(plan.device_arena_bytes(d) <= request.devices[d].vram_bytes);
+      CHECK(plan.device_experts(d) >= 0);
+      experts += plan.device_experts(d);
+      for (size_t c = 0; c < plan.classes.size(); c++) CHECK(plan.devices[d].slots[c] >= plan.devices[d].exchange_slots[c]);
+    }
+    CHECK(experts >= without.total_slots());
+    CHECK(plan.arena_bytes() == without.arena_bytes());
+    CHECK((plan.all_resident || !without.all_resident));
+    if (plan.all_resident) CHECK(experts >= table.moe_layers() * table.experts_per_layer());
+  }
+}

@@ -21,11 +21,11 @@ AREAS = {
     "predictor": ["scheduler/policy/predictor"],
     "policy": ["scheduler/policy/"],
     "tier_interfaces": ["scheduler/tiers/reader.h", "scheduler/tiers/copier.h"],
-    "slab": ["scheduler/tiers/slab", "scheduler/tiers/slice"],
+    "slab": ["scheduler/tiers/slab", "scheduler/tiers/slice", "scheduler/tiers/vram"],
     "tiers": ["scheduler/tiers/"],
     "trace": ["scheduler/trace/"],
     "streamer": ["scheduler/streamer"],
-    "facade": ["scheduler/scheduler", "scheduler/expectations"],
+    "facade": ["scheduler/scheduler", "scheduler/expectations", "scheduler/device_tier"],
     "sim": ["scheduler/sim/"],
     # The planner, the probe, and whatever else of the scheduler sizes things before anything moves.
     "planner": ["scheduler/"],
