@@ -24,6 +24,7 @@
 namespace stoker {
 
 class Stream;
+enum class DeviceKind;
 
 // Limits of the fixed-size buffers in kernels; a model beyond them is refused when it is loaded.
 constexpr i64 kMaxLatentRow = 1024;  // latent + rope
@@ -206,6 +207,8 @@ struct Ops {
 
 // The CPU's table. The instruction level is a property of the Stream.
 const Ops& cpu_ops();
+// The table of such devices; nullptr when this build cannot compute on them, but only keep and copy bytes there.
+const Ops* device_ops(DeviceKind kind);
 
 // Bytes of scratch each op may need, for planning.
 i64 expert_scratch_bytes(i64 total_tokens, i64 ffn);  // total_tokens: sum of ExpertWork::tokens

@@ -18,5 +18,6 @@ int plan_command(const Options& options);
 int trace_command(const Options& options);
 int tune_command(const Options& options);
 int serve_command(const Options& options);
+int devices_command(const Options& options);
 
 }  // namespace stoker

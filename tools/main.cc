@@ -40,6 +40,8 @@ int execute(Command command, const Options& options) {
       return serve_command(options);
     case Command::tune:
       return tune_command(options);
+    case Command::devices:
+      return devices_command(options);
     case Command::none:
       break;
   }

@@ -23,6 +23,7 @@ constexpr u32 kSimulate = bit(Command::simulate) | bit(Command::plan);
 constexpr u32 kTrace = bit(Command::trace);
 constexpr u32 kServe = bit(Command::serve);
 constexpr u32 kTune = bit(Command::tune);
+constexpr u32 kDevices = bit(Command::devices);
 constexpr u32 kChunked = kRun | kEval | kBench;
 constexpr u32 kEngine = kChunked | kServe;  // commands that compute
 constexpr f64 kMany = 1 << 30;
@@ -100,6 +101,7 @@ constexpr std::array kRows = {
 
     OptionRow{kEngine | kInspect | kSimulate, "--ram", "SIZE", &O::ram,
               "memory for routed experts, such as 100G, 8GiB, 512M (default: what is free, less a margin)"},
+    OptionRow{kDevices, "--device", "LIST", &O::device, "what to list: auto, cuda:0,1 or host:N,..."},
     OptionRow{kEngine | kTune, "-t, --threads", "N", &O::threads, "compute threads; 0: one per physical core", 0,
               1024},
     OptionRow{kEngine, "--exact", "", &O::exact,
@@ -152,6 +154,8 @@ constexpr std::array kRows = {
               "print one JSON object on stdout instead of text"},
     OptionRow{kBench, "--json", "", &O::json, "the same as -o json"},
     OptionRow{kSynth, "--json", "", &O::json, "print one JSON object on stdout instead of text"},
+
+    OptionRow{kDevices, "--json", "", &O::json, "print one JSON object on stdout instead of text"},
 
     // synth
     OptionRow{kSynth, "-o, --output", "FILE", &O::output, "file to write; shards get -0000N-of-0000M"},
@@ -279,6 +283,13 @@ constexpr std::array kCommands = {
         "apart: they fill the cache. zipf:0.5 has DeepSeek-V3's popularity of experts, but tokens that know nothing of "
         "each\n"
         "other: real text repeats experts more. Of a model file only the header is read."},
+    CommandRow{Command::devices, "devices", "[--device LIST]", "what there is to compute on, and how fast it is",
+               "Links and memories are measured, for a second or two. cuda:0,0 makes two logical devices of one card.\n"
+               "host:N,vram=SIZE,link=RATE,compute=RATE makes N devices of CPU memory and threads, to try placement without a "
+               "card: rates\n"
+               "such as 13GB/s are modelled. delay-us=N and seed=N make copies late by chance; fail-copy=N, "
+               "fail-allocation=N and\n"
+               "lose-at=N (or D:N, for device D) make the N-th fail."},
     CommandRow{Command::plan, "plan", "[--machine NAME] [--shape NAME | -m FILE]",
                "what of a model goes where on a machine, and what speed to expect",
                "The speed is that of `stoker simulate`, whose help says more, after its first 64 tokens."},
@@ -429,7 +440,8 @@ const CommandRow& row(Command command) {
 std::vector<std::string> validate(Command command, const Options& o) {
   std::vector<std::string> problems;
   bool model_needed = command != Command::synth && command != Command::pack &&
-                      command != Command::simulate && command != Command::plan && command != Command::trace && command != Command::tune;
+                      command != Command::simulate && command != Command::plan && command != Command::trace && command != Command::tune &&
+                      command != Command::devices;
   if (model_needed && o.model.empty()) {
     problems.push_back(command == Command::inspect ? "no model: give its file" : "no model: give -m FILE");
   }

@@ -27,6 +27,7 @@ enum class Command : u32 {
   trace = 512,
   serve = 1024,
   tune = 2048,
+  devices = 4096,
 };
 
 // A number of bytes, given as 100G, 8GiB, 512M, 1.5TB. 0: not given.
@@ -50,6 +51,7 @@ struct Options {
   i64 threads = 0;  // 0: one per physical core
   i64 batch = 512;
   ByteSize ram;
+  std::string device = "auto";
   std::string isa;
   std::string io = "auto";
   std::string policy = "auto";

@@ -153,7 +153,7 @@ class CudaDevice final : public Device {
     require(cudaFree(nullptr), id, "opening the card");  // makes the context now, where a failure can be told
   }
 
-  Kind kind() const override { return Kind::cuda; }
+  DeviceKind kind() const override { return DeviceKind::cuda; }
 
   DeviceProperties properties() const override {
     card_.select();
@@ -208,7 +208,7 @@ class CudaDevice final : public Device {
   }
 
   bool has_peer_access(const Device& other) const override {
-    if (other.kind() != Kind::cuda) return false;
+    if (other.kind() != DeviceKind::cuda) return false;
     int peer = static_cast<const CudaDevice&>(other).card_.ordinal;
     if (peer == card_.ordinal) return true;
     int can = 0;
@@ -233,7 +233,7 @@ CudaPresence look_for_cards() {
   cudaGetLastError();
   if (error == cudaSuccess && count > 0) return {count, ""};
   if (error == cudaSuccess || error == cudaErrorNoDevice) return {0, "the CUDA driver sees no card"};
-  if (error == cudaErrorInsufficientDriver) return {0, "no CUDA driver that is new enough for this build"};
+  if (error == cudaErrorInsufficientDriver) return {0, "no CUDA driver, or one too old for this build"};
   return {0, cudaGetErrorString(error)};
 }
 

@@ -40,7 +40,7 @@ struct DeviceProperties {
   int compute_major = 0, compute_minor = 0;  // CUDA's compute capability; 0 for host devices
 };
 
-// A point in a stream. It can be recorded again; the last record counts.
+// A point in a stream. It can be recorded again; the last record counts. It outlives what was posted with it.
 class DeviceEvent {
  public:
   virtual ~DeviceEvent() = default;
@@ -71,13 +71,13 @@ class DeviceStream {
   virtual void* native() const { return nullptr; }
 };
 
+enum class DeviceKind { host, cuda };
+
 class Device {
  public:
-  enum class Kind { host, cuda };
-
   virtual ~Device() = default;
 
-  virtual Kind kind() const = 0;
+  virtual DeviceKind kind() const = 0;
   virtual DeviceProperties properties() const = 0;
   // Failure: the device is lost.
   virtual Status status() const = 0;

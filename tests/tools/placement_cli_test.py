@@ -17,6 +17,37 @@ import gguf_edit  # noqa: E402
 from cli_support import Folder, MODEL, PROMPT, STOKER, TIME_LIMIT, answer, budgets, expect, main  # noqa: E402
 
 
+class Devices(Folder):
+    def listed(self, *arguments):
+        return json.loads(expect(self, 0, "devices", "--json", *arguments).stdout)
+
+    def test_the_machine_is_listed_with_what_auto_would_take(self):
+        machine = self.listed()
+        self.assertGreater(machine["cpu"]["memory_gb_per_second"], 0.1)
+        self.assertGreaterEqual(machine["cpu"]["cores"], 1)
+        if not machine["devices"]:
+            self.assertEqual((machine["auto"], machine["auto_because"]), ("cpu", machine["no_cuda"]))
+            self.assertIn(machine["no_cuda"], self.error("devices", "--device", "cuda:0"))
+        self.assertIn(b"--device auto takes", expect(self, 0, "devices").stdout)
+
+    def test_host_devices_have_the_speeds_that_they_were_given(self):
+        devices = self.listed("--device", "host:2,vram=64MiB,link=1GB/s,compute=4GB/s")["devices"]
+        self.assertEqual([d["id"] for d in devices], ["host:0", "host:1"])
+        self.assertEqual(devices[0]["peers"], ["host:1"])
+        self.assertEqual(devices[0]["free_bytes"], 64 << 20)
+        for speed, limit in (("to_device", 1), ("to_host", 1), ("memory", 4)):
+            measured = devices[0][speed + "_gb_per_second"]
+            self.assertTrue(0.3 * limit < measured < 1.05 * limit, (speed, measured))
+
+    def test_a_device_that_is_lost_is_listed_as_such(self):
+        devices = self.listed("--device", "host:1,vram=16MiB,lose-at=2")["devices"]
+        self.assertIn("the device is lost", devices[0]["not_measured"])
+
+    def test_bad_devices_are_refused(self):
+        self.assertIn("host:N", self.error("devices", "--device", "tpu"))
+        self.assertIn("must be a speed", self.error("devices", "--device", "host:1,link=fast"))
+
+
 class RoutingTraces(Folder):
     def trace(self, *arguments):
         return expect(self, 0, "trace", *arguments).stdout.decode()

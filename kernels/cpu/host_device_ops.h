@@ -1,0 +1,12 @@
+// The ops of host devices: the CPU's, posted to a stream and run in its thread, by the kernels of the stream's level. So
+// what a host device computes has the bits that the CPU would have computed.
+#pragma once
+
+#include "kernels/ops.h"
+
+namespace stoker {
+
+// quantize and expert_ffn.
+const Ops& host_device_ops();
+
+}  // namespace stoker

@@ -1,0 +1,73 @@
+// What the streams of a host device share: memory, speeds, pinned ranges, and what is to fail.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "kernels/device/host_device.h"
+#include "kernels/device/host_memory.h"
+
+namespace stoker {
+
+// A speed that streams share: whoever comes is served when those before are done. Any thread.
+class ModelledSpeed {
+ public:
+  explicit ModelledSpeed(f64 gb_per_second) : gb_per_second_(gb_per_second) {}
+
+  // When a transfer of so many bytes that comes now will have ended, on the steady clock.
+  i64 reserve(i64 bytes);
+
+ private:
+  f64 gb_per_second_;  // or 0: any amount at once
+  std::mutex mutex_;
+  i64 free_at_ns_ = 0;
+};
+
+// Any thread.
+class PinnedRanges {
+ public:
+  // False when a range with this beginning is there already.
+  bool add(const void* begin, i64 bytes, bool mapped);
+  void remove(const void* begin);
+  bool is_mapped(DevicePtr memory) const;
+
+ private:
+  struct Range {
+    i64 bytes;
+    bool mapped;
+  };
+  mutable std::mutex mutex_;
+  std::map<u64, Range> ranges_;
+};
+
+enum class HostFault { none, copy, lost };
+
+class HostDeviceState {
+ public:
+  HostDeviceState(const HostDeviceOptions& options, const std::string& id);
+
+  const HostDeviceOptions options;
+  const std::string id;
+  HostMemory memory;
+  ModelledSpeed up, down, compute;
+  PinnedRanges pinned;
+
+  // Any thread. Once lost, everything fails.
+  void lose() { lost_.store(true); }
+  Status status() const;
+
+  // Owner. What becomes of the operation that is posted now, so that it does not depend on the threads.
+  HostFault next_fault(bool is_copy);
+  bool next_allocation_fails() { return ++allocations_ == options.fail_allocation; }
+
+  // For streams: where the bytes of an address are.
+  std::byte* real(DevicePtr memory) const;
+
+ private:
+  std::atomic<bool> lost_{false};
+  i64 allocations_ = 0, operations_ = 0, copies_ = 0;
+};
+
+}  // namespace stoker
