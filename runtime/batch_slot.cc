@@ -99,9 +99,14 @@ void BatchSlot::sample(std::span<const f32> logits) {
   const Generation& g = *generation_;
   if (first_logits_ns_ == 0) first_logits_ns_ = steady_clock().now_ns();
   if (g.max_tokens == 0) return end(GenerationEnd::length);
-  i32 token = sampler_->sample(logits, tokens_, g.filter.get());
-  if (g.filter && !g.filter->accept(token))
-    return fail(Status::failure("no token that the grammar allows is left: logit_bias, or logits that are no numbers, forbid them all"));
+  i32 token = 0;
+  try {
+    token = sampler_->sample(logits, tokens_, g.filter.get());
+    if (g.filter && !g.filter->accept(token))
+      stoker::fail("no token that the grammar allows is left: logit_bias, or logits that are no numbers, forbid them all");
+  } catch (const Error& e) {
+    return fail(Status::failure(e.what()));
+  }
   if (engine_.is_end(token)) return end(GenerationEnd::end_of_text);
   result_.generated_tokens++;
   bool goes_on = true;

@@ -191,6 +191,16 @@ bool ChatTemplate::has_thinking_switch() const {
   return format_ == ChatFormat::DeepseekV31 || format_ == ChatFormat::KimiK2Thinking;
 }
 
+bool ChatTemplate::may_open_thinking() const {
+  return format_ == ChatFormat::DeepseekR1 || format_ == ChatFormat::KimiK2Thinking;
+}
+
+const ToolMarkup* ChatTemplate::tool_markup() const {
+  static const ToolMarkup v3, v31{.fenced = false};
+  if (format_ == ChatFormat::KimiK2 || format_ == ChatFormat::KimiK2Thinking) return nullptr;
+  return format_ == ChatFormat::DeepseekV31 ? &v31 : &v3;
+}
+
 bool ChatTemplate::keeps_prefix(bool thinking) const {
   if (format_ == ChatFormat::DeepseekR1) return false;
   return !has_thinking_switch() || !thinking;
@@ -217,6 +227,10 @@ void ChatTemplate::make_page(Page& page, std::span<const ChatMessage> given,
       if (message.ids.empty()) message.content.clear();  // it was generated, and it was nothing but the end
     }
   }
+  const bool with_tools = !options.tools.empty() || std::any_of(given.begin(), given.end(), [](const ChatMessage& m) {
+    return m.role == ChatRole::tool || !m.tool_calls.empty();
+  });
+  if (with_tools && tool_markup() == nullptr) fail("the chat format {} has no tools here", chat_format_name(format_));
   const TokenizerSpec& spec = tokenizer_.spec();
   const bool deepseek =
       format_ != ChatFormat::Plain && format_ != ChatFormat::KimiK2 && format_ != ChatFormat::KimiK2Thinking;
@@ -227,7 +241,7 @@ void ChatTemplate::make_page(Page& page, std::span<const ChatMessage> given,
   }
   switch (format_) {
     case ChatFormat::Plain:
-      return write_plain(page, messages);
+      return write_plain(page, messages, options);
     case ChatFormat::DeepseekV2:
       return write_deepseek_v2(page, messages, options);
     case ChatFormat::DeepseekV3:
@@ -240,19 +254,101 @@ void ChatTemplate::make_page(Page& page, std::span<const ChatMessage> given,
   }
 }
 
-void ChatTemplate::write_plain(Page& page, std::span<const ChatMessage> messages) const {
+// The words are those of DeepSeek-V3.1's model card.
+void ChatTemplate::write_tools(Page& page, const std::vector<ChatTool>& tools) const {
+  const ToolMarkup& m = *tool_markup();
+  page.text("## Tools\nYou have access to the following tools:\n");
+  for (const ChatTool& tool : tools) {
+    page.text("\n### " + tool.name + "\nDescription: " + tool.description + "\n\nParameters: " + tool.parameters + "\n");
+  }
+  page.text("\nIMPORTANT: ALWAYS adhere to this exact format for tool use:\n");
+  page.markup(m.calls_begin);
+  page.markup(m.call_begin);
+  page.text(m.fenced ? m.kind : "tool_call_name");
+  page.markup(m.separator);
+  if (m.fenced) {
+    page.text("tool_call_name");
+    page.text(m.fence_begin);
+  }
+  page.text("tool_call_arguments");
+  if (m.fenced) page.text(m.fence_end);
+  page.markup(m.call_end);
+  page.text("{additional_tool_calls}");
+  page.markup(m.calls_end);
+  page.text(
+      "\n\nWhere:\n\n- `tool_call_name` must be an exact match to one of the available tools\n- `tool_call_arguments` must be "
+      "valid JSON that strictly follows the tool's Parameters Schema\n");
+  page.text(m.fenced ? "- For multiple tool calls, put each on a line of its own\n"
+                     : "- For multiple tool calls, chain them directly without separators or spaces\n");
+}
+
+void ChatTemplate::write_answer(Page& page, const ChatMessage& message) const {
+  page.content(message);
+  if (message.tool_calls.empty()) return;
+  const ToolMarkup& m = *tool_markup();
+  page.markup(m.calls_begin);
   bool first = true;
-  for (const ChatMessage& message : messages) {
-    if (!first && message.role != ChatRole::assistant) page.text("\n");
-    page.content(message);
+  for (const ToolCall& call : message.tool_calls) {
+    if (!first && m.fenced) page.text("\n");
     first = false;
+    page.markup(m.call_begin);
+    page.text(m.fenced ? m.kind : call.name);
+    page.markup(m.separator);
+    if (m.fenced) {
+      page.text(call.name);
+      page.text(m.fence_begin);
+    }
+    page.text(call.arguments);
+    if (m.fenced) page.text(m.fence_end);
+    page.markup(m.call_end);
+  }
+  page.markup(m.calls_end);
+}
+
+// Message `index`, what a call returned; V3 puts all that follow each other between marks. True: the model goes on here.
+bool ChatTemplate::write_output(Page& page, std::span<const ChatMessage> messages, size_t index) const {
+  const ToolMarkup& m = *tool_markup();
+  auto is_tool = [&](size_t i) { return i < messages.size() && messages[i].role == ChatRole::tool; };
+  const bool first = index == 0 || !is_tool(index - 1), last = !is_tool(index + 1);
+  if (m.fenced) {
+    if (first) {
+      page.markup(m.outputs_begin);
+    } else {
+      page.text("\n");
+    }
+  }
+  page.markup(m.output_begin);
+  page.content(messages[index]);
+  page.markup(m.output_end);
+  if (m.fenced && last) page.markup(m.outputs_end);
+  return last;
+}
+
+void ChatTemplate::write_plain(Page& page, std::span<const ChatMessage> messages, const ChatOptions& options) const {
+  if (!options.tools.empty()) write_tools(page, options.tools);
+  bool first = true;
+  for (size_t i = 0; i < messages.size(); i++) {
+    const ChatMessage& message = messages[i];
+    if (!first && message.role != ChatRole::assistant) page.text("\n");
+    first = false;
+    if (message.role == ChatRole::tool) {
+      write_output(page, messages, i);
+    } else {
+      write_answer(page, message);
+    }
   }
 }
 
 void ChatTemplate::write_deepseek_v2(Page& page, std::span<const ChatMessage> messages,
                                      const ChatOptions& options) const {
   const i32 eos = tokenizer_.spec().eos >= 0 ? tokenizer_.spec().eos : need(kEos);
-  for (const ChatMessage& message : messages) {
+  if (!options.tools.empty()) {
+    write_tools(page, options.tools);
+    page.text("\n");
+  }
+  bool goes_on = false;  // after a tool's output
+  for (size_t i = 0; i < messages.size(); i++) {
+    const ChatMessage& message = messages[i];
     switch (message.role) {
       case ChatRole::system:
         page.content(message);
@@ -264,14 +360,17 @@ void ChatTemplate::write_deepseek_v2(Page& page, std::span<const ChatMessage> me
         page.text("\n\n");
         break;
       case ChatRole::assistant:
-        page.text("Assistant:");
-        if (message.ids.empty()) page.text(" ");  // generated tokens bring their own space
-        page.content(message);
+        if (!goes_on) page.text("Assistant:");
+        if (!goes_on && message.ids.empty()) page.text(" ");  // generated tokens bring their own space
+        write_answer(page, message);
         page.token(eos);
         break;
+      case ChatRole::tool:
+        break;
     }
+    goes_on = message.role == ChatRole::tool && write_output(page, messages, i);
   }
-  if (options.add_generation_prompt) page.text("Assistant:");
+  if (options.add_generation_prompt && !goes_on) page.text("Assistant:");
 }
 
 void ChatTemplate::write_deepseek(Page& page, std::span<const ChatMessage> messages,
@@ -288,18 +387,25 @@ void ChatTemplate::write_deepseek(Page& page, std::span<const ChatMessage> messa
     page.content(message);
     first = false;
   }
-  for (const ChatMessage& message : messages) {
+  if (!options.tools.empty()) {
+    if (!first) page.text("\n\n");
+    write_tools(page, options.tools);
+  }
+  bool goes_on = false;  // after a tool's output
+  for (size_t i = 0; i < messages.size(); i++) {
+    const ChatMessage& message = messages[i];
     if (message.role == ChatRole::user) {
       page.token(need(kUser));
       page.content(message);
     } else if (message.role == ChatRole::assistant) {
-      page.token(need(kAssistant));
-      if (switched) page.markup(kThinkEnd);
-      page.content(strips ? without_thinking(message) : message);
+      if (!goes_on) page.token(need(kAssistant));
+      if (!goes_on && switched) page.markup(kThinkEnd);
+      write_answer(page, strips ? without_thinking(message) : message);
       page.token(eos);
     }
+    if (message.role != ChatRole::system) goes_on = message.role == ChatRole::tool && write_output(page, messages, i);
   }
-  if (!options.add_generation_prompt) return;
+  if (!options.add_generation_prompt || goes_on) return;
   page.token(need(kAssistant));
   if (switched) return page.markup(options.thinking ? kThink : kThinkEnd);
   if (format_ != ChatFormat::DeepseekR1 || !open_think_) return;
@@ -334,6 +440,8 @@ void ChatTemplate::write_kimi(Page& page, std::span<const ChatMessage> messages,
         break;
       case ChatRole::assistant:
         begin(kKimiAssistant, "assistant");
+        break;
+      case ChatRole::tool:  // make_page() refuses it
         break;
     }
     const bool strip = thinks && message.role == ChatRole::assistant;

@@ -20,6 +20,9 @@
 // stands directly after what it continued. The model completes the text; it does not know that it is spoken
 // to.
 //
+// Tools are described after the system messages, in the words of DeepSeek-V3.1's model card, and called and answered as
+// tool_markup.h says; Plain and DeepseekV2 use V3's way. After a tool's output the model goes on without being asked.
+//
 // Content is text whatever it says: "<｜User｜>" typed by a user is not the token. BOS comes exactly once,
 // where the format or the file asks for it.
 #pragma once
@@ -30,6 +33,7 @@
 #include <vector>
 
 #include "runtime/tokenizer/tokenizer.h"
+#include "runtime/tokenizer/tool_markup.h"
 
 namespace stoker {
 
@@ -42,7 +46,7 @@ ChatFormat chat_format_named(std::string_view name);   // throws Error listing t
 // exist.
 ChatFormat detect_chat_format(const TokenizerSpec& spec);
 
-enum class ChatRole { system, user, assistant };
+enum class ChatRole { system, user, assistant, tool };  // tool: what a call returned
 
 struct ChatMessage {
   ChatRole role = ChatRole::user;
@@ -50,11 +54,13 @@ struct ChatMessage {
   // An answer as it was generated: used instead of content, so that what the KV cache holds is met again
   // token for token (a text can be spelled in several token sequences). An end token at its end is left out.
   std::vector<i32> ids = {};
+  std::vector<ToolCall> tool_calls = {};  // an answer's, after its content
 };
 
 struct ChatOptions {
   bool add_generation_prompt = true;  // end with what makes the model answer
   bool thinking = false;  // formats with a choice (V3.1, Kimi-K2-Thinking): think before answering
+  std::vector<ChatTool> tools = {};
 };
 
 class ChatTemplate {
@@ -75,6 +81,10 @@ class ChatTemplate {
   bool keeps_prefix(bool thinking) const;
   // Whether ChatOptions::thinking makes a difference.
   bool has_thinking_switch() const;
+  // Whether answers may begin with <think> that the prompt did not write.
+  bool may_open_thinking() const;
+  // How functions are called; null: not in this format.
+  const ToolMarkup* tool_markup() const;
 
  private:
   class Page;
@@ -82,7 +92,10 @@ class ChatTemplate {
   void write_deepseek(Page& page, std::span<const ChatMessage> messages, const ChatOptions& options) const;
   void write_kimi(Page& page, std::span<const ChatMessage> messages, const ChatOptions& options) const;
   void write_deepseek_v2(Page& page, std::span<const ChatMessage> messages, const ChatOptions& options) const;
-  void write_plain(Page& page, std::span<const ChatMessage> messages) const;
+  void write_plain(Page& page, std::span<const ChatMessage> messages, const ChatOptions& options) const;
+  void write_tools(Page& page, const std::vector<ChatTool>& tools) const;
+  void write_answer(Page& page, const ChatMessage& message) const;
+  bool write_output(Page& page, std::span<const ChatMessage> messages, size_t index) const;
   void read_features();
   i32 need(std::string_view token) const;
   ChatMessage without_thinking(const ChatMessage& message) const;

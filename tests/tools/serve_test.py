@@ -32,6 +32,8 @@ class Server:
             self.lines.append(line.decode())
             if "http://" in self.lines[-1]:
                 self.port = int(self.lines[-1].split("http://127.0.0.1:")[1].split(",")[0])
+                self.reader = threading.Thread(target=lambda: self.lines.extend(line.decode() for line in self.process.stderr))
+                self.reader.start()  # a full pipe would stop the server
                 return
         raise AssertionError("the server did not start: " + "".join(self.lines))
 
@@ -72,6 +74,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(TIME_LIMIT)
+        self.reader.join()
         self.process.stderr.close()
         return code
 
@@ -349,8 +352,7 @@ class Refusals(Serving):
                 ({"messages": messages, "stop": [""]}, "empty", "stop"),
                 ({"messages": messages, "n": 0}, "must be from", "n"),
                 ({"messages": messages, "n": 100}, "more than this server takes", "n"),
-                ({"messages": messages, "tools": [{"type": "function"}]}, "not supported", "tools"),
-                ({"messages": messages, "response_format": {"type": "json_schema"}}, "json_schema", "response_format"),
+                ({"messages": messages, "functions": [{"name": "f"}]}, "not supported", "functions"),
                 ({"messages": messages, "logit_bias": {"one": 2}}, "not a token id", "logit_bias"),
                 ({"messages": messages, "logit_bias": {"-1": 2}}, "is not one of", "logit_bias"),
                 ({"messages": messages, "logit_bias": {"1": "much"}}, "must be a number", "logit_bias"),

@@ -7,6 +7,13 @@ namespace stoker {
 void ChoiceText::add(CompletionEvent&& event) {
   reasoning += event.reasoning;
   content += event.content;
+  for (ToolCallPiece& piece : event.calls) {
+    if (piece.index == static_cast<i64>(calls.size())) {
+      calls.push_back(std::move(piece));
+    } else {
+      calls[static_cast<size_t>(piece.index)].arguments += piece.arguments;
+    }
+  }
   tokens.insert(tokens.end(), event.tokens.begin(), event.tokens.end());
   if (!event.result) return;
   result = *event.result;

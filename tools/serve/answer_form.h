@@ -13,6 +13,7 @@ namespace stoker {
 // A choice that has ended, or what there is of it.
 struct ChoiceText {
   std::string reasoning, content, stop_string;
+  std::vector<ToolCallPiece> calls;  // one piece each
   std::vector<TokenText> tokens;
   GenerationResult result;
 

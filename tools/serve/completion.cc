@@ -1,8 +1,10 @@
 #include "tools/serve/completion.h"
 
 #include <chrono>
+#include <iterator>
 
 #include "runtime/engine.h"
+#include "runtime/grammar/grammar_filter.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "runtime/tokenizer/utf8.h"
 #include "tools/serve/reasoning.h"
@@ -32,35 +34,45 @@ class Completion::Choice {
         tokenizer_(tokenizer),
         events_(std::move(events)),
         stop_(wish.stop),
-        reasoning_(wish.split_reasoning, wish.open_reasoning) {}
+        reasoning_(wish.split_reasoning, wish.open_reasoning),
+        calls_(wish.tools, fmt::format("{}{}-", wish.call_id_prefix, index)) {}
 
   // False: a stop string is complete.
   bool token(const GeneratedToken& token) {
     std::string bytes(tokenizer_.bytes(token.token));
     tokens_.push_back({bytes, token});
-    Reasoning::Parts parts = reasoning_.push(stop_.push(characters_.push(bytes)));
-    if (!parts.content.empty() || !parts.reasoning.empty()) add(std::move(parts), {});
+    CompletionEvent event;
+    split(stop_.push(characters_.push(bytes)), event);
+    if (!event.content.empty() || !event.reasoning.empty() || !event.calls.empty()) add(std::move(event));
     return !stop_.found();
   }
 
   void done(const GenerationResult& result) {
     std::string rest = stop_.push(characters_.finish());
     rest += stop_.finish();
-    Reasoning::Parts parts = reasoning_.push(rest);
+    CompletionEvent event;
+    split(rest, event);
     Reasoning::Parts last = reasoning_.finish();
-    parts.content += last.content;
-    parts.reasoning += last.reasoning;
-    add(std::move(parts), result);
+    event.reasoning += last.reasoning;
+    take(calls_.push(last.content), event);
+    take(calls_.finish(), event);
+    event.result = result;
+    add(std::move(event));
   }
 
  private:
-  void add(Reasoning::Parts parts, std::optional<GenerationResult> result) {
-    CompletionEvent event;
+  void split(const std::string& text, CompletionEvent& event) {
+    Reasoning::Parts parts = reasoning_.push(text);
+    event.reasoning += parts.reasoning;
+    take(calls_.push(parts.content), event);
+  }
+  static void take(ToolCalls::Parts parts, CompletionEvent& event) {
+    event.content += parts.content;
+    std::move(parts.calls.begin(), parts.calls.end(), std::back_inserter(event.calls));
+  }
+  void add(CompletionEvent event) {
     event.choice = index_;
-    event.reasoning = std::move(parts.reasoning);
-    event.content = std::move(parts.content);
     event.tokens = std::exchange(tokens_, {});
-    event.result = std::move(result);
     event.stop_string = stop_.which();
     events_->add(std::move(event));
   }
@@ -71,6 +83,7 @@ class Completion::Choice {
   Utf8Stream characters_;
   StopStrings stop_;
   Reasoning reasoning_;
+  ToolCalls calls_;
   std::vector<TokenText> tokens_;
 };
 
@@ -86,6 +99,7 @@ Completion::Completion(Batcher& batcher, const CompletionWish& wish) : events_(s
       generation->sampler.seed += static_cast<u64>(copy);
       generation->reuse_prefix = wish.reuse_prefix;
       generation->top_logprobs = wish.top_logprobs;
+      if (wish.rules) generation->filter = std::make_unique<GrammarFilter>(wish.rules, wish.vocabulary);
       generation->on_token = [choice](const GeneratedToken& token) { return choice->token(token); };
       generation->on_done = [choice](const GenerationResult& result) { choice->done(result); };
       generations_.push_back(std::move(generation));

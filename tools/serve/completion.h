@@ -11,11 +11,14 @@
 #include <vector>
 
 #include "runtime/batcher.h"
+#include "runtime/grammar/token_trie.h"
 #include "tools/serve/api_error.h"
+#include "tools/serve/tool_calls.h"
 
 namespace stoker {
 
 class Tokenizer;
+struct Grammar;
 
 // What a request asks for.
 struct CompletionWish {
@@ -28,6 +31,10 @@ struct CompletionWish {
   i64 top_logprobs = -1;
   bool split_reasoning = false;  // text between <think> and </think> is told apart
   bool open_reasoning = false;   // the prompt ends in <think>
+  const ToolMarkup* tools = nullptr;  // calls of functions are told apart; must outlive the completion
+  std::string call_id_prefix;
+  std::shared_ptr<const Grammar> rules;  // null: any text
+  std::shared_ptr<const TokenTrie> vocabulary;  // for rules
 };
 
 struct TokenText {
@@ -38,6 +45,7 @@ struct TokenText {
 struct CompletionEvent {
   size_t choice = 0;
   std::string reasoning, content;
+  std::vector<ToolCallPiece> calls;
   std::vector<TokenText> tokens;          // that were generated since the last event of this choice
   std::optional<GenerationResult> result;  // of the choice's last event
   std::string stop_string;                // that ended it

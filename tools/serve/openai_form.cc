@@ -69,10 +69,11 @@ class ChatForm : public OpenAiForm {
     Json delta = Json::object();
     if (!event.reasoning.empty()) delta["reasoning_content"] = event.reasoning;
     if (!event.content.empty()) delta["content"] = event.content;
+    for (const ToolCallPiece& piece : event.calls) delta["tool_calls"].push_back(call_json(piece, true));
     if (!delta.empty() || !(logprobs.is_null() || event.tokens.empty()))
       all.push_back(piece(event.choice, std::move(delta), std::move(logprobs), nullptr));
     if (event.result) {
-      all.push_back(piece(event.choice, Json::object(), nullptr, finish_reason(*event.result)));
+      all.push_back(piece(event.choice, Json::object(), nullptr, finish(so_far)));
       all.back()["timings"] = timings_json(so_far.result);
     }
     return all;
@@ -84,13 +85,34 @@ class ChatForm : public OpenAiForm {
   Json choice(size_t index, const ChoiceText& text) const override {
     Json message = {{"role", "assistant"}, {"content", text.content}};
     if (!text.reasoning.empty()) message["reasoning_content"] = text.reasoning;
+    if (!text.calls.empty() && text.content.empty()) message["content"] = nullptr;
+    for (const ToolCallPiece& call : text.calls) message["tool_calls"].push_back(call_json(call, false));
     return {{"index", index},
             {"message", std::move(message)},
             {"logprobs", logprobs_json(text.tokens)},
-            {"finish_reason", finish_reason(text.result)}};
+            {"finish_reason", finish(text)}};
   }
 
  private:
+  static std::string_view finish(const ChoiceText& text) {
+    std::string_view reason = finish_reason(text.result);
+    return reason == "stop" && !text.calls.empty() ? "tool_calls" : reason;
+  }
+
+  static Json call_json(const ToolCallPiece& piece, bool streamed) {
+    Json json = Json::object();
+    if (streamed) json["index"] = piece.index;
+    Json function = Json::object();
+    if (!piece.id.empty()) {
+      json["id"] = piece.id;
+      json["type"] = "function";
+      function["name"] = piece.name;
+    }
+    function["arguments"] = piece.arguments;
+    json["function"] = std::move(function);
+    return json;
+  }
+
   Json piece(size_t index, Json delta, Json logprobs, Json finish) const {
     Json choice = {{"index", index}, {"delta", std::move(delta)}, {"logprobs", std::move(logprobs)}, {"finish_reason", std::move(finish)}};
     return envelope(chunk_object(), Json::array({std::move(choice)}));

@@ -17,13 +17,34 @@ bool is_off(const Json& value) {
 }
 
 constexpr std::array kUnsupported = {
-    "tools",          "functions",    "function_call",  "json_schema",     "grammar",    "suffix",
-    "echo",           "mirostat",     "audio",          "input_suffix",    "input_extra", "dry_multiplier",
-    "xtc_probability", "dynatemp_range", "lora",        "image_data"};
+    "functions",   "function_call",  "suffix",          "echo",           "mirostat", "audio",     "input_suffix",
+    "input_extra", "dry_multiplier", "xtc_probability", "dynatemp_range", "lora",     "image_data"};
+
+constexpr int kDeepest = 500;  // what reads and writes nested values calls itself
+
+bool too_deep(std::string_view text) {
+  int depth = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); i++) {
+    char c = text[i];
+    if (quoted) {
+      if (c == '\\') i++;
+      if (c == '"') quoted = false;
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kDeepest) return true;
+    } else if (c == ']' || c == '}') {
+      depth--;
+    }
+  }
+  return false;
+}
 
 }  // namespace
 
 RequestBody::RequestBody(std::string_view text) {
+  if (too_deep(text)) throw ApiError(400, fmt::format("the body is nested more than {} deep, or is not JSON", kDeepest));
   try {
     json_ = Json::parse(text);
   } catch (const Json::exception& e) {
@@ -110,12 +131,7 @@ void RequestBody::refuse_unsupported() const {
     const Json* value = find(field);
     if (value != nullptr && !is_off(*value)) bad_field(field, "is not supported by this server; leave it out");
   }
-  std::string format = object("response_format").text("type", "text");
-  if (format != "text") bad_field("response_format", "only the type text is supported, not {}", format);
   if (integer("best_of", 1, 1, 1 << 20) != 1) bad_field("best_of", "is not supported by this server; leave it out");
-  const Json* choice = find("tool_choice");
-  if (choice != nullptr && *choice != "none" && *choice != "auto")
-    bad_field("tool_choice", "tools are not supported by this server");
 }
 
 std::vector<i32> token_ids(const Json& array, const std::string& field, i64 vocab) {

@@ -6,6 +6,7 @@
 
 #include "runtime/engine.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "tools/serve/output_rules.h"
 #include "tools/serve/sampling_fields.h"
 
 namespace stoker {
@@ -19,7 +20,8 @@ ChatRole role_named(const std::string& name, const std::string& field) {
   if (name == "system" || name == "developer") return ChatRole::system;
   if (name == "user") return ChatRole::user;
   if (name == "assistant") return ChatRole::assistant;
-  bad_field(field, "the role {} is not supported; roles are system, user and assistant", name);
+  if (name == "tool") return ChatRole::tool;
+  bad_field(field, "the role {} is not supported; roles are system, user, assistant and tool", name);
 }
 
 // A string, or an array of {"type": "text", "text": ...}.
@@ -88,10 +90,16 @@ Service::Chat Service::read_chat(const RequestBody& body) const {
     std::string field = fmt::format("messages[{}]", i);
     if (!messages[i].is_object()) bad_field(field, "must be an object");
     RequestBody message = RequestBody::of(messages[i]);
-    const Json* calls = message.find("tool_calls");
-    if (calls != nullptr && !calls->empty()) bad_field(field, "tool_calls are not supported by this server");
-    chat.messages.push_back({role_named(message.need_text("role"), field), content_text(message, field)});
+    ChatMessage& next = chat.messages.emplace_back();
+    next.role = role_named(message.need_text("role"), field);
+    next.tool_calls = tool_calls_of(message, field);
+    if (!next.tool_calls.empty() && next.role != ChatRole::assistant) bad_field(field, "only an assistant makes tool_calls");
+    if (next.tool_calls.empty() || message.find("content") != nullptr) next.content = content_text(message, field);
   }
+  chat.tools = tools_of(body);
+  if (!chat.tools.tools.empty() && template_.tool_markup() == nullptr)
+    bad_field("tools", "they are not supported in the chat format of this model ({})", chat_format_name(template_.format()));
+  chat.options.tools = chat.tools.tools;
   RequestBody extra = body.object("chat_template_kwargs");
   bool thinking = extra.boolean("thinking", extra.boolean("enable_thinking", options_.thinking));
   if (thinking && !template_.has_thinking_switch())
@@ -110,6 +118,19 @@ void Service::add_chat_prompt(const RequestBody& body, CompletionWish& wish) con
   wish.prompts.push_back(template_.render(chat.messages, chat.options));
   wish.split_reasoning = format != "none";
   wish.open_reasoning = ends_with(template_.render_text(chat.messages, chat.options), "<think>");
+  if (!chat.tools.tools.empty()) wish.tools = template_.tool_markup();
+  wish.call_id_prefix = new_id("call_");
+  Thinking thinking = wish.open_reasoning            ? Thinking::open
+                      : template_.may_open_thinking() ? Thinking::optional
+                                                      : Thinking::none;
+  set_rules(chat_rules(body, chat.tools, template_.tool_markup(), thinking), wish);
+}
+
+void Service::set_rules(std::shared_ptr<const Grammar> rules, CompletionWish& wish) const {
+  if (rules == nullptr) return;
+  std::call_once(vocabulary_once_, [this] { vocabulary_ = std::make_shared<TokenTrie>(tokenizer()); });
+  wish.rules = std::move(rules);
+  wish.vocabulary = vocabulary_;
 }
 
 std::string Service::chat_prompt_text(const RequestBody& body) const {
@@ -118,6 +139,7 @@ std::string Service::chat_prompt_text(const RequestBody& body) const {
 }
 
 void Service::add_text_prompts(const RequestBody& body, CompletionWish& wish) const {
+  set_rules(text_rules(body), wish);
   const Json& prompt = body.need("prompt");
   auto add = [&](const Json& one) {
     wish.prompts.push_back(one.is_string() ? tokenizer().encode(one.get_ref<const std::string&>())

@@ -1,6 +1,8 @@
 // Service: what the endpoints share: the batcher, the model's name and chat format, and the command line's defaults.
 #pragma once
 
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include "tools/options.h"
 #include "tools/serve/completion.h"
 #include "tools/serve/request_body.h"
+#include "tools/serve/tool_fields.h"
 
 namespace stoker {
 
@@ -26,10 +29,10 @@ class Service {
 
   // The fields that all generating endpoints have: sampling, limits, stop strings.
   CompletionWish wish(const RequestBody& body) const;
-  // messages -> prompt, and whether the answer begins inside <think>.
+  // messages, tools -> prompt, whether the answer begins inside <think>, and the rules of what it may be.
   void add_chat_prompt(const RequestBody& body, CompletionWish& wish) const;
   std::string chat_prompt_text(const RequestBody& body) const;
-  // A string, an array of ids, or an array of either.
+  // A string, an array of ids, or an array of either; and the rules.
   void add_text_prompts(const RequestBody& body, CompletionWish& wish) const;
 
   // "chatcmpl-..." with a number that is new each time.
@@ -39,14 +42,18 @@ class Service {
   struct Chat {
     std::vector<ChatMessage> messages;
     ChatOptions options;
+    ToolWish tools;
   };
   Chat read_chat(const RequestBody& body) const;
+  void set_rules(std::shared_ptr<const Grammar> rules, CompletionWish& wish) const;
 
   Batcher& batcher_;
   const Options& options_;
   std::string model_;
   ChatTemplate template_;
   i64 started_;
+  mutable std::once_flag vocabulary_once_;
+  mutable std::shared_ptr<const TokenTrie> vocabulary_;  // made for the first request that has rules
 };
 
 i64 unix_seconds();

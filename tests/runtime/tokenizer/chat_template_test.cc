@@ -129,6 +129,31 @@ TEST_CASE("V3.1 closes the thinking of earlier answers, and opens or closes that
         kB + "<｜User｜>u<｜Assistant｜></think>b</think>c" + kE);
 }
 
+TEST_CASE("tools are described after the system messages, called and answered in each version's way") {
+  const ChatOptions with_tool = {.tools = {{"add", "Adds.", "{}"}}};
+  const Messages messages = {{ChatRole::system, "S"},
+                             {ChatRole::user, "u"},
+                             {.role = ChatRole::assistant, .content = "c", .tool_calls = {{"add", "{\"a\":1}"}, {"add", "{}"}}},
+                             {ChatRole::tool, "one"},
+                             {ChatRole::tool, "two"}};
+  const std::string v3 = text_of(deepseek(kV3), messages, with_tool);
+  CHECK(v3.starts_with(kB + "S\n\n## Tools\nYou have access to the following tools:\n\n### add\nDescription: Adds.\n\nParameters: {}\n"));
+  CHECK(v3.ends_with("<｜User｜>u<｜Assistant｜>c<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\":1}\n```<｜tool▁call▁end｜>"
+                     "\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>" + kE +
+                     "<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>one<｜tool▁output▁end｜>\n<｜tool▁output▁begin｜>two<｜tool▁output▁end｜>"
+                     "<｜tool▁outputs▁end｜>"));
+  const std::string v31 = text_of(deepseek(kV31), messages, with_tool);
+  CHECK(v31.ends_with("<｜Assistant｜></think>c<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{\"a\":1}<｜tool▁call▁end｜>"
+                      "<｜tool▁call▁begin｜>add<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>" + kE +
+                      "<｜tool▁output▁begin｜>one<｜tool▁output▁end｜><｜tool▁output▁begin｜>two<｜tool▁output▁end｜>"));
+  Messages answered = messages;
+  answered.push_back({ChatRole::assistant, "three"});
+  answered.push_back({ChatRole::user, "thanks"});
+  CHECK(text_of(deepseek(kV3), answered).ends_with("<｜tool▁outputs▁end｜>three" + kE + "<｜User｜>thanks<｜Assistant｜>"));
+  CHECK(text_of(deepseek(kV31), answered).ends_with("two<｜tool▁output▁end｜>three" + kE + "<｜User｜>thanks<｜Assistant｜></think>"));
+  CHECK_THROWS_AS(text_of(kimi(kKimi, false), messages), Error);
+}
+
 TEST_CASE("Kimi-K2 writes one block per message and its default system message") {
   const Tokenizer t = kimi(kKimi, false);
   CHECK(ChatTemplate(t).format() == ChatFormat::KimiK2);

@@ -1,9 +1,17 @@
 // Stop strings and thinking, cut into pieces in every way.
 #include <doctest/doctest.h>
 
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "runtime/grammar/byte_automaton.h"
+#include "tools/serve/output_rules.h"
 #include "tools/serve/reasoning.h"
 #include "tools/serve/request_body.h"
 #include "tools/serve/stop_strings.h"
+#include "tools/serve/tool_calls.h"
+#include "tools/serve/tool_fields.h"
 
 namespace stoker {
 namespace {
@@ -59,6 +67,90 @@ TEST_CASE("thinking is told apart however it is cut") {
   }
   Reasoning whole(false, true);
   CHECK(whole.push("<think>x</think>").content == "<think>x</think>");
+}
+
+namespace {
+
+struct Calls {
+  std::string content;
+  std::vector<std::pair<std::string, std::string>> all;  // name, arguments
+};
+
+Calls calls_in(const std::string& text, size_t piece, const ToolMarkup& markup) {
+  ToolCalls splitter(&markup, "id-");
+  Calls out;
+  auto take = [&](const ToolCalls::Parts& parts) {
+    out.content += parts.content;
+    for (const ToolCallPiece& p : parts.calls) {
+      if (p.index == static_cast<i64>(out.all.size())) {
+        CHECK(p.id == "id-" + std::to_string(p.index));
+        out.all.emplace_back(p.name, "");
+      } else {
+        CHECK((p.id.empty() && p.name.empty()));
+      }
+      out.all[static_cast<size_t>(p.index)].second += p.arguments;
+    }
+  };
+  for (size_t at = 0; at < text.size(); at += piece) take(splitter.push(text.substr(at, piece)));
+  take(splitter.finish());
+  return out;
+}
+
+bool follows(const std::shared_ptr<const Grammar>& grammar, std::string_view text) {
+  ByteAutomaton automaton(grammar);
+  ByteAutomaton::State state = automaton.start();
+  for (char c : text)
+    if ((state = automaton.step(state, static_cast<u8>(c))) == ByteAutomaton::kDead) return false;
+  return automaton.may_end(state);
+}
+
+}  // namespace
+
+TEST_CASE("calls of functions are told apart however they are cut, in both ways of writing them") {
+  const std::string v3 = "Let me see. <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\": \"\n``\"}\n```<｜tool▁call▁end｜>\n"
+                         "<｜tool▁call▁begin｜>function<｜tool▁sep｜>b\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+  const std::string v31 = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{\"a\": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+  for (size_t piece = 1; piece < 200; piece += 3) {
+    CAPTURE(piece);
+    for (const ToolMarkup& markup : {ToolMarkup{}, ToolMarkup{.fenced = false}}) {
+      Calls a = calls_in(v3, piece, markup), b = calls_in(v31, piece, markup);
+      CHECK(a.content == "Let me see. ");
+      REQUIRE(a.all.size() == 2);
+      CHECK(a.all[0] == std::pair<std::string, std::string>("add", "{\"a\": \"\n``\"}"));
+      CHECK(a.all[1] == std::pair<std::string, std::string>("b", "{}"));
+      CHECK(b.content.empty());
+      REQUIRE(b.all.size() == 1);
+      CHECK(b.all[0].second == "{\"a\": 1}");
+    }
+    Calls cut = calls_in(v31.substr(0, v31.find("}")), piece, ToolMarkup{});
+    REQUIRE(cut.all.size() == 1);
+    CHECK(cut.all[0].second == "{\"a\": 1");
+    CHECK(calls_in("a <｜tool▁calls", piece, ToolMarkup{}).content == "a <｜tool▁calls");
+  }
+}
+
+TEST_CASE("what must have a form may be thought about first, where the model thinks") {
+  RequestBody body(R"({"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": 1}}}})");
+  CHECK(follows(chat_rules(body, {}, nullptr, Thinking::none), "1"));
+  CHECK_FALSE(follows(chat_rules(body, {}, nullptr, Thinking::none), "hm</think>1"));
+  CHECK(follows(chat_rules(body, {}, nullptr, Thinking::open), "hm < 2</think>\n\n1"));
+  CHECK_FALSE(follows(chat_rules(body, {}, nullptr, Thinking::open), "1"));
+  CHECK(follows(chat_rules(body, {}, nullptr, Thinking::optional), "<think>hm</think>1"));
+  CHECK(follows(chat_rules(body, {}, nullptr, Thinking::optional), "1"));
+  CHECK(chat_rules(RequestBody("{}"), {}, nullptr, Thinking::open) == nullptr);
+}
+
+TEST_CASE("a required call is written in the model's way") {
+  RequestBody body(R"({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"const": 1}},
+                       "required": ["x"]}}}], "tool_choice": "required"})");
+  ToolWish wish = tools_of(body);
+  ToolMarkup v3, v31{.fenced = false};
+  const std::string old_way = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\"x\":1}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+  const std::string new_way = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"x\":1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+  CHECK(follows(chat_rules(body, wish, &v3, Thinking::none), old_way));
+  CHECK(follows(chat_rules(body, wish, &v31, Thinking::none), new_way));
+  CHECK_FALSE(follows(chat_rules(body, wish, &v31, Thinking::none), old_way));
+  CHECK(follows(chat_rules(body, wish, &v31, Thinking::open), "which one?</think>\n" + new_way));
 }
 
 TEST_CASE("a field is read as its type or refused by name") {
