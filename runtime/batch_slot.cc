@@ -70,7 +70,7 @@ void BatchSlot::begin(std::shared_ptr<Generation> generation) {
   misses_before_ = engine_.scheduler_stats().misses;
 }
 
-void BatchSlot::feed_prompt(std::span<f32> logits) {
+void BatchSlot::feed_prompt(std::span<f32> logits, const std::function<void()>& between) {
   i64 chunk = engine_.options().chunk;
   i64 begin = fed();
   i64 end = std::min(prompt_size(), (begin / chunk + 1) * chunk);
@@ -79,7 +79,7 @@ void BatchSlot::feed_prompt(std::span<f32> logits) {
   for (i64 i = begin; i < end; i++)
     rows_.push_back(make_row(sequence_, i, generation_->prompt[static_cast<size_t>(i)], last && i + 1 == end,
                              RowRole::prompt));
-  Status status = engine_.forward(rows_, last ? logits : std::span<f32>(), &generation_->cancelled);
+  Status status = engine_.forward(rows_, last ? logits : std::span<f32>(), &generation_->cancelled, between);
   if (cancelled()) return;  // noticed at the next step
   if (!status.ok()) return fail(status);
   tokens_.insert(tokens_.end(), generation_->prompt.begin() + begin, generation_->prompt.begin() + end);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "kernels/base/clock.h"
 #include "runtime/engine.h"
 
 namespace stoker {
@@ -176,20 +177,34 @@ void Batcher::step_prompt() {
     if (!slot.prompting()) continue;
     next_prompt_ = index + 1;  // prompts take turns: a short one does not wait for a long one's end
     i64 held = slot.held();
-    slot.feed_prompt(std::span(logits_).first(static_cast<size_t>(engine_->hparams().vocab)));
+    std::function<void()> between;
+    if (engine_->has_between()) between = [this] { inside_prompt(); };
+    slot.feed_prompt(std::span(logits_).first(static_cast<size_t>(engine_->hparams().vocab)), between);
     state_.prompt_rows += slot.held() - held;
     if (!slot.busy()) account(slot);
     return;
   }
 }
 
+void Batcher::inside_prompt() {
+  in_prompt_ = true;
+  if (steady_clock().now_ns() - decoded_ns_ >= decode_ns_) step_decode();
+  in_prompt_ = false;
+  publish();
+  show_residency();
+}
+
 void Batcher::step_decode() {
   std::vector<BatchSlot*> ready;
   for (BatchSlot& slot : slots_)
     if (slot.generating() && !slot.cancelled()) ready.push_back(&slot);
+  if (ready.empty()) return;
+  i64 begin = steady_clock().now_ns();
   size_t most = static_cast<size_t>(engine_->options().chunk);
   for (size_t at = 0; at < ready.size(); at += most)
     decode(std::span(ready).subspan(at, std::min(most, ready.size() - at)));
+  decoded_ns_ = steady_clock().now_ns();
+  decode_ns_ = decoded_ns_ - begin;
 }
 
 // A failed pass leaves the caches as they were: the rows are tried again one by one, so that only the sequence which
@@ -199,7 +214,7 @@ void Batcher::decode(std::span<BatchSlot* const> slots) {
   rows_.clear();
   for (BatchSlot* slot : slots) rows_.push_back(slot->next_row());
   std::span<f32> logits = std::span(logits_).first(slots.size() * vocab);
-  Status status = engine_->forward(rows_, logits);
+  Status status = in_prompt_ ? engine_->forward_between(rows_, logits) : engine_->forward(rows_, logits);
   if (!status.ok() && slots.size() > 1) {
     for (size_t i = 0; i < slots.size(); i++) decode(slots.subspan(i, 1));
     return;

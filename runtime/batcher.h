@@ -1,6 +1,8 @@
 // Batcher: several generations at a time on one engine. Requests come from any thread; one thread of its own loads the
 // engine and computes. A step is one row for each generation that is past its prompt, together in one pass, and one
-// chunk of one prompt in a pass of its own, so that a long prompt does not silence the others.
+// chunk of one prompt in a pass of its own. A chunk can take many times as long as a row, so rows are also computed
+// inside it, between the steps of its layers, as often as gives both the same time: a long prompt does not silence the
+// others.
 #pragma once
 
 #include <array>
@@ -84,6 +86,7 @@ class Batcher {
   BatchSlot& choose_slot(const Generation& generation);
   void end_cancelled();
   void step_prompt();
+  void inside_prompt();
   void step_decode();
   void decode(std::span<BatchSlot* const> slots);
   void publish();
@@ -100,6 +103,8 @@ class Batcher {
   std::vector<f32> logits_;  // [slots, vocab]
   std::vector<BatchRow> rows_;
   size_t next_prompt_ = 0;
+  bool in_prompt_ = false;               // inside a prompt's pass
+  i64 decoded_ns_ = 0, decode_ns_ = 0;   // when the last rows were computed, and how long that took
   BatcherStatus state_;
 
   mutable std::mutex mutex_;  // guards what follows

@@ -88,6 +88,7 @@ struct Engine::Impl {
   std::vector<std::unique_ptr<Router>> routers;  // each stands around the one before; the last is used
   std::unique_ptr<Lookahead> lookahead;
   std::unique_ptr<Forward> forward;
+  std::unique_ptr<Forward> between;  // with scratch of its own; none where nothing can come between
   std::vector<std::unique_ptr<KvCache>> sequences;
   std::vector<KvCache*> caches;  // the same, as forward wants them
   StageTimer timer{steady_clock()};
@@ -132,18 +133,23 @@ struct Engine::Impl {
         experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k()), *reader,
         steady_clock(), SlabOptions{.fault_in = fault_in_if_available});
     look_ahead();
-    forward = std::make_unique<Forward>(cpu_ops(), *stream, hparams, *weights, *scheduler, *routers.back(),
-                                        Forward::Limits{.rows = options.chunk,
-                                                        .sequences = options.sequences,
-                                                        .context = options.context,
-                                                        .exact = options.exact},
-                                        lookahead.get());
+    forward = make_forward(options.chunk);
+    if (options.sequences > 1 && routers.size() == 1) between = make_forward(options.sequences);
     for (i64 i = 0; i < options.sequences; i++) {
       sequences.push_back(std::make_unique<KvCache>(hparams, options.context, cache_type()));
       caches.push_back(sequences.back().get());
     }
     if (plan.all_resident && options.preload) preload(progress);
     // From here on no memory is allocated per token.
+  }
+
+  std::unique_ptr<Forward> make_forward(i64 rows) {
+    return std::make_unique<Forward>(cpu_ops(), *stream, hparams, *weights, *scheduler, *routers.back(),
+                                     Forward::Limits{.rows = rows,
+                                                     .sequences = options.sequences,
+                                                     .context = options.context,
+                                                     .exact = options.exact},
+                                     lookahead.get());
   }
 
   void make_routers() {
@@ -220,7 +226,7 @@ EngineFootprint Engine::footprint() const {
   const Impl& e = *impl_;
   return {.resident_bytes = e.weights->bytes(),
           .kv_bytes = e.kv_bytes(),
-          .scratch_bytes = e.forward->scratch_bytes(),
+          .scratch_bytes = e.forward->scratch_bytes() + (e.between ? e.between->scratch_bytes() : 0),
           .expert_budget_bytes = e.plan.ram_bytes,
           .expert_slots = e.plan.total_slots(),
           .expert_total = e.experts.moe_layers() * e.experts.experts_per_layer(),
@@ -236,8 +242,17 @@ KvCache& Engine::sequence(SequenceId id) {
   return *impl_->sequences[static_cast<size_t>(id.value)];
 }
 
-Status Engine::forward(std::span<const BatchRow> rows, std::span<f32> logits, const std::atomic<bool>* interrupt) {
-  return impl_->forward->run(rows, impl_->caches, logits, impl_->timer, interrupt);
+Status Engine::forward(std::span<const BatchRow> rows, std::span<f32> logits, const std::atomic<bool>* interrupt,
+                       const std::function<void()>& between) {
+  return impl_->forward->run(rows, impl_->caches, logits, impl_->timer, interrupt, between);
+}
+
+bool Engine::has_between() const { return impl_->between != nullptr; }
+
+Status Engine::forward_between(std::span<const BatchRow> rows, std::span<f32> logits) {
+  CHECK(has_between());
+  impl_->scheduler->end_pass(0, 0, false);  // what it has counted until here is the outer pass's
+  return impl_->between->run(rows, impl_->caches, logits, impl_->timer, nullptr);
 }
 
 }  // namespace stoker

@@ -102,7 +102,11 @@ class Engine {
   // Failure (a read failed, or *interrupt was set between two layers): the caches are as before the call and the
   // engine goes on working.
   Status forward(std::span<const BatchRow> rows, std::span<f32> logits,
-                 const std::atomic<bool>* interrupt = nullptr);
+                 const std::atomic<bool>* interrupt = nullptr, const std::function<void()>& between = {});
+  // The same in the middle of a pass, called by its `between`: at most a row for each of other sequences. Only
+  // for an engine of several sequences that neither records nor replays routes: those follow one pass at a time.
+  Status forward_between(std::span<const BatchRow> rows, std::span<f32> logits);
+  bool has_between() const;
 
   const StageTimer& timer() const;
   const SchedulerStats& scheduler_stats() const;

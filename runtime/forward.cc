@@ -45,7 +45,8 @@ i64 Forward::scratch_bytes() const {
 }
 
 Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> caches, std::span<f32> logits,
-                    StageTimer& timer, const std::atomic<bool>* interrupt) {
+                    StageTimer& timer, const std::atomic<bool>* interrupt,
+                    const std::function<void()>& between) {
   CHECK(!rows.empty() && static_cast<i64>(rows.size()) <= limits_.rows);
   i64 count = static_cast<i64>(rows.size());
   split_into_runs(rows, caches);
@@ -53,11 +54,18 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   timer.start(Stage::rest);
   i64 before_ns = timer.total_ns();
   embed(rows);
+  auto make_room = [&] {
+    if (!between) return;
+    timer.stop();
+    between();
+    timer.start(Stage::rest);
+  };
   for (i64 i = 0; i < h_.layers; i++) {
     const LayerWeights& w = weights_.layers()[static_cast<size_t>(i)];
     timer.enter(Stage::attention);
     scheduler_.tend();
     attention_.run(stream_, LayerId(i), w, {runs_, positions_.data(), count}, floats(x_), floats(normed_));
+    make_room();
     Status status = moe_.run(stream_, LayerId(i), w, count, floats(x_), floats(normed_), timer);
     if (status.ok() && interrupt != nullptr && interrupt->load(std::memory_order_relaxed))
       status = Status::failure("interrupted");
@@ -65,6 +73,7 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
       timer.stop();
       return status;
     }
+    make_room();
   }
   timer.enter(Stage::rest);
   output_head(rows, logits);

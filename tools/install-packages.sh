@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages of tools/apt-packages.txt that are missing; does nothing when none is.
+# usage: install-packages.sh [SECTION...]   (default: all sections)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -7,7 +8,8 @@ missing=()
 while read -r package; do
   state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
   [ "$state" = installed ] || missing+=("$package")
-done < <(grep -v '^#' "$here/apt-packages.txt")
+done < <(awk -v wanted=" $* " '/^# [a-z]+$/ { section = $2 } !/^#/ && (wanted == "  " || index(wanted, " " section " "))' \
+  "$here/apt-packages.txt")
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 as_root=()

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-tools/install-packages.sh
+tools/install-packages.sh build tests
 [ -f build/build.ninja ] || meson setup build
 ninja -C build tools/stoker
 

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <future>
 
 #include "runtime/engine.h"
@@ -104,6 +105,31 @@ TEST_CASE("a generation is what a session generates") {
   CHECK(run.tokens == want);
   CHECK(result.prompt_tokens == 50);
   CHECK(result.generated_tokens == static_cast<i64>(want.size()));
+}
+
+TEST_CASE("a stream goes on inside one chunk of another's prompt") {
+  EngineOptions o = options(2);
+  o.chunk = 256;
+  Batcher batcher(load(o), 0);
+  Run stream(text(10, 1), -1, 2.0f), prompt(text(250, 2), 1);
+  std::atomic<i64> tokens{0};
+  auto on_token = stream.generation->on_token;
+  stream.generation->on_token = [&](const GeneratedToken& t) {
+    tokens++;
+    return on_token(t);
+  };
+  i64 before = 0, after = 0;
+  prompt.generation->on_token = [&](const GeneratedToken&) {
+    after = tokens;
+    return true;
+  };
+  REQUIRE(stream.submit(batcher));
+  stream.begun.get_future().wait();
+  before = tokens;
+  prompt.in(batcher);
+  stream.generation->cancel();
+  REQUIRE(stream.wait().end == GenerationEnd::cancelled);
+  CHECK(after - before >= 4);  // a chunk is many times a row's work; without room in it at most two tokens would come
 }
 
 TEST_CASE("a slot's cache is used again, in the slot that has most of the prompt") {

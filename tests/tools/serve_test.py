@@ -7,6 +7,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import unittest
 
 STOKER = ""
 MODEL = ""
+ROOT = ""
 TIME_LIMIT = 120
 GREEDY = {"temperature": 0, "cache_prompt": False}
 
@@ -130,6 +132,18 @@ class Facts(Serving):
         self.assertEqual(self.post("/detokenize", tokens=ids)["content"], "The borrow checker é")
         pieces = self.post("/tokenize", content="The borrow", with_pieces=True)["tokens"]
         self.assertEqual("".join(p["piece"] for p in pieces), "The borrow")
+
+    def test_the_dashboard_asks_for_what_there_is(self):
+        with open(os.path.join(ROOT, "tools/grafana-dashboard.json")) as file:
+            dashboard = json.load(file)
+        asked = {metric for panel in dashboard["panels"] for target in panel.get("targets", [])
+                 for metric in re.findall(r"\b(?:stoker:|llamacpp:|process_)[a-z_]+", target["expr"])}
+        self.assertGreater(len(asked), 20)
+        self.text("The sky", max_tokens=3)  # answers by status need one
+        exported = {re.split(r"[ {]", line)[0] for line in self.server.ask("GET", "/metrics")[1].splitlines() if line[0] != "#"}
+        self.assertEqual(asked - exported, set())
+        labels = set(re.findall(r'(tier="\w+")', json.dumps(dashboard).replace("\\", "")))
+        self.assertEqual({label for label in labels if label not in self.server.ask("GET", "/metrics")[1]}, set())
 
     def test_page(self):
         for path, part in (("/", "<title>stoker</title>"), ("/style.css", ":root"), ("/chat.js", "use strict"), ("/machine.js", "use strict"),
@@ -491,5 +505,6 @@ class Options(unittest.TestCase):
 
 if __name__ == "__main__":
     STOKER = os.path.abspath(sys.argv[1])
-    MODEL = os.path.join(sys.argv[2], "tests", "models", "ember-37m-q4_k_m.gguf")
+    ROOT = sys.argv[2]
+    MODEL = os.path.join(ROOT, "tests", "models", "ember-37m-q4_k_m.gguf")
     unittest.main(argv=[sys.argv[0]] + sys.argv[3:], verbosity=2)

@@ -21,7 +21,7 @@ constexpr int kTickMs = 100;          // how late a stop is noticed
 constexpr i64 kLingerSeconds = 5;
 constexpr int kBacklog = 511;
 
-thread_local int serving_socket = -1;
+thread_local const Connection* serving = nullptr;
 
 bool wait_for(int socket, short events, i64 ms) {
   pollfd watched{.fd = socket, .events = events, .revents = 0};
@@ -84,6 +84,7 @@ bool Connection::wait_for_request(const std::atomic<bool>& stopping) {
 
 void Connection::begin_body(i64 bytes) {
   in_body_ = true;
+  body_bytes_ = 0;
   body_left_ = bytes;
 }
 
@@ -104,7 +105,7 @@ ssize_t Connection::fill() {
 }
 
 ssize_t Connection::read(char* to, size_t size) {
-  if (!in_body_ && header_bytes_ >= kHeaderBytesMax) return -1;
+  if (in_body_ ? body_too_large() : header_bytes_ >= kHeaderBytesMax) return -1;
   if (!is_readable()) return -1;
   if (begin_ == end_) {
     ssize_t n = fill();
@@ -113,8 +114,8 @@ ssize_t Connection::read(char* to, size_t size) {
   size_t taken = std::min(size, end_ - begin_);
   std::memcpy(to, buffer_.data() + begin_, taken);
   begin_ += taken;
-  if (!in_body_) header_bytes_ += static_cast<i64>(taken);
-  if (body_left_ > 0 && in_body_) body_left_ -= static_cast<i64>(taken);
+  (in_body_ ? body_bytes_ : header_bytes_) += static_cast<i64>(taken);
+  if (in_body_ && body_left_ > 0) body_left_ -= static_cast<i64>(taken);
   return static_cast<ssize_t>(taken);
 }
 
@@ -138,17 +139,18 @@ void Connection::get_local_ip_and_port(std::string& ip, int& port) const {
   if (::getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size) == 0) describe(address, ip, port);
 }
 
-int ConnectionServer::current_socket() { return serving_socket; }
+const Connection& ConnectionServer::current() { return *serving; }
 
 void ConnectionServer::widen_backlog() { ::listen(svr_sock_, kBacklog); }
 
 bool ConnectionServer::process_and_close_socket(socket_t socket) {
   Connection connection(socket);
-  serving_socket = socket;
+  serving = &connection;
   auto prepare = [&](httplib::Request& request) {
-    // curl's -d says so; the library would take 8 KiB of a form at most. The endpoints read JSON whatever it is called.
-    if (request.get_header_value("Content-Type").rfind("application/x-www-form-urlencoded", 0) == 0)
-      request.headers.erase("Content-Type");
+    // The endpoints read JSON whatever it is called: curl's -d calls it a form, of which the library takes 8 KiB. Nor
+    // does it bound what a packed body becomes.
+    for (const char* header : {"Content-Type", "Content-Encoding"}) request.headers.erase(header);
+    request.ranges.clear();
     bool has_body = request.method == "POST" || request.method == "PUT" || request.method == "PATCH";
     connection.begin_body(has_body || request.has_header("Content-Length") ? body_bytes(request) : 0);
   };
@@ -156,7 +158,7 @@ bool ConnectionServer::process_and_close_socket(socket_t socket) {
     bool last = false;
     if (!process_request(connection, stopping_, last, prepare) || last || !connection.at_border()) break;
   }
-  serving_socket = -1;
+  serving = nullptr;
   return true;
 }
 

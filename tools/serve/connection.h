@@ -15,6 +15,7 @@ namespace stoker {
 class Connection : public httplib::Stream {
  public:
   static constexpr i64 kHeaderBytesMax = 64 << 10;
+  static constexpr i64 kBodyBytesMax = 32 << 20;
   static constexpr i64 kReadSeconds = 20;      // without a byte of a request that has begun
   static constexpr i64 kRequestSeconds = 300;  // for all of it
   static constexpr i64 kWriteSeconds = 60;     // without the client taking a byte
@@ -26,6 +27,8 @@ class Connection : public httplib::Stream {
   // Waits for the first byte of a request; false when none comes in time, the client has left, or `stopping`.
   bool wait_for_request(const std::atomic<bool>& stopping);
   void begin_body(i64 bytes);  // -1: chunked, length unknown
+  // A chunked body has passed the limit, which the library keeps only for those that tell their length.
+  bool body_too_large() const { return body_bytes_ > kBodyBytesMax; }
   // Whether the next byte on the wire is the first of a request: what the library left of a body is not.
   bool at_border() const { return in_body_ && body_left_ == 0; }
 
@@ -45,7 +48,7 @@ class Connection : public httplib::Stream {
   std::array<char, 16384> buffer_;
   size_t begin_ = 0, end_ = 0;  // of what is read and not taken
   bool in_body_ = false;
-  i64 header_bytes_ = 0, body_left_ = 0;
+  i64 header_bytes_ = 0, body_bytes_ = 0, body_left_ = 0;
   i64 deadline_ns_ = 0;
 };
 
@@ -56,8 +59,8 @@ class ConnectionServer : public httplib::Server {
   void refuse_new() { stopping_ = true; }
   void widen_backlog();  // after binding: the library asks for 5
 
-  // The socket whose request this thread is serving.
-  static int current_socket();
+  // The one whose request this thread is serving.
+  static const Connection& current();
 
  private:
   bool process_and_close_socket(socket_t socket) override;

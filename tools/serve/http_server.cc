@@ -18,7 +18,6 @@ namespace stoker {
 
 namespace {
 
-constexpr size_t kLargestBody = size_t{32} << 20;
 constexpr i64 kSpareThreads = 32;  // beside a thread per request: for idle connections and questions
 constexpr int kPollMs = 100;
 constexpr i64 kMostLogprobs = 20;
@@ -58,7 +57,7 @@ class Generating {
       : completion_(service.batcher(), wish),
         form_(std::move(form)),
         choices_(completion_.choices()),
-        client_(ConnectionServer::current_socket()) {}
+        client_(ConnectionServer::current().socket()) {}
 
   // Waits for an event; false when the client has left.
   bool take(CompletionEvent& event) {
@@ -214,13 +213,14 @@ void answer_errors(Response& res, const Work& work) {
 // the path does have.
 void library_error(const std::string& allowed, const Request& req, Response& res) {
   if (!res.body.empty() || res.status < 400) return;
+  if (ConnectionServer::current().body_too_large()) res.status = 413;
   if (res.status == 404 && !allowed.empty()) {
     res.set_header("Allow", allowed);
     return answer(res, ApiError(405, fmt::format("{} {}: this endpoint takes {}", req.method, req.path, allowed)));
   }
   std::string message = "the request is not valid HTTP";
   if (res.status == 404) message = fmt::format("{} {}: no such endpoint", req.method, req.path);
-  if (res.status == 413) message = fmt::format("the body is larger than {} bytes", kLargestBody);
+  if (res.status == 413) message = fmt::format("the body is larger than {} bytes", Connection::kBodyBytesMax);
   if (res.status >= 500) message = "the server failed";
   answer(res, ApiError(res.status, message));
 }
@@ -307,8 +307,10 @@ void HttpServer::Impl::add_endpoints() {
 
 void HttpServer::Impl::set_limits() {
   server.set_socket_options(socket_options);
-  server.set_payload_max_length(kLargestBody);
+  server.set_payload_max_length(static_cast<size_t>(Connection::kBodyBytesMax));
   server.set_tcp_nodelay(true);
+  server.set_keep_alive_timeout(Connection::kIdleSeconds);  // what answers tell clients
+  server.set_keep_alive_max_count(1000);
   size_t threads = static_cast<size_t>(options.parallel + options.queue + kSpareThreads);
   server.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };  // the library deletes it
 }

@@ -342,7 +342,17 @@ function openSettings(field) {
     else input.value = settings[input.name] ?? "";
   }
   $("settings").showModal();
+  showDefaults();
   if (field) form.elements[field].focus();
+}
+
+// An empty field shows what the server takes instead.
+async function showDefaults() {
+  try {
+    const defaults = (await (await ask("props")).json()).default_generation_settings;
+    for (const input of $("settings-form").elements)
+      if (input.type === "number" && input.name in defaults && input.name !== "seed") input.placeholder = defaults[input.name];
+  } catch {}
 }
 
 function readSettings() {

@@ -149,7 +149,7 @@ function showTiles(live, d) {
   $("rate-note").textContent = d.prompt > 0 ? `+ ${number(d.prompt / d.seconds)} of prompts` : d.generated > 0 ? "generated" : "nothing runs";
   const hits = share(d.hits, d.requests) ?? share(live.experts.hits, live.experts.requests);
   $("hits").textContent = hits === null ? "–" : percent(hits);
-  $("hits-note").textContent = d.requests > 0 ? "this second" : "since the start";
+  $("hits-note").textContent = d.requests > 0 ? "this second" : "so far";
   $("disk").textContent = percent(share(d.disk_busy_seconds, d.seconds) ?? 0);
   $("disk-note").textContent = d.disk_bytes > 0 ? `busy: ${gigabytes(d.disk_bytes / d.seconds)}/s` : "busy";
   const busy = live.slots.filter((s) => s !== "free").length;
@@ -200,8 +200,8 @@ function showMeters(live, d) {
     meter("Experts from RAM", `${gigabytes(d.ram_bytes / d.seconds)}/s, limit not measured`, null),
     meter("Weights of every token", gigabytes(m.resident_bytes), null),
     meter("KV cache", `${gigabytes(m.kv_bytes)}, ${live.context.toLocaleString("en")} tokens a slot`, null));
-  const gain = live.prefetch.gain ? `, ${(100 * live.prefetch.gain).toFixed(1)} % tokens/s` : "";
-  $("prefetch").textContent = m.expert_slots >= m.expert_total ? "All experts fit: nothing is prefetched." : `Prefetch: ${live.prefetch.state}${gain}`;
+  const gain = live.prefetch.gain ? `, ${live.prefetch.gain > 0 ? "+" : ""}${(100 * live.prefetch.gain).toFixed(1)} % tokens/s` : "";
+  $("prefetch").textContent = m.expert_slots >= m.expert_total ? "All experts fit: nothing is prefetched." : `Prefetch is ${live.prefetch.state}${gain}`;
 }
 
 // --- charts ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""How `stoker serve` shares a machine: tokens/s of 1, 2, 4, 8 streams together, and how long a stream waits for its next token
+while another user's long prompt is read.
+
+usage: bench/serve.py STOKER MODEL [--streams 1,2,4,8] [--tokens N] [--prompt-tokens N] [--rounds N] [-- OPTIONS OF SERVE]
+"""
+
+import argparse
+import http.client
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+
+class Server:
+    def __init__(self, stoker, model, options):
+        self.process = subprocess.Popen([stoker, "serve", "-m", model, "--port", "0", *options], stderr=subprocess.PIPE)
+        for line in self.process.stderr:
+            if b"http://" in line:
+                self.port = int(line.split(b"http://127.0.0.1:")[1].split(b",")[0])
+                threading.Thread(target=self.process.stderr.read, daemon=True).start()
+                return
+        raise SystemExit("the server did not start")
+
+    def open(self, body):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", "/v1/completions", json.dumps({"temperature": 1, "cache_prompt": False, "stream": True, **body}))
+        response = connection.getresponse()
+        if response.status != 200:
+            raise SystemExit(response.read().decode())
+        return connection, response
+
+    def token_times(self, body, times, stop=None):
+        """Appends a time for every event of a stream, until it ends or `stop` is set."""
+        connection, response = self.open(body)
+        for line in response:
+            if line.startswith(b"data: {"):
+                times.append(time.perf_counter())
+            if stop is not None and stop.is_set():
+                break
+        connection.close()
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(120)
+
+
+def prompt(number, tokens):
+    """Ids of the vocabulary's middle, other ones for each number."""
+    return [300 + (number * 7919 + i * 31) % 1500 for i in range(tokens)]
+
+
+def together(server, streams, tokens):
+    """Tokens per second of all streams, from when the last has begun to when the first ends."""
+    times = [[] for _ in range(streams)]
+    threads = [threading.Thread(target=server.token_times, args=({"prompt": prompt(i, 16), "max_tokens": tokens, "seed": i}, times[i]))
+               for i in range(streams)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    begin, end = max(t[0] for t in times), min(t[-1] for t in times)
+    count = sum(sum(begin < moment <= end for moment in t) for t in times)
+    return count / (end - begin) if end > begin else 0
+
+
+def gaps_beside_a_prompt(server, prompt_tokens, number):
+    """Gaps of a stream, in ms: before another user's prompt comes, and while it is read."""
+    times, stop = [], threading.Event()
+    thread = threading.Thread(target=server.token_times, args=({"prompt": prompt(50 + number, 16), "max_tokens": -1, "seed": number}, times, stop))
+    thread.start()
+    while len(times) < 100:
+        time.sleep(0.01)
+    begin = time.perf_counter()
+    connection, response = server.open({"prompt": prompt(number, prompt_tokens), "max_tokens": 1})
+    response.read()
+    end = time.perf_counter()
+    connection.close()
+    stop.set()
+    thread.join()
+    pairs = list(zip(times, times[1:]))
+    before = [1e3 * (b - a) for a, b in pairs if b < begin]
+    during = [1e3 * (b - a) for a, b in pairs if b >= begin and a <= end]
+    return before, during, end - begin
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stoker")
+    parser.add_argument("model")
+    parser.add_argument("--streams", default="1,2,4,8")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--prompt-tokens", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=3)
+    border = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    o = parser.parse_args(sys.argv[1:border])
+    counts = [int(n) for n in o.streams.split(",")]
+    context = 2 * max(o.prompt_tokens, o.tokens) + 100
+    server = Server(o.stoker, o.model, ["--parallel", str(max(2, *counts)), "-c", str(context), *sys.argv[border + 1:]])
+    try:
+        together(server, 1, o.tokens)  # warm
+        print("| streams | tokens/s, all (median of %d) | by one |\n|---|---|---|" % o.rounds)
+        speeds = {n: [] for n in counts}
+        for _ in range(o.rounds):  # in turns, so that a drift of the machine meets all
+            for n in counts:
+                speeds[n].append(together(server, n, o.tokens))
+        for n in counts:
+            speed = statistics.median(speeds[n])
+            print("| %d | %.1f | %.2f |" % (n, speed, speed / statistics.median(speeds[counts[0]])))
+        print("\n| %d-token prompt read in | gaps of a stream before, median | during, median | during, 99 %% | worst | worst / median |"
+              "\n|---|---|---|---|---|---|" % o.prompt_tokens)
+        for i in range(o.rounds):
+            before, during, seconds = gaps_beside_a_prompt(server, o.prompt_tokens, i)
+            median = statistics.median(during)
+            high = sorted(during)[int(0.99 * (len(during) - 1))]
+            print("| %.2f s | %.2f ms | %.2f ms | %.2f ms | %.2f ms | %.1f |" %
+                  (seconds, statistics.median(before), median, high, max(during), max(during) / median))
+    finally:
+        server.close()
+
+
+main()
