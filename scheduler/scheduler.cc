@@ -98,6 +98,15 @@ struct Scheduler::Impl {
     return static_cast<size_t>(key.moe_layer * table.experts_per_layer() + key.expert.value);
   }
   Entry& entry(ExpertKey key) { return entries[index_of(key)]; }
+  static ExpertTier tier_of(const Entry& e) {
+    switch (e.state) {
+      case State::absent: return ExpertTier::disk;
+      case State::in_flight: return ExpertTier::arriving;
+      case State::resident: return ExpertTier::ram;
+      case State::on_device: return ExpertTier::vram;
+    }
+    return ExpertTier::disk;
+  }
   i64 class_of(i64 moe_layer) const { return plan.class_of_moe_layer[static_cast<size_t>(moe_layer)]; }
   ExpertKey key_of(size_t entry) const {
     i64 experts = table.experts_per_layer(), node = static_cast<i64>(entry);
@@ -298,6 +307,7 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
     policy->on_use(key, requests[i].tokens, requests[i].gate_weight);
     wants.push_back({key.expert});
     stats.requests++;
+    last_use[index_of(key)] = pass;
     if (e.state == State::on_device) {
       stats.device_hits++;
       wants[i].phase = Phase::released;
@@ -309,7 +319,6 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
     if (devices) devices->placement().on_use_in_ram(key);
     (e.state == State::resident ? stats.hits : stats.misses)++;
     if (e.state == State::resident) stats.hit_bytes += table.expert_bytes(layer_of(moe_layer));
-    last_use[index_of(key)] = pass;
     if (e.state == State::absent) continue;
     if (e.predicted) use_predicted(e, key);
     policy->on_pin(key);
@@ -760,10 +769,7 @@ ResidencyView Scheduler::view() const {
   for (const auto& layer : s.table.layers()) view.layers.push_back(layer.layer);
   view.tiers.reserve(s.entries.size());
   view.passes_since_use.reserve(s.entries.size());
-  for (const Impl::Entry& e : s.entries)
-    view.tiers.push_back(e.state == Impl::State::resident    ? ExpertTier::ram
-                         : e.state == Impl::State::in_flight ? ExpertTier::arriving
-                                                             : ExpertTier::disk);
+  for (const Impl::Entry& e : s.entries) view.tiers.push_back(Impl::tier_of(e));
   u32 last = s.pass - 1;  // between passes; within one its own uses are newer
   for (u32 used : s.last_use)
     view.passes_since_use.push_back(used == 0 ? ResidencyView::kNeverUsed : used < last ? last - used : 0);

@@ -260,6 +260,9 @@ TEST_CASE("hot experts come to be on devices, within their room") {
   SchedulerStats phase = rig.scheduler->stats() - before;
   // 22 of 72 experts are there; of uses as skewed as these the hottest 22 have two thirds.
   CHECK(phase.device_hits > phase.requests / 2);
+  ResidencyView view = rig.scheduler->view();
+  CHECK(std::count(view.tiers.begin(), view.tiers.end(), ExpertTier::vram) ==
+        rig.scheduler->experts_on_device(0) + rig.scheduler->experts_on_device(1));
 }
 
 TEST_CASE("what fits in RAM and devices together is read once, whatever is exchanged") {

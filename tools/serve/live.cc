@@ -41,7 +41,7 @@ Json stages_json(const BatcherStatus& status) {
 
 Json experts_json(const SchedulerStats& e) {
   return {{"requests", e.requests},
-          {"hits", e.hits},
+          {"hits", e.hits + e.device_hits},  // in any memory
           {"misses", e.misses},
           {"evictions", e.evictions},
           {"ram_bytes", e.hit_bytes},

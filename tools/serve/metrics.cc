@@ -74,6 +74,7 @@ void experts(Page& p, const SchedulerStats& e) {
     p.sample(name, "tier", of, value);
   };
   tier("stoker:expert_hits_total", "Wanted experts that were in this tier.", "ram", number(e.hits));
+  p.sample("stoker:expert_hits_total", "tier", "vram", number(e.device_hits));
   tier("stoker:expert_misses_total", "Wanted experts that were not in this tier.", "ram", number(e.misses));
   tier("stoker:expert_evictions_total", "Experts that gave up their place in this tier.", "ram", number(e.evictions));
   tier("stoker:expert_bytes_total", "Bytes of experts that were taken from this tier.", "ram", number(e.hit_bytes));
@@ -82,6 +83,10 @@ void experts(Page& p, const SchedulerStats& e) {
   p.counter("stoker:hinted_bytes_total", "Bytes read because of predictions.", number(e.predicted_bytes));
   p.counter("stoker:hinted_useful_bytes_total", "Bytes of these that were wanted.", number(e.useful_bytes));
   p.counter("stoker:hint_upgrades_total", "Misses whose read a prediction had begun.", number(e.upgrades));
+  p.counter("stoker:expert_promotions_total", "Experts that moved from RAM to VRAM.", number(e.promotions));
+  p.heading("counter", "stoker:link_bytes_total", "Bytes of experts that went to VRAM (up) and came back (down).");
+  p.sample("stoker:link_bytes_total", "direction", "up", number(e.uploaded_bytes));
+  p.sample("stoker:link_bytes_total", "direction", "down", number(e.downloaded_bytes));
   p.counter("stoker:disk_busy_seconds_total", "Time with a read in flight: its rate is the share of time that the disk is busy.", seconds(e.disk_busy_ns));
 }
 
