@@ -13,7 +13,7 @@ namespace stoker::cuda {
 
 struct ActivationRow {
   const std::byte* at;
-  i64 cols;
+  i32 cols;
 
   HOST_DEVICE const std::byte* q(i64 col) const { return at + col; }
   HOST_DEVICE f32 d(i64 block) const { return reinterpret_cast<const f32*>(at + cols)[block]; }

@@ -12,12 +12,9 @@
 
 #include "kernels/cuda/activation_rows.h"
 #include "kernels/cuda/gpu.h"
+#include "kernels/cuda/rows.h"
 #include "kernels/format/decode.h"
 #include "kernels/format/packed_load.h"
-
-#ifndef __CUDA_ARCH__
-#include <cmath>
-#endif
 
 namespace stoker::cuda {
 
@@ -27,16 +24,27 @@ constexpr int kMatvecTokens = 8;  // of a job, at most
 struct MatvecJob {
   const std::byte* first;   // packed matrix
   const std::byte* second;  // or nullptr. With it the result is silu(first x) * (second x)
-  const i32* x_rows;        // [tokens] rows of x, or nullptr: x_first + t
+  const i32* x_rows;        // [tokens] rows of x, or nullptr: x_first + t * x_step
   const i32* y_rows;        // [tokens] rows of y, or nullptr: y_first + t
-  i32 x_first, y_first;
+  i32 x_first, x_step, y_first;
   i32 tokens;
+  i64 y_offset;  // added to y, in elements
+};
+
+// The same for matrices at equal distances (heads; or just one) and any number of tokens: x row t * matrices + matrix,
+// y at t * y_stride + matrix * y_matrix_stride.
+struct MatvecUniform {
+  const std::byte* first;
+  i64 matrix_stride_bytes;
+  i64 matrices, tokens;
+  i64 y_matrix_stride;
 };
 
 struct MatvecArgs {
-  const MatvecJob* jobs;
-  const i32* job_count;  // or nullptr: job_limit
-  i64 job_limit;
+  const MatvecJob* jobs;  // or nullptr: `uniform`
+  const i32* job_count;   // on the card, or nullptr: job_limit
+  i64 job_limit;          // of `uniform`: uniform_jobs()
+  MatvecUniform uniform;
   i64 rows, cols;  // of each matrix
   const std::byte* x;
   i64 x_stride_bytes;
@@ -45,20 +53,34 @@ struct MatvecArgs {
   const u32* books;  // DecodeBooks
 };
 
+// Jobs of at most `most` tokens that this makes.
+HOST_DEVICE i64 uniform_jobs(const MatvecUniform& u, i64 most) {
+  return u.matrices * ((u.tokens + most - 1) / most);
+}
+
+HOST_DEVICE MatvecJob job_at(const MatvecArgs& a, i64 i, i64 most) {
+  if (a.jobs != nullptr) return a.jobs[i];
+  const MatvecUniform& u = a.uniform;
+  const i64 matrix = i % u.matrices, token = i / u.matrices * most;
+  const i64 tokens = u.tokens - token < most ? u.tokens - token : most;
+  return {.first = u.first + matrix * u.matrix_stride_bytes,
+          .second = nullptr,
+          .x_rows = nullptr,
+          .y_rows = nullptr,
+          .x_first = static_cast<i32>(token * u.matrices + matrix),
+          .x_step = static_cast<i32>(u.matrices),
+          .y_first = static_cast<i32>(token),
+          .tokens = static_cast<i32>(tokens),
+          .y_offset = matrix * u.y_matrix_stride};
+}
+
 // Bytes of shared memory.
 template <class Block>
 constexpr i64 matvec_book_bytes = round_up(Decode<Block>::kBook.words() * 4, 16);
 template <class Block>
 constexpr i64 matvec_shared_bytes(i64 tokens) {
-  return matvec_book_bytes<Block> + 2 * kMatvecWarps * tokens * kPackedRows * i64{sizeof(f32)};
-}
-
-HOST_DEVICE f32 silu(f32 x) {
-#ifdef __CUDA_ARCH__
-  return x / (1.0f + expf(-x));
-#else
-  return x / (1.0f + std::exp(-x));
-#endif
+  return matvec_book_bytes<Block> + 2 * kMatvecWarps * tokens * kPackedRows * i64{sizeof(f32)} +
+         tokens * i64{sizeof(ActivationRow)};
 }
 
 // Dot products of the 32 weights of a group with those of a token, each half for itself.
@@ -73,9 +95,9 @@ HOST_DEVICE void dot_halves(const WeightGroup& w, const std::byte* q, i32 (&half
   }
 }
 
-// Adds block b of the columns, in registers `w`, times every token.
+// Adds block b of the columns, in registers `w`, times every token to sums[t * kPackedRows].
 template <class Block, int kTokens>
-HOST_DEVICE void add_block(const u32* w, const u32* book, const ActivationRow* x, int tokens, i64 b, f32* sums) {
+HOST_DEVICE void add_block(const u32* w, const u32* book, const ActivationRow* x, int tokens, int b, f32* sums) {
   using D = Decode<Block>;
   constexpr int kGroups = Block::kWeights / 32;
   i32 total[kTokens], offset[kTokens];
@@ -113,7 +135,8 @@ HOST_DEVICE void add_block(const u32* w, const u32* book, const ActivationRow* x
     if (t >= tokens) continue;
     f32 value = rounded_product(D::d(w), static_cast<f32>(total[t]));
     if constexpr (D::kHasOffset) value = rounded_sum(value, rounded_product(D::m(w), static_cast<f32>(offset[t])));
-    sums[t] = rounded_sum(sums[t], rounded_product(value, x[t].d(b)));
+    f32& sum = sums[t * kPackedRows];
+    sum = rounded_sum(sum, rounded_product(value, x[t].d(b)));
   }
 }
 
@@ -122,18 +145,35 @@ template <class Block, int kTokens, class Machine>
 HOST_DEVICE void multiply_tile(const Machine& m, const MatvecArgs& a, const std::byte* tile, const u32* book,
                                const ActivationRow* x, int tokens, f32* partial) {
   const int warp = m.thread() / kWarp, lane = m.thread() % kWarp;
-  const i64 blocks = a.cols / Block::kWeights;
-  f32 sums[kTokens];
-  UNROLL
-  for (int t = 0; t < kTokens; t++) sums[t] = 0;
-  for (i64 b = warp; b < blocks; b += kMatvecWarps) {
+  const int blocks = static_cast<int>(a.cols / Block::kWeights);
+  // In shared memory, where no other thread touches them: registers are scarce.
+  f32* sums = partial + warp * kTokens * kPackedRows + lane;
+  for (int t = 0; t < tokens; t++) sums[t * kPackedRows] = 0;
+  for (int b = warp; b < blocks; b += kMatvecWarps) {
     u32 w[kBlockWords<Block>];
-    load_block<Block>(tile + b * kPackedRows * i64{sizeof(Block)}, lane, w);
+    load_block<Block>(tile + i64{b} * kPackedRows * i64{sizeof(Block)}, lane, w);
     add_block<Block, kTokens>(w, book, x, tokens, b, sums);
   }
-  UNROLL
-  for (int t = 0; t < kTokens; t++)
-    if (t < tokens) partial[(warp * kTokens + t) * kPackedRows + lane] = sums[t];
+}
+
+// Both matrices of a job, to partial[matrix][warp][token][row].
+template <class Block, int kTokens, class Machine>
+HOST_DEVICE void multiply_item(const Machine& m, const MatvecArgs& a, const MatvecJob& job, int tile,
+                               const u32* book, f32* partial) {
+  const i64 tile_bytes = a.cols / Block::kWeights * kPackedRows * i64{sizeof(Block)};
+  // In shared memory, because registers are scarce.
+  ActivationRow* x = reinterpret_cast<ActivationRow*>(partial + 2 * kMatvecWarps * kTokens * kPackedRows);
+  if (m.thread() < job.tokens) {
+    const i64 token = m.thread();
+    const i64 row = job.x_rows != nullptr ? job.x_rows[token] : job.x_first + token * job.x_step;
+    x[token] = {a.x + row * a.x_stride_bytes, static_cast<i32>(a.cols)};
+  }
+  m.sync();
+  constexpr i64 kPart = kMatvecWarps * kTokens * kPackedRows;
+  const std::byte* matrices[2] = {job.first, job.second};
+  for (int i = 0; i < 2; i++)
+    if (matrices[i] != nullptr)
+      multiply_tile<Block, kTokens>(m, a, matrices[i] + tile * tile_bytes, book, x, job.tokens, partial + i * kPart);
 }
 
 // Block of 32 * kMatvecWarps threads, matvec_shared_bytes<Block>(kTokens) of shared memory.
@@ -146,23 +186,15 @@ HOST_DEVICE void matvec(const Machine& m, const MatvecArgs& a) {
     book[i] = a.books[Decode<Block>::kBook.first + i];
   m.sync();
 
-  const i64 tiles = (a.rows + kPackedRows - 1) / kPackedRows;
-  const i64 tile_bytes = a.cols / Block::kWeights * kPackedRows * i64{sizeof(Block)};
-  const i64 jobs = a.job_count != nullptr ? *a.job_count : a.job_limit;
-  for (i64 item = m.block(); item < jobs * tiles; item += m.blocks()) {
-    const MatvecJob job = a.jobs[item / tiles];
-    const i64 tile = item % tiles;
-    ActivationRow x[kTokens];
-    UNROLL
-    for (int t = 0; t < kTokens; t++) {
-      const int token = t < job.tokens ? t : 0;
-      const i64 row = job.x_rows != nullptr ? job.x_rows[token] : job.x_first + token;
-      x[t] = {a.x + row * a.x_stride_bytes, a.cols};
-    }
-    multiply_tile<Block, kTokens>(m, a, job.first + tile * tile_bytes, book, x, job.tokens, partial);
-    if (job.second != nullptr)
-      multiply_tile<Block, kTokens>(m, a, job.second + tile * tile_bytes, book, x, job.tokens, partial + kPart);
+  // In 32 bits where possible: registers are scarce.
+  const int tiles = static_cast<int>((a.rows + kPackedRows - 1) / kPackedRows);
+  const int items = static_cast<int>(a.job_count != nullptr ? *a.job_count : a.job_limit) * tiles;
+  for (int item = static_cast<int>(m.block()); item < items; item += static_cast<int>(m.blocks())) {
+    const int tile = item % tiles;
+    multiply_item<Block, kTokens>(m, a, job_at(a, item / tiles, kTokens), tile, book, partial);
     m.sync();
+    // The job is asked for again: kept over the products it would cost registers that they need.
+    const MatvecJob job = job_at(a, item / tiles, kTokens);
     for (int i = m.thread(); i < job.tokens * static_cast<int>(kPackedRows); i += m.threads()) {
       const i64 t = i / kPackedRows, row = tile * kPackedRows + i % kPackedRows;
       if (row >= a.rows) continue;
@@ -172,7 +204,7 @@ HOST_DEVICE void matvec(const Machine& m, const MatvecArgs& a) {
         if (job.second != nullptr) second += partial[kPart + warp * kTokens * kPackedRows + i];
       }
       const i64 to = job.y_rows != nullptr ? job.y_rows[t] : job.y_first + t;
-      a.y[to * a.y_stride + row] = job.second != nullptr ? silu(first) * second : first;
+      a.y[to * a.y_stride + job.y_offset + row] = job.second != nullptr ? silu(first) * second : first;
     }
     m.sync();
   }

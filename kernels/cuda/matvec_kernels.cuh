@@ -1,36 +1,65 @@
-// The matrix-vector kernel of a family of formats as functions that launch it; included by one .cu per family, so that
-// they compile at the same time.
+// The products of a family of formats as functions that launch them; included by one .cu per family, so that they
+// compile at the same time.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <algorithm>
 
-#include "kernels/cuda/matvec.h"
+#include "kernels/cuda/gemm.h"
 #include "kernels/cuda/matvec_launch.h"
 
 namespace stoker::cuda {
 
 // Two blocks per multiprocessor: 128 registers for each thread, and loads of the one behind arithmetic of the other.
-constexpr int kMatvecBlocksPerProcessor = 2;
+constexpr int kBlocksPerProcessor = 2;
+
+// The list is in the launch's parameters.
+__device__ inline MatvecArgs with_jobs(const MatvecArgs& args, const MatvecJobList& list) {
+  MatvecArgs result = args;
+  if (args.jobs == nullptr && args.uniform.matrices == 0) result.jobs = list.at;
+  return result;
+}
 
 template <class Block, int kTokens>
-__global__ void __launch_bounds__(kWarp* kMatvecWarps, kMatvecBlocksPerProcessor) matvec_kernel(const MatvecArgs args) {
+__global__ void __launch_bounds__(kWarp* kMatvecWarps, kBlocksPerProcessor)
+    matvec_kernel(const __grid_constant__ MatvecArgs args, const __grid_constant__ MatvecJobList list) {
   extern __shared__ uint4 memory[];
-  matvec<Block, kTokens>(Gpu{reinterpret_cast<std::byte*>(memory)}, args);
+  matvec<Block, kTokens>(Gpu{reinterpret_cast<std::byte*>(memory)}, with_jobs(args, list));
 }
 
 template <class Block>
-void launch_matvec(const MatvecArgs& args, const MatvecShape& shape, CUstream_st* stream) {
-  const i64 items = args.job_limit * div_up(args.rows, kPackedRows);
-  const i64 blocks = std::min(items, i64{shape.processors} * kMatvecBlocksPerProcessor);
+__global__ void __launch_bounds__(kGemmThreads, kBlocksPerProcessor)
+    gemm_kernel(const __grid_constant__ MatvecArgs args, const __grid_constant__ MatvecJobList list, i64 token_tiles) {
+  extern __shared__ uint4 memory[];
+  gemm<Block>(Gpu{reinterpret_cast<std::byte*>(memory)}, with_jobs(args, list), token_tiles);
+}
+
+inline unsigned grid_for(i64 items, int processors) {
+  return static_cast<unsigned>(std::min(items, i64{processors} * kBlocksPerProcessor));
+}
+
+template <class Block>
+void start_matvec(const MatvecArgs& args, const MatvecJobList* list, i64 tokens, int processors, CUstream_st* stream) {
+  static constexpr MatvecJobList kNone{};
+  const unsigned blocks = grid_for(args.job_limit * div_up(args.rows, kPackedRows), processors);
   if (blocks == 0) return;
-  const dim3 grid(static_cast<unsigned>(blocks)), threads(kWarp * kMatvecWarps);
-  if (shape.tokens <= 1)
-    matvec_kernel<Block, 1><<<grid, threads, matvec_shared_bytes<Block>(1), stream>>>(args);
+  const MatvecJobList& jobs = list != nullptr ? *list : kNone;
+  if (tokens <= 1)
+    matvec_kernel<Block, 1><<<blocks, kWarp * kMatvecWarps, matvec_shared_bytes<Block>(1), stream>>>(args, jobs);
   else
     matvec_kernel<Block, kMatvecTokens>
-        <<<grid, threads, matvec_shared_bytes<Block>(kMatvecTokens), stream>>>(args);
+        <<<blocks, kWarp * kMatvecWarps, matvec_shared_bytes<Block>(kMatvecTokens), stream>>>(args, jobs);
+}
+
+template <class Block>
+void start_gemm(const MatvecArgs& args, const MatvecJobList* list, i64 tokens, int processors, CUstream_st* stream) {
+  static constexpr MatvecJobList kNone{};
+  const i64 token_tiles = div_up(tokens, kGemmTokens);
+  const unsigned blocks = grid_for(args.job_limit * div_up(args.rows, kGemmRows) * token_tiles, processors);
+  if (blocks == 0) return;
+  gemm_kernel<Block>
+      <<<blocks, kGemmThreads, gemm_shared_bytes<Block>, stream>>>(args, list != nullptr ? *list : kNone, token_tiles);
 }
 
 }  // namespace stoker::cuda

@@ -1,4 +1,4 @@
-// Starts the matrix-vector kernel of matvec.h.
+// Starts the products of matvec.h and gemm.h. Errors of a launch are CUDA's, found by cudaGetLastError().
 #pragma once
 
 #include "kernels/cuda/matvec.h"
@@ -7,19 +7,33 @@ struct CUstream_st;
 
 namespace stoker::cuda {
 
-struct MatvecShape {
-  int tokens;      // largest of the jobs'; 1 has a kernel of its own
-  int processors;  // of the card
+// Jobs that travel with the launch instead of lying on the card: less than the 4 KiB that parameters may have.
+constexpr i64 kLaunchJobs = 48;
+struct MatvecJobList {
+  MatvecJob at[kLaunchJobs];
 };
 
-using MatvecLaunch = void (*)(const MatvecArgs&, const MatvecShape&, CUstream_st* stream);
+// Tokens of a job from which on tensor cores compute it.
+constexpr i64 kGemmFromTokens = kMatvecTokens + 1;
 
-// nullptr for formats without blocks. Errors of a launch are CUDA's, found by whoever asks the stream.
+struct MatvecLaunch {
+  // `list`: the jobs when args.jobs is nullptr and args.uniform has no matrices. `tokens`: largest of the jobs' (at most
+  // kMatvecTokens); 1 has a kernel of its own. `processors`: the card's.
+  void (*matvec)(const MatvecArgs& args, const MatvecJobList* list, i64 tokens, int processors, CUstream_st* stream);
+  // Jobs of any number of tokens, without second matrices.
+  void (*gemm)(const MatvecArgs& args, const MatvecJobList* list, i64 tokens, int processors, CUstream_st* stream);
+};
+
+// Both are nullptr for formats without blocks.
 MatvecLaunch matvec_launch(BlockType type);
 
 // Parts of it, one per file.
-MatvecLaunch matvec_launch_block32(BlockType type);
-MatvecLaunch matvec_launch_k(BlockType type);
-MatvecLaunch matvec_launch_iq(BlockType type);
+using MatvecStart = decltype(MatvecLaunch::matvec);
+MatvecStart matvec_block32(BlockType type);
+MatvecStart matvec_k(BlockType type);
+MatvecStart matvec_iq(BlockType type);
+MatvecStart gemm_block32(BlockType type);
+MatvecStart gemm_k(BlockType type);
+MatvecStart gemm_iq(BlockType type);
 
 }  // namespace stoker::cuda

@@ -67,13 +67,16 @@ Outcome run(const MatmulCase& c, const MatmulData& data, const MatmulData* secon
                     .x_rows = tile.x_rows != nullptr ? tile.x_rows + t : nullptr,
                     .y_rows = tile.y_rows != nullptr ? tile.y_rows + t : nullptr,
                     .x_first = static_cast<i32>(t),
+                    .x_step = 1,
                     .y_first = static_cast<i32>(t),
-                    .tokens = static_cast<i32>(std::min<i64>(kTokens, c.tokens - t))});
+                    .tokens = static_cast<i32>(std::min<i64>(kTokens, c.tokens - t)),
+                    .y_offset = 0});
   CanaryBuffer<f32> y(data.output_rows() * data.output_stride());
   const i32 count = static_cast<i32>(jobs.size());
   const MatvecArgs args{.jobs = jobs.data(),
                         .job_count = c.tokens % 2 == 0 ? &count : nullptr,
                         .job_limit = count,
+                        .uniform = {},
                         .rows = c.rows,
                         .cols = c.cols,
                         .x = x.bytes.data(),
