@@ -53,6 +53,15 @@ i64 BatchSlot::common_prefix(std::span<const i32> prompt) const {
   return common < kShortestReuse ? 0 : common;
 }
 
+KvCache& BatchSlot::cache() const { return engine_.sequence(sequence_); }
+
+void BatchSlot::set_tokens(std::vector<i32> tokens) {
+  CHECK(!busy());
+  cache().truncate(static_cast<i64>(tokens.size()));
+  tokens_.assign(tokens.begin(), tokens.end());  // keeps the memory that was reserved
+  last_used_ns_ = tokens_.empty() ? 0 : steady_clock().now_ns();  // an empty one is the first to be used
+}
+
 void BatchSlot::begin(std::shared_ptr<Generation> generation) {
   CHECK(!busy());
   generation_ = std::move(generation);

@@ -13,6 +13,7 @@
 namespace stoker {
 
 class Engine;
+class KvCache;
 
 class BatchSlot {
  public:
@@ -30,6 +31,11 @@ class BatchSlot {
   // Tokens of `prompt` that need not be computed. Short common starts count as none: every chat begins with the same
   // few tokens, and without reuse unrelated answers keep the bits they have alone.
   i64 common_prefix(std::span<const i32> prompt) const;
+
+  // For whoever saves and restores what an idle slot holds: the tokens of the cache, which must change together.
+  std::span<const i32> tokens() const { return tokens_; }
+  KvCache& cache() const;
+  void set_tokens(std::vector<i32> tokens);  // cuts the cache to as many
 
   void begin(std::shared_ptr<Generation> generation);
 

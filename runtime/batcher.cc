@@ -49,6 +49,34 @@ std::shared_ptr<const ResidencyView> Batcher::residency(int milliseconds) {
   return view_;
 }
 
+bool Batcher::with_slot(i64 index, const std::function<void(BatchSlot&)>& work) {
+  Loan& loan = loans_[static_cast<size_t>(index)];
+  {
+    std::unique_lock lock(mutex_);
+    loan.wanted++;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return stopping_ || (loan.granted && !loan.taken); });
+    loan.wanted--;
+    if (stopping_) return false;
+    loan.taken = true;
+  }
+  std::exception_ptr failure;
+  try {
+    work(slots_[static_cast<size_t>(index)]);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  {
+    std::lock_guard lock(mutex_);
+    loan.granted = loan.taken = false;
+    lent_--;
+    returned_ = true;
+  }
+  changed_.notify_all();
+  if (failure) std::rethrow_exception(failure);
+  return true;
+}
+
 void Batcher::check(const Generation& g) const {
   i64 tokens = static_cast<i64>(g.prompt.size()), context = engine_->options().context;
   if (tokens == 0) fail("the prompt is empty");
@@ -78,6 +106,7 @@ void Batcher::run(const Load& load) {
     engine_ = load();
     i64 count = engine_->options().sequences;
     for (i64 i = 0; i < count; i++) slots_.emplace_back(*engine_, SequenceId(i));
+    loans_.resize(static_cast<size_t>(count));
     logits_.resize(static_cast<size_t>(count * engine_->hparams().vocab));
     publish();
   } catch (...) {
@@ -102,6 +131,7 @@ void Batcher::run(const Load& load) {
 void Batcher::work() {
   while (wait_for_work()) {
     end_cancelled();
+    lend();
     admit();
     step_prompt();
     step_decode();
@@ -109,12 +139,21 @@ void Batcher::work() {
     show_residency();
   }
   end_all();
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return std::none_of(loans_.begin(), loans_.end(), [](const Loan& loan) { return loan.taken; }); });
+  }
   publish();
 }
 
 bool Batcher::wait_for_work() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return stopping_ || active_ > 0 || !waiting_.empty() || views_wanted_ > views_made_; });
+  changed_.wait(lock, [&] {
+    bool wanted = std::any_of(loans_.begin(), loans_.end(), [](const Loan& loan) { return loan.wanted > 0 && !loan.granted; });
+    bool waiting = !waiting_.empty() && lent_ < static_cast<i64>(slots_.size());
+    return stopping_ || active_ > 0 || waiting || wanted || returned_ || views_wanted_ > views_made_;
+  });
+  returned_ = false;
   return !stopping_;
 }
 
@@ -129,7 +168,7 @@ std::shared_ptr<Generation> Batcher::take_waiting() {
       auto taken = std::find_if(waiting_.begin(), waiting_.end(), [](const auto& g) { return g->cancelled.load(); });
       wanted = taken == waiting_.end();
       if (wanted) taken = waiting_.begin();
-      if (waiting_.empty() || (wanted && active_ == static_cast<i64>(slots_.size()))) return nullptr;
+      if (waiting_.empty() || (wanted && active_ + lent_ == static_cast<i64>(slots_.size()))) return nullptr;
       next = std::move(*taken);
       waiting_.erase(taken);
       if (wanted) active_++;
@@ -139,6 +178,23 @@ std::shared_ptr<Generation> Batcher::take_waiting() {
     result.end = GenerationEnd::cancelled;
     if (next->on_done) next->on_done(result);
   }
+}
+
+// Idle slots to those who asked for them, before a generation gets them.
+void Batcher::lend() {
+  std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < slots_.size(); i++) {
+    Loan& loan = loans_[i];
+    if (loan.wanted == 0 || loan.granted || slots_[i].busy()) continue;
+    loan.granted = true;
+    lent_++;
+    changed_.notify_all();
+  }
+}
+
+bool Batcher::is_lent(size_t index) const {
+  std::lock_guard lock(mutex_);
+  return loans_[index].granted;
 }
 
 void Batcher::admit() {
@@ -152,8 +208,9 @@ void Batcher::admit() {
 BatchSlot& Batcher::choose_slot(const Generation& generation) {
   BatchSlot* best = nullptr;
   i64 best_common = -1;
-  for (BatchSlot& slot : slots_) {
-    if (slot.busy()) continue;
+  for (size_t i = 0; i < slots_.size(); i++) {
+    BatchSlot& slot = slots_[i];
+    if (slot.busy() || is_lent(i)) continue;
     i64 common = generation.reuse_prefix ? slot.common_prefix(generation.prompt) : 0;
     if (common < best_common || (common == best_common && slot.last_used_ns() >= best->last_used_ns())) continue;
     best = &slot;
@@ -251,10 +308,12 @@ void Batcher::account(BatchSlot& slot) {
 }
 
 void Batcher::publish() {
-  state_.slots.clear();
-  for (const BatchSlot& slot : slots_) {
+  state_.slots.resize(slots_.size());
+  for (size_t i = 0; i < slots_.size(); i++) {
+    const BatchSlot& slot = slots_[i];
+    if (is_lent(i)) continue;  // as it was before
     state_.most_held = std::max(state_.most_held, slot.held());
-    state_.slots.push_back({.busy = slot.busy(), .prompting = slot.prompting(), .held = slot.held(), .result = slot.result()});
+    state_.slots[i] = {.busy = slot.busy(), .prompting = slot.prompting(), .held = slot.held(), .result = slot.result()};
   }
   state_.experts = engine_->scheduler_stats();
   state_.stage_ns = engine_->timer().all_ns();

@@ -71,6 +71,10 @@ class Batcher {
   // has ids outside the vocabulary.
   bool submit(std::span<const std::shared_ptr<Generation>> generations);
 
+  // Calls `work` on the calling thread with slot `index`, when that is idle; no generation gets it meanwhile. False: the
+  // batcher stops instead. What `work` throws comes through. Any thread but the engine's.
+  bool with_slot(i64 index, const std::function<void(BatchSlot&)>& work);
+
   BatcherStatus status() const;  // any thread
 
   // Where every expert is, as the engine thread sees it at the next border between two steps; the last view that was
@@ -82,6 +86,8 @@ class Batcher {
   void work();
   bool wait_for_work();
   void admit();
+  void lend();
+  bool is_lent(size_t index) const;
   std::shared_ptr<Generation> take_waiting();
   BatchSlot& choose_slot(const Generation& generation);
   void end_cancelled();
@@ -112,7 +118,16 @@ class Batcher {
   bool loaded_ = false, stopping_ = false;
   std::exception_ptr load_failure_;
   std::deque<std::shared_ptr<Generation>> waiting_;
-  i64 active_ = 0;  // slots taken
+  i64 active_ = 0;  // slots taken by generations
+  // Slots that somebody else than the engine thread uses, or will when they are idle.
+  struct Loan {
+    i64 wanted = 0;  // callers that wait
+    bool granted = false;
+    bool taken = false;  // by the one whom it was granted
+  };
+  std::vector<Loan> loans_;
+  i64 lent_ = 0;  // granted
+  bool returned_ = false;
   BatcherStatus published_;
   std::shared_ptr<const ResidencyView> view_;
   u64 views_wanted_ = 0, views_made_ = 0;

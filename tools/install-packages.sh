@@ -5,7 +5,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
 missing=()
-while read -r package; do
+while read -r package command; do
+  if [ -n "$command" ] && command -v "$command" >/dev/null; then continue; fi
   state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
   [ "$state" = installed ] || missing+=("$package")
 done < <(awk -v wanted=" $* " '/^# [a-z]+$/ { section = $2 } !/^#/ && (wanted == "  " || index(wanted, " " section " "))' \

@@ -89,6 +89,8 @@ constexpr std::array kRows = {
     OptionRow{kServe, "--api-key", "KEY", &O::api_key, "answer only requests that send this key"},
     OptionRow{kServe, "-a, --alias", "NAME", &O::alias, "the model's name in answers (default: the file's)"},
     OptionRow{kServe, "-np, --parallel", "N", &O::parallel, "slots: answers that are generated at the same time", 1, 256},
+    OptionRow{kServe, "--slot-save-path", "DIR", &O::slot_save_path,
+              "folder that POST /slots/ID?action=save and restore write to and read from (default: refused)"},
     OptionRow{kServe, "--queue", "N", &O::queue, "requests that may wait for a slot; more are refused (429)", 0, 10000},
 
     OptionRow{kServe, "--drain-timeout", "SECONDS", &O::drain_seconds,
@@ -237,6 +239,7 @@ constexpr std::array kCommands = {
                "answer over HTTP, as OpenAI's and llama.cpp's clients ask",
                "GET  / (a page with a chat and a view of the experts) /health /v1/models /props /slots /metrics /live\n"
                "POST /v1/chat/completions /v1/completions /completion /tokenize /detokenize /apply-template\n"
+               "     /slots/ID?action=save|restore|erase\n"
                "Answers are streamed with \"stream\": true. Sampling options here are defaults for requests that "
                "do not say.\n"
                "Each slot has a KV cache of -c tokens, and a request continues from the start that it shares with "

@@ -103,6 +103,7 @@ struct Options {
   std::string alias;
   i64 parallel = 4;
   i64 queue = 32;
+  std::string slot_save_path;
   i64 drain_seconds = 60;
   std::string log_format = "text";
   // Smaller than -b of run: between two pieces of a prompt the other answers get a token.

@@ -4,11 +4,14 @@
 
 #include <atomic>
 #include <future>
+#include <thread>
 
 #include "runtime/engine.h"
 #include "runtime/session.h"
+#include "runtime/slot_file.h"
 #include "tests/support/model_run.h"
 #include "tests/support/shared_data.h"
+#include "tests/support/temp_folder.h"
 
 namespace stoker {
 namespace {
@@ -166,6 +169,80 @@ TEST_CASE("cancelling frees the slot before the next token, also for one that wa
   CHECK((end == GenerationEnd::cancelled || end == GenerationEnd::context_full || end == GenerationEnd::end_of_text));
   Run next(text(10, 4), 5);
   CHECK(next.in(batcher).generated_tokens > 0);
+}
+
+TEST_CASE("a slot that was saved and restored goes on with the bits of one that was not") {
+  test::TempFolder folder;
+  std::vector<i32> first = text(60, 5), longer = first;
+  std::vector<std::vector<f32>> logprobs;
+  for (bool restored : {false, true}) {
+    Batcher batcher(load(options(2)), 0);
+    Run before(first, 12);
+    GenerationResult begun = before.in(batcher);
+    longer = first;
+    longer.insert(longer.end(), before.tokens.begin(), before.tokens.end());
+    longer.push_back(7);
+    i64 slot = begun.slot, layers = batcher.engine().hparams().layers;
+    u64 model = slot_model_id(batcher.engine());
+    if (restored) {
+      std::string path = folder.file("a.slot");
+      CHECK(batcher.with_slot(slot, [&](BatchSlot& s) {
+        save_slot(path, model, layers, s.tokens(), s.cache());
+        s.set_tokens({});
+      }));
+      Run other(text(200, 6), 3);
+      other.in(batcher);
+      i64 elsewhere = 1 - slot;
+      CHECK(batcher.with_slot(elsewhere, [&](BatchSlot& s) {
+        s.set_tokens(restore_slot(path, model, layers, batcher.engine().hparams().vocab, s.cache()).tokens);
+      }));
+    }
+    Run after(longer, 10);
+    GenerationResult result = after.in(batcher);
+    CHECK(result.cached_tokens == 71);
+    logprobs.push_back(after.logprobs);
+  }
+  CHECK(logprobs[0] == logprobs[1]);
+}
+
+TEST_CASE("a slot is lent when it is idle, to one after the other, and others go on") {
+  Batcher batcher(load(options(2)), 2);
+  std::atomic<int> inside{0}, most{0}, calls{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; i++) {
+    threads.emplace_back([&, i] {
+      for (int k = 0; k < 5; k++) {
+        batcher.with_slot(0, [&](BatchSlot& slot) {
+          most = std::max<int>(most, ++inside);
+          CHECK_FALSE(slot.busy());
+          slot.set_tokens(std::vector<i32>(static_cast<size_t>(i + 1), 3));
+          inside--;
+          calls++;
+        });
+      }
+    });
+  }
+  for (u64 i = 0; i < 6; i++) {
+    Run run(text(20, i), 6);
+    CHECK(run.in(batcher).generated_tokens > 0);
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(most == 1);
+  CHECK(calls == 20);
+  CHECK_THROWS_AS(batcher.with_slot(1, [](BatchSlot&) { fail("no disk"); }), Error);
+  CHECK(batcher.with_slot(1, [](BatchSlot&) {}));  // it was given back
+  Run last(text(20, 9), 3);
+  CHECK(last.in(batcher).generated_tokens > 0);
+}
+
+TEST_CASE("who waits for a slot hears that the batcher stops") {
+  Batcher batcher(load(options(1)), 0);
+  Run endless(text(10, 1), -1);
+  endless.submit(batcher);
+  endless.begun.get_future().wait();
+  std::thread waits([&] { batcher.with_slot(0, [](BatchSlot&) {}); });
+  batcher.stop();
+  waits.join();
 }
 
 TEST_CASE("the ways to end") {

@@ -261,6 +261,16 @@ class Answers(Serving):
         last = self.post("/completion", prompt="The borrow checker", max_tokens=24, stop=whole[5:9], **GREEDY)
         self.assertEqual((last["stop_type"], last["stopping_word"]), ("word", whole[5:9]))
 
+    def test_a_stop_string_over_three_tokens(self):
+        body = {"prompt": "The borrow checker", "n_predict": 24, **GREEDY}
+        whole = self.post("/completion", **body)
+        pieces = [self.post("/detokenize", tokens=[t])["content"] for t in whole["tokens"]]
+        word = pieces[8][-1] + pieces[9] + pieces[10][0]
+        want = whole["content"][:whole["content"].index(word)]
+        self.assertEqual(self.post("/completion", stop=[word], **body)["content"], want)
+        events, _ = self.server.stream("/completion", stop=[word], **body)
+        self.assertEqual("".join(e["content"] for e in events), want)
+
     def test_logprobs(self):
         body = {"messages": user("The sky"), "max_tokens": 4, "logprobs": True, "top_logprobs": 3, **GREEDY}
         choice = self.post("/v1/chat/completions", **body)["choices"][0]

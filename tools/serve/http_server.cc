@@ -12,6 +12,7 @@
 #include "tools/serve/live.h"
 #include "tools/serve/metrics.h"
 #include "tools/serve/request_log.h"
+#include "tools/serve/slot_actions.h"
 #include "tools/serve/web_files.h"
 
 namespace stoker {
@@ -181,6 +182,9 @@ void apply_template(const Service& service, const Request& req, Response& res) {
 void models(const Service& service, const Request&, Response& res) { answer(res, models_json(service)); }
 void props(const Service& service, const Request&, Response& res) { answer(res, props_json(service)); }
 void slots(const Service& service, const Request&, Response& res) { answer(res, slots_json(service)); }
+void act_on_slot(const Service& service, const Request& req, Response& res) {
+  answer(res, slot_action(service, req.matches[1], req.get_param_value("action"), req.body));
+}
 void live(const Service& service, const Request&, Response& res) { answer(res, live_json(service)); }
 
 // The page runs only what it brings itself, whatever a model says.
@@ -303,6 +307,8 @@ void HttpServer::Impl::add_endpoints() {
   post("/tokenize", tokenize);
   post("/detokenize", detokenize);
   post("/apply-template", apply_template);
+  methods["/slots/"] = "POST";
+  server.Post(R"(/slots/(\d{1,9}))", with_key(act_on_slot));
 }
 
 void HttpServer::Impl::set_limits() {
@@ -329,6 +335,7 @@ void HttpServer::Impl::log_requests() {
   });
   server.set_error_handler([this](const Request& req, Response& res) {
     auto known = methods.find(req.path);
+    if (known == methods.end() && req.path.rfind("/slots/", 0) == 0) known = methods.find("/slots/");
     library_error(known == methods.end() ? "" : known->second, req, res);
   });
   server.set_logger([this](const Request& req, const Response& res) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "runtime/engine.h"
+#include "runtime/slot_file.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tools/serve/output_rules.h"
 #include "tools/serve/sampling_fields.h"
@@ -150,6 +151,11 @@ void Service::add_text_prompts(const RequestBody& body, CompletionWish& wish) co
   if (!prompt.is_string() && !prompt.is_array()) bad_field("prompt", "must be a string or an array");
   if (!many) return add(prompt);
   for (const Json& one : prompt) add(one);
+}
+
+u64 Service::model_id() const {
+  std::call_once(model_id_once_, [this] { model_id_ = slot_model_id(engine()); });
+  return model_id_;
 }
 
 std::string Service::new_id(std::string_view prefix) const {

@@ -35,6 +35,8 @@ class Service {
   // A string, an array of ids, or an array of either; and the rules.
   void add_text_prompts(const RequestBody& body, CompletionWish& wish) const;
 
+  u64 model_id() const;  // of slot files; read from the model once
+
   // "chatcmpl-..." with a number that is new each time.
   std::string new_id(std::string_view prefix) const;
 
@@ -52,7 +54,8 @@ class Service {
   std::string model_;
   ChatTemplate template_;
   i64 started_;
-  mutable std::once_flag vocabulary_once_;
+  mutable std::once_flag model_id_once_, vocabulary_once_;
+  mutable u64 model_id_ = 0;
   mutable std::shared_ptr<const TokenTrie> vocabulary_;  // made for the first request that has rules
 };
 
