@@ -7,6 +7,7 @@ usage: bench/serve.py STOKER MODEL [--streams 1,2,4,8] [--tokens N] [--prompt-to
 
 import argparse
 import http.client
+import itertools
 import json
 import signal
 import statistics
@@ -69,20 +70,24 @@ def together(server, streams, tokens):
 
 
 def gaps_beside_a_prompt(server, prompt_tokens, number):
-    """Gaps of a stream, in ms: before another user's prompt comes, and while it is read."""
+    """Gaps of a stream, in ms: before another user's prompt comes, and while it is read. None: the stream ended before."""
     times, stop = [], threading.Event()
-    thread = threading.Thread(target=server.token_times, args=({"prompt": prompt(50 + number, 16), "max_tokens": -1, "seed": number}, times, stop))
+    body = {"prompt": prompt(50 + number, 16), "max_tokens": -1, "seed": number}
+    thread = threading.Thread(target=server.token_times, args=(body, times, stop))
     thread.start()
-    while len(times) < 100:
+    while len(times) < 50 and thread.is_alive():
         time.sleep(0.01)
     begin = time.perf_counter()
     connection, response = server.open({"prompt": prompt(number, prompt_tokens), "max_tokens": 1})
     response.read()
     end = time.perf_counter()
     connection.close()
+    lasted = thread.is_alive()
     stop.set()
     thread.join()
     pairs = list(zip(times, times[1:]))
+    if not lasted:
+        return None
     before = [1e3 * (b - a) for a, b in pairs if b < begin]
     during = [1e3 * (b - a) for a, b in pairs if b >= begin and a <= end]
     return before, during, end - begin
@@ -113,8 +118,8 @@ def main():
             print("| %d | %.1f | %.2f |" % (n, speed, speed / statistics.median(speeds[counts[0]])))
         print("\n| %d-token prompt read in | gaps of a stream before, median | during, median | during, 99 %% | worst | worst / median |"
               "\n|---|---|---|---|---|---|" % o.prompt_tokens)
-        for i in range(o.rounds):
-            before, during, seconds = gaps_beside_a_prompt(server, o.prompt_tokens, i)
+        found = (gaps_beside_a_prompt(server, o.prompt_tokens, i) for i in range(20 * o.rounds))
+        for before, during, seconds in itertools.islice(filter(None, found), o.rounds):
             median = statistics.median(during)
             high = sorted(during)[int(0.99 * (len(during) - 1))]
             print("| %.2f s | %.2f ms | %.2f ms | %.2f ms | %.2f ms | %.1f |" %

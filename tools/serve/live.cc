@@ -46,6 +46,7 @@ Json experts_json(const SchedulerStats& e) {
           {"evictions", e.evictions},
           {"ram_bytes", e.hit_bytes},
           {"disk_bytes", e.bytes_read},
+          {"link_bytes", e.uploaded_bytes + e.downloaded_bytes},
           {"hinted_bytes", e.predicted_bytes},
           {"useful_bytes", e.useful_bytes},
           {"disk_busy_seconds", static_cast<f64>(e.disk_busy_ns) / 1e9}};

@@ -190,14 +190,16 @@ function meter(name, value, part) {
 }
 
 function showMeters(live, d) {
-  const resident = map ? map.cells.reduce((n, byte) => n + (byte >> 6 === 1 || byte >> 6 === 2), 0) : 0;
+  const resident = map ? map.cells.reduce((n, byte) => n + (byte >> 6 === 1), 0) : 0;
+  const onDevices = map ? map.cells.reduce((n, byte) => n + (byte >> 6 === 2), 0) : 0;
   const m = live.memory;
   const busy = share(d.disk_busy_seconds, d.seconds) ?? 0;
   $("meters").replaceChildren(
     meter("Disk", `${percent(busy)} busy, ${gigabytes(d.disk_bytes / d.seconds)}/s`, busy),
-    meter("Expert slots", `${resident.toLocaleString("en")} of ${m.expert_slots.toLocaleString("en")} filled`, share(resident, m.expert_slots)),
+    meter("Expert slots in RAM", `${resident.toLocaleString("en")} of ${m.expert_slots.toLocaleString("en")} filled`, share(resident, m.expert_slots)),
     meter("Experts with a slot", `${m.expert_slots.toLocaleString("en")} of ${m.expert_total.toLocaleString("en")}`, share(m.expert_slots, m.expert_total)),
     meter("Experts from RAM", `${gigabytes(d.ram_bytes / d.seconds)}/s, limit not measured`, null),
+    ...(onDevices > 0 ? [meter("To VRAM and back", `${gigabytes(d.link_bytes / d.seconds)}/s, limit not measured`, null)] : []),
     meter("Weights of every token", gigabytes(m.resident_bytes), null),
     meter("KV cache", `${gigabytes(m.kv_bytes)}, ${live.context.toLocaleString("en")} tokens a slot`, null));
   const gain = live.prefetch.gain ? `, ${live.prefetch.gain > 0 ? "+" : ""}${(100 * live.prefetch.gain).toFixed(1)} % tokens/s` : "";
