@@ -18,12 +18,12 @@ for option in "$@"; do
   case $option in
     --asan)
       folder=build-asan
-      setup+=(-Db_sanitize=address,undefined -Db_lundef=false -Ddebug=true -Doptimization=1 -Dbenches=false)
+      setup+=(-Db_sanitize=address,undefined -Db_lundef=false -Ddebug=true -Doptimization=1 -Dbenches=false -Dcuda=disabled)
       run+=(--timeout-multiplier 4)
       ;;
     --tsan)
       folder=build-tsan
-      setup+=(-Db_sanitize=thread -Db_lundef=false -Ddebug=true -Doptimization=1 -Dbenches=false)
+      setup+=(-Db_sanitize=thread -Db_lundef=false -Ddebug=true -Doptimization=1 -Dbenches=false -Dcuda=disabled)
       run+=(--timeout-multiplier 20)
       # The programs whose code has threads: pool and ops, readers, slab, streamer, scheduler, the server. Whole models are
       # computed by the same code, too slowly under this sanitizer for every change.
