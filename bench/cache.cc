@@ -147,7 +147,8 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     if (s.policies.empty())
-      for (const PolicyRow& row : policy_rows()) s.policies.emplace_back(row.name);
+      for (const PolicyRow& row : policy_rows())
+        if (!row.needs_popularity) s.policies.emplace_back(row.name);
     run(s);
   } catch (const Error& error) {
     fmt::print(stderr, "error: {}\n", error.what());

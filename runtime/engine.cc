@@ -1,11 +1,13 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "kernels/ops.h"
 #include "runtime/arch/deepseek2.h"
+#include "runtime/counting_router.h"
 #include "runtime/forward.h"
 #include "runtime/lookahead.h"
 #include "runtime/recording_router.h"
@@ -18,6 +20,7 @@
 #include "scheduler/model_file/gguf.h"
 #include "scheduler/planner.h"
 #include "scheduler/policy/make_policy.h"
+#include "scheduler/popularity_file.h"
 #include "scheduler/tiers/slab.h"
 
 namespace stoker {
@@ -54,10 +57,10 @@ std::optional<Tokenizer> read_tokenizer(const Gguf& gguf, const Hparams& h) {
   return tokenizer;
 }
 
-std::unique_ptr<Reader> open_files(const Gguf& gguf, IoPath io) {
+std::unique_ptr<Reader> open_files(const Gguf& gguf, const EngineOptions& options) {
   std::vector<std::string> paths;
   for (const GgufFileInfo& file : gguf.files()) paths.push_back(file.path);
-  return open_reader(paths, {.path = io, .depth = Plan{}.ring_depth, .max_piece_bytes = Plan{}.piece_bytes});
+  return open_reader(paths, {.path = options.io, .depth = options.ring_depth, .max_piece_bytes = options.piece_bytes});
 }
 
 struct ExpertBudget {
@@ -85,6 +88,8 @@ struct Engine::Impl {
   std::unique_ptr<WorkerPool> workers;
   std::unique_ptr<Stream> stream;
   std::unique_ptr<Scheduler> scheduler;
+  std::optional<Popularity> popularity;  // of earlier runs
+  CountingRouter* counter = nullptr;     // none: nothing is to be saved
   std::vector<std::unique_ptr<Router>> routers;  // each stands around the one before; the last is used
   std::unique_ptr<Lookahead> lookahead;
   std::unique_ptr<Forward> forward;
@@ -99,7 +104,7 @@ struct Engine::Impl {
         hparams(read_hparams(gguf, wanted)),
         experts(ExpertTable::from_gguf(gguf, hparams.expert_shape())),
         tokenizer(read_tokenizer(gguf, hparams)),
-        reader(open_files(gguf, wanted.io)) {
+        reader(open_files(gguf, wanted)) {
     if (options.context < 1 || options.sequences < 1) fail("a context needs at least one position (-c)");
     if (options.context > kMaxContext) fail("a context has at most {} positions (-c)", kMaxContext);
     if (cache_type() == CacheType::Q8_0 && hparams.cache_row() % 32 != 0)
@@ -109,7 +114,10 @@ struct Engine::Impl {
 
   void make_plan_within_budget() {
     ExpertBudget budget = choose_budget(options, Weights::bytes_needed(gguf, hparams), kv_bytes());
-    plan = make_plan(experts, {.ram_bytes = budget.bytes, .alignment = plan_alignment(*reader, experts)});
+    plan = make_plan(experts, {.ram_bytes = budget.bytes,
+                               .alignment = plan_alignment(*reader, experts),
+                               .ring_depth = options.ring_depth,
+                               .piece_bytes = options.piece_bytes});
     log_info("experts: {:.2f} GiB budget ({}), {} of {} experts fit", static_cast<f64>(budget.bytes) / kGiB,
              budget.origin, plan.total_slots(), experts.moe_layers() * experts.experts_per_layer());
     std::string warning = plan_warning(experts, plan);
@@ -124,13 +132,14 @@ struct Engine::Impl {
   // Weights are read by other threads before the workers exist, because the pool pins this thread to its core and
   // threads that are created later would inherit that.
   void load(const LoadProgress& progress) {
+    read_known();
     make_routers();  // first, because a wrong trace should not cost minutes of reading
     auto reading = [&](i64 done, i64 total) { return !progress || progress("weights", done, total); };
     weights = std::make_unique<Weights>(gguf, hparams, reading);
     workers = std::make_unique<WorkerPool>(WorkerPool::Options{.workers = options.threads});
     stream = std::make_unique<Stream>(*workers, options.isa.value_or(best_isa_level()));
     scheduler = std::make_unique<Scheduler>(
-        experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k()), *reader,
+        experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k(), known()), *reader,
         steady_clock(), SlabOptions{.fault_in = fault_in_if_available});
     look_ahead();
     forward = make_forward(options.chunk);
@@ -158,8 +167,35 @@ struct Engine::Impl {
       std::unique_ptr<TraceSource> source = open_routing(options.routing, hparams);
       routers.push_back(std::make_unique<ReplayRouter>(*routers.back(), hparams, *source, options.routing));
     }
+    if (options.save_popularity && !options.popularity_path.empty()) {
+      auto router = std::make_unique<CountingRouter>(*routers.back(), hparams, popularity.value_or(Popularity()));
+      counter = router.get();
+      routers.push_back(std::move(router));
+    }
     if (!options.trace_path.empty())
       routers.push_back(std::make_unique<RecordingRouter>(*routers.back(), hparams, options.trace_path, options.chunk));
+  }
+
+  const Popularity* known() const { return popularity ? &*popularity : nullptr; }
+
+  // What cannot be used is left alone, and not replaced at the end: it may be somebody's.
+  void read_known() {
+    if (options.popularity_path.empty() || !std::filesystem::exists(options.popularity_path)) return;
+    try {
+      popularity = read_popularity(options.popularity_path, trace_header(hparams).model_hash, hparams.moe_layers(), hparams.experts);
+    } catch (const Error& e) {
+      log_warning("{}; it is not used", e.what());
+      options.save_popularity = false;
+    }
+  }
+
+  void save_popularity() const {
+    if (counter == nullptr || counter->popularity().tokens(0) == 0) return;
+    try {
+      write_popularity(options.popularity_path, {trace_header(hparams).model_hash, counter->popularity()});
+    } catch (const Error& e) {
+      log_warning("{}", e.what());
+    }
   }
 
   // With all experts in memory there is nothing to fetch early.
@@ -196,7 +232,7 @@ Engine::Engine(const EngineOptions& options, const LoadProgress& progress) : imp
   impl_->load(progress);
 }
 
-Engine::~Engine() = default;
+Engine::~Engine() { impl_->save_popularity(); }
 
 const EngineOptions& Engine::options() const { return impl_->options; }
 const Gguf& Engine::gguf() const { return impl_->gguf; }

@@ -48,6 +48,10 @@ struct EngineOptions {
   IoPath io = IoPath::automatic;
   ExpertGroups expert_groups;
   std::string policy = "auto";  // which experts stay in memory: a name of scheduler/policy/make_policy.h
+  std::string popularity_path;     // "": none; what is known of earlier runs. It need not exist
+  bool save_popularity = false;    // at the end, there
+  i64 ring_depth = Plan{}.ring_depth;    // reads in flight
+  i64 piece_bytes = Plan{}.piece_bytes;  // of one read; a multiple of what the disk needs
   bool preload = true;  // read all experts before the first token when they fit
   std::string routing;     // "": the model's gate; else what open_routing() takes (replay_router.h)
   std::string trace_path;  // "": none; where to record what the router chooses

@@ -53,6 +53,9 @@ EngineOptions engine_options(const Options& o) {
     e.expert_groups.mode = ExpertGroups::Mode::fixed;
   }
   e.policy = o.policy;
+  e.popularity_path = o.popularity;
+  e.ring_depth = o.ring_depth;
+  e.piece_bytes = o.piece.bytes;
   e.preload = !o.no_preload;
   e.routing = o.routing;
   e.trace_path = o.trace_file;

@@ -30,7 +30,7 @@ constexpr f64 kMany = 1 << 30;
 
 constexpr std::string_view kIsaChoices = "ref|avx2|avx512";
 constexpr std::string_view kIoChoices = "auto|uring|pread";
-constexpr std::string_view kPolicyChoices = "auto|ema|lru|lfu|slru|s3fifo|least-stale|mrs";
+constexpr std::string_view kPolicyChoices = "auto|ema|lru|lfu|slru|s3fifo|least-stale|mrs|static";
 constexpr std::string_view kPredictorChoices = "none|previous|count|gate|gate+shared";
 constexpr std::string_view kPrefetchChoices = "on|off|auto";
 constexpr std::string_view kCacheChoices = "f16|q8_0|f32";
@@ -115,6 +115,12 @@ constexpr std::array kRows = {
     OptionRow{kEngine, "--io", kIoChoices, &O::io, "how experts are read from disk"},
     OptionRow{kRun | kBench | kServe | kSimulate, "--policy", kPolicyChoices, &O::policy,
               "which experts stay in memory; never changes an answer"},
+    OptionRow{kRun | kServe, "--popularity", "FILE", &O::popularity,
+              "begin with how popular experts were in earlier runs, and write down how popular they are now"},
+    OptionRow{kBench | kSimulate, "--popularity", "FILE", &O::popularity,
+              "begin with how popular experts were in earlier runs"},
+    OptionRow{kEngine, "--ring-depth", "N", &O::ring_depth, "reads in flight", 1, 1024},
+    OptionRow{kEngine, "--piece", "SIZE", &O::piece, "bytes of one read, a multiple of 4 KiB (default: 1MiB)"},
     OptionRow{kEngine, "--expert-groups", "file|off|G/K", &O::expert_groups,
               "group-limited routing: as the file says, off, or the best K of G groups"},
     OptionRow{kEngine | kSimulate, "--no-preload", "", &O::no_preload,
@@ -204,7 +210,7 @@ constexpr std::array kRows = {
 
     // trace
     OptionRow{kTrace, "-o, --output", "FILE", &O::output,
-              "file to write: a trace, or with .csv or .jsonl at the end of its name, text"},
+              "file to write: a trace, or as the end of its name says: .csv or .jsonl text, .popularity"},
     OptionRow{kTrace, "--json", "", &O::json, "info, stats: print one JSON object on stdout instead of text"},
     OptionRow{kTrace, "--slots", "N", &O::cache_slots,
               "stats: experts that a layer's cache holds; 0: a 32th of all, and at least what a token uses", 0, 65536},
@@ -312,7 +318,8 @@ constexpr std::array kCommands = {
         "of the best cache possible, per layer.\n"
         "convert: a trace to .csv or .jsonl; a .csv or .csv.gz with turn,phase,step,layer,slot,expert,weight to a "
         "trace; a folder\n"
-        "of ESFT's files (one per layer; see --experts, --top-k) to a trace.\n"
+        "of ESFT's files (one per layer; see --experts, --top-k) to a trace; a trace to NAME.popularity (see `run "
+        "--popularity`).\n"
         "synth: routing made up with the statistics of real models; `stoker bench --routing` replays it."},
 };
 
@@ -448,6 +455,8 @@ std::vector<std::string> validate(Command command, const Options& o) {
   if (model_needed && o.model.empty()) {
     problems.push_back(command == Command::inspect ? "no model: give its file" : "no model: give -m FILE");
   }
+  if (o.piece.bytes % 4096 != 0 || o.piece.bytes > 64 * kMiB)
+    problems.push_back("--piece: must be a multiple of 4 KiB and at most 64 MiB");
   i64 groups = 0, used = 0;
   if (o.expert_groups != "file" && o.expert_groups != "off" &&
       !parse_expert_groups(o.expert_groups, groups, used)) {

@@ -55,6 +55,9 @@ struct Options {
   std::string isa;
   std::string io = "auto";
   std::string policy = "auto";
+  std::string popularity;
+  i64 ring_depth = 64;
+  ByteSize piece{1 << 20};
   std::string cache_type;  // "": f16, or f32 with --exact
   std::string expert_groups = "file";
   bool exact = false;

@@ -149,7 +149,9 @@ int run_command(const Options& o) {
   }
 
   f64 memory_speed = o.perf && !o.json ? measure_memory_roof(static_cast<int>(o.threads)) : 0;
-  std::unique_ptr<Engine> engine = load_engine(engine_options(o));
+  EngineOptions settings = engine_options(o);
+  settings.save_popularity = true;
+  std::unique_ptr<Engine> engine = load_engine(settings);
   Run run{o, *engine, tokenizer, memory_speed};
   return o.chat ? converse(run, conversation, text) : answer_once(run, prompt);
 }

@@ -10,6 +10,7 @@
 #include "scheduler/model_file/gguf.h"
 #include "scheduler/planner.h"
 #include "scheduler/policy/make_policy.h"
+#include "scheduler/popularity_file.h"
 #include "scheduler/sim/simulator.h"
 #include "tools/machines.h"
 #include "tools/model_sizes.h"
@@ -151,7 +152,13 @@ std::unique_ptr<RoutingSource> sim_routing(const Options& options, const ExpertT
 }
 
 std::unique_ptr<ResidencyPolicy> sim_policy(const Options& options, const SimSetup& setup) {
-  return make_policy(options.policy, setup.plan, setup.table.experts_per_layer(), setup.table.top_k());
+  const ExpertTable& table = setup.table;
+  if (options.popularity.empty()) return make_policy(options.policy, setup.plan, table.experts_per_layer(), table.top_k());
+  PopularityFile known = read_popularity(options.popularity);
+  if (known.popularity.moe_layers() != table.moe_layers() || known.popularity.experts() != table.experts_per_layer())
+    fail("{}: popularity of {} layers of {} experts; the model has {} of {}", options.popularity,
+         known.popularity.moe_layers(), known.popularity.experts(), table.moe_layers(), table.experts_per_layer());
+  return make_policy(options.policy, setup.plan, table.experts_per_layer(), table.top_k(), &known.popularity);
 }
 
 }  // namespace stoker

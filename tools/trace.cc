@@ -1,4 +1,5 @@
 // stoker trace: what is in a routing trace, what it says about caches, other forms of it, and made-up ones.
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -7,6 +8,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/interrupted.h"
+#include "scheduler/popularity_file.h"
 #include "scheduler/trace/synthetic_routing.h"
 #include "scheduler/trace/text_export.h"
 #include "scheduler/trace/text_import.h"
@@ -182,8 +184,24 @@ int from_text(const Options& o) {
   return 0;
 }
 
+int to_popularity(const std::string& from, const std::string& to) {
+  TraceReader reader(from);
+  const TraceHeader& h = reader.header();
+  Popularity popularity(h.layers, h.experts);
+  std::vector<i32> ids(static_cast<size_t>(h.top_k));
+  for (TraceRecord record; reader.next(record);)
+    for (i64 l = 0; l < h.layers; l++) {
+      std::copy_n(record.ids.begin() + l * h.top_k, h.top_k, ids.begin());
+      popularity.add(l, 1, ids);
+    }
+  write_popularity(to, {h.model_hash, popularity});
+  print(fmt::format("{}: popularity of {} layers of {} experts, by {} tokens\n", to, h.layers, h.experts, reader.records()));
+  return 0;
+}
+
 int convert(const Options& o) {
   const std::string& from = o.positional[1];
+  if (o.output.ends_with(".popularity")) return to_popularity(from, o.output);
   bool csv = o.output.ends_with(".csv"), json = o.output.ends_with(".jsonl");
   if (csv || json) return to_text(from, o.output, csv);
   if (std::filesystem::is_directory(from) || from.ends_with(".csv") || from.ends_with(".csv.gz")) return from_text(o);

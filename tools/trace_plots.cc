@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -21,6 +22,12 @@ void check_interrupt() {
   if (interrupt_flag().load()) throw Interrupted();
 }
 
+// Those that need no file to begin with.
+size_t learning_policies() {
+  auto rows = policy_rows();
+  return static_cast<size_t>(std::count_if(rows.begin(), rows.end(), [](const PolicyRow& p) { return !p.needs_popularity; }));
+}
+
 }  // namespace
 
 LineChart hit_rate_chart(const RoutingTrace& trace) {
@@ -31,7 +38,7 @@ LineChart hit_rate_chart(const RoutingTrace& trace) {
                   .y_label = "hit rate, %",
                   .series = {},
                   .y_max = 100};
-  i64 done = 0, all = static_cast<i64>(kPercents.size() * (policy_rows().size() + 1));
+  i64 done = 0, all = static_cast<i64>(kPercents.size() * (learning_policies() + 1));
   auto curve = [&](const std::string& name, bool is_bound, auto&& hits_of) {
     ChartSeries& series = chart.series.emplace_back(ChartSeries{name, {}, is_bound});
     for (i64 percent : kPercents) {
@@ -44,8 +51,9 @@ LineChart hit_rate_chart(const RoutingTrace& trace) {
   };
   curve("Belady", true, [&](i64 slots) { return replay_belady(trace, Budget::global, slots); });
   for (const PolicyRow& policy : policy_rows())
-    curve(std::string(policy.name), false,
-          [&](i64 slots) { return replay(trace, Budget::global, slots, std::string(policy.name)); });
+    if (!policy.needs_popularity)
+      curve(std::string(policy.name), false,
+            [&](i64 slots) { return replay(trace, Budget::global, slots, std::string(policy.name)); });
   clear_progress();
   return chart;
 }

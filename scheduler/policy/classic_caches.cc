@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/base/check.h"
+
 namespace stoker {
 
 namespace {
@@ -18,6 +20,14 @@ LfuCache::LfuCache(const Plan& plan, i64 experts_per_layer, i64 top_k)
 
 void LfuCache::used(i64, i64 node, i64 tokens, f32) { uses_[static_cast<size_t>(node)] += static_cast<f64>(tokens); }
 f64 LfuCache::value(i64, i64 node) const { return uses_[static_cast<size_t>(node)]; }
+
+StaticCache::StaticCache(const Plan& plan, i64 experts, i64 top_k, const Popularity& known)
+    : ScoredCache(plan, experts, top_k) {
+  CHECK(known.moe_layers() == layers() && known.experts() == experts);
+  for (i64 node = 0; node < nodes(); node++) shares_.push_back(known.share(layer_of(node), node % experts));
+}
+
+f64 StaticCache::value(i64, i64 node) const { return shares_[static_cast<size_t>(node)]; }
 
 MrsCache::MrsCache(const Plan& plan, i64 experts_per_layer, i64 top_k)
     : ScoredCache(plan, experts_per_layer, top_k),

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "scheduler/policy/popularity.h"
 #include "scheduler/policy/scored_cache.h"
 
 namespace stoker {
@@ -17,6 +18,18 @@ class LfuCache final : public ScoredCache {
   void used(i64 moe_layer, i64 node, i64 tokens, f32 gate_weight) override;
   f64 value(i64 moe_layer, i64 node) const override;
   std::vector<f64> uses_;
+};
+
+// A fixed plan: the most popular experts stay, the others pass through the least popular's slot.
+class StaticCache final : public ScoredCache {
+ public:
+  StaticCache(const Plan& plan, i64 experts_per_layer, i64 top_k, const Popularity& known);
+
+ private:
+  void used(i64, i64, i64, f32) override {}
+  f64 value(i64 moe_layer, i64 node) const override;
+  bool is_probability() const override { return true; }
+  std::vector<f64> shares_;  // [moe layers * experts]
 };
 
 // HybriMoE's score: S = a * gate weight + (1 - a) * S at every token, a = 1/2.

@@ -10,11 +10,13 @@ namespace {
 
 constexpr i64 kLongest = 8192;    // tokens after which nothing fades any more
 constexpr f64 kLearning = .005;   // of the shares, per use: they follow some hundred tokens
+constexpr i64 kKnownTokens = 64;  // that popularity counts for
 constexpr f64 kWeighing = .01;    // of the mean gate weight
 
 }  // namespace
 
-ExpertCache::ExpertCache(const Plan& plan, i64 experts_per_layer, i64 top_k, std::span<const f64> decays)
+ExpertCache::ExpertCache(const Plan& plan, i64 experts_per_layer, i64 top_k, std::span<const f64> decays,
+                         const Popularity* known)
     : ScoredCache(plan, experts_per_layer, top_k),
       decays_(decays.begin(), decays.end()),
       pasts_(static_cast<size_t>(nodes())),
@@ -27,6 +29,22 @@ ExpertCache::ExpertCache(const Plan& plan, i64 experts_per_layer, i64 top_k, std
   }
   for (Clock& clock : clocks_)
     for (size_t k = 0; k < decays_.size(); k++) clock.shares[k] = 1. / static_cast<f64>(decays_.size());
+  if (known != nullptr) begin_with(*known);
+}
+
+// As if some tokens had passed that each used every expert by its share: their counts fade like any other.
+void ExpertCache::begin_with(const Popularity& known) {
+  CHECK(known.moe_layers() == layers() && known.experts() == experts_per_layer());
+  for (i64 node = 0; node < nodes(); node++) {
+    i64 layer = layer_of(node);
+    i64 tokens = std::min(kKnownTokens, static_cast<i64>(known.tokens(layer)));
+    if (tokens == 0) continue;
+    Past& past = pasts_[static_cast<size_t>(node)];
+    past.time = clocks_[static_cast<size_t>(layer)].tokens = tokens;
+    for (size_t k = 0; k < decays_.size(); k++)
+      past.counts[k] = static_cast<f32>(known.share(layer, node % experts_per_layer()) * (1 - left(k, tokens)) / (1 - decays_[k]));
+  }
+  for (i64 layer = 0; layer < layers(); layer++) turn(layer, 0);
 }
 
 std::span<const f64> ExpertCache::shares(i64 moe_layer) const {

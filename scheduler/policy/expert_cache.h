@@ -6,6 +6,7 @@
 // and mixes the probabilities they give: each layer learns from what is really used how far its counts can be believed
 // (the share of a count is the mean of its posterior, as in online EM). So it turns to frequency where habits last and to
 // recency where they do not, without being told which it is.
+// What is known of earlier runs takes the place of some first tokens.
 // Counts go on for experts that are not resident, so one that comes back is not a stranger.
 #pragma once
 
@@ -13,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "scheduler/policy/popularity.h"
 #include "scheduler/policy/scored_cache.h"
 
 namespace stoker {
@@ -21,7 +23,9 @@ class ExpertCache final : public ScoredCache {
  public:
   // What is left of a count after one token; one to kMost of them.
   static constexpr size_t kMost = 5;
-  ExpertCache(const Plan& plan, i64 experts_per_layer, i64 top_k, std::span<const f64> decays);
+  // `known` (null: nothing is) is what the first tokens go by; it fades as they pass.
+  ExpertCache(const Plan& plan, i64 experts_per_layer, i64 top_k, std::span<const f64> decays,
+              const Popularity* known = nullptr);
 
   // Shares of the layer's counts, which add up to 1.
   std::span<const f64> shares(i64 moe_layer) const;
@@ -45,6 +49,7 @@ class ExpertCache final : public ScoredCache {
   f64 value(i64 moe_layer, i64 node) const override;
   bool is_probability() const override { return true; }
 
+  void begin_with(const Popularity& known);
   f64 left(size_t count, i64 tokens) const;
   void learn(Clock& clock, const Past& past);
 

@@ -20,6 +20,7 @@ constexpr std::array kRows = {
     PolicyRow{"s3fifo", "three FIFO queues: small, main, and what has left"},
     PolicyRow{"least-stale", "what the token has passed by before what is ahead of it"},
     PolicyRow{"mrs", "sum of gate weights that is halved every token"},
+    PolicyRow{"static", "the most popular of a --popularity file, whatever the text is", true},
 };
 
 constexpr std::array kAuto = {.5, .9, .97, .99, .998};
@@ -34,9 +35,14 @@ std::unique_ptr<ResidencyPolicy> make(const Plan& plan, i64 experts, i64 top_k, 
 
 std::span<const PolicyRow> policy_rows() { return kRows; }
 
-std::unique_ptr<ResidencyPolicy> make_policy(std::string_view name, const Plan& plan, i64 experts, i64 top_k) {
-  if (name == "auto") return make<ExpertCache>(plan, experts, top_k, kAuto);
-  if (name == "ema") return make<ExpertCache>(plan, experts, top_k, kEma);
+std::unique_ptr<ResidencyPolicy> make_policy(std::string_view name, const Plan& plan, i64 experts, i64 top_k,
+                                             const Popularity* known) {
+  if (name == "auto") return make<ExpertCache>(plan, experts, top_k, kAuto, known);
+  if (name == "ema") return make<ExpertCache>(plan, experts, top_k, kEma, known);
+  if (name == "static") {
+    if (known == nullptr) fail("--policy static: needs to know which experts are popular: give --popularity FILE");
+    return make<StaticCache>(plan, experts, top_k, *known);
+  }
   if (name == "lru") return make<LruCache>(plan, experts, top_k);
   if (name == "lfu") return make<LfuCache>(plan, experts, top_k);
   if (name == "slru") return make<SlruCache>(plan, experts, top_k);

@@ -138,12 +138,22 @@ TEST_CASE("the budget does not show, down to the smallest one") {
 }
 
 TEST_CASE("the residency policy does not show") {
+  test::TempFolder folder;
+  std::string popularity = folder.file("popularity");
+  {
+    EngineOptions options = ember_options();
+    options.popularity_path = popularity;
+    options.save_popularity = true;
+    Engine engine(options);
+    CHECK(test::difference(conversation(engine), plain_answer(false), engine.hparams().vocab) == "");
+  }
   for (const PolicyRow& policy : policy_rows())
     for (i64 ram : {smallest_ram(), 3 * smallest_ram()}) {
       CAPTURE(std::string(policy.name));
       CAPTURE(ram);
       EngineOptions options = ember_options();
       options.policy = policy.name;
+      if (policy.needs_popularity) options.popularity_path = popularity;
       options.ram_bytes = ram;
       options.threads = 2;
       Engine engine(options);

@@ -8,7 +8,12 @@ import sys
 import xml.dom.minidom
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from cli_support import Folder, MODEL, expect, main  # noqa: E402
+from cli_support import Folder, MODEL, PROMPT, answer, budgets, expect, main  # noqa: E402
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
 
 
 class Measure(Folder):
@@ -29,6 +34,41 @@ class Measure(Folder):
         self.assertIn("ends in .toml", self.error("tune", "--measure", "-o", self.path("x")))
         self.assertIn("no file to write", self.error("tune", "--measure"))
         self.assertIn("no/such", self.error("tune", "--measure", "-o", "/no/such/x.toml"))
+
+
+class Popularity(Folder):
+    def test_a_run_leaves_popularity_for_the_next_and_the_answer_is_the_same(self):
+        smallest, _ = budgets(self)
+        path = self.path("p")
+        plain = answer(self, "-p", PROMPT, "-n", "6")
+        for policy in ("auto", "static"):
+            first = None if not os.path.exists(path) else read(path)
+            run = answer(self, "-p", PROMPT, "-n", "6", "--popularity", path, "--ram", "%dB" % smallest,
+                         "--policy", policy if first else "lru")
+            self.assertEqual(run["logits_hash"], plain["logits_hash"])
+            self.assertNotEqual(read(path), first)
+        report = json.loads(expect(self, 0, "simulate", "-m", MODEL, "--machine", "cpu-only-24GB", "--ram", "%dB" % smallest,
+                                   "--tokens", "8", "--popularity", path, "--policy", "static", "--json").stdout)
+        self.assertEqual(report["policy"], "static")
+
+    def test_what_cannot_be_used_is_warned_about_and_kept(self):
+        for name, data in (("a", b"GGUF, a model"), ("b", b"STKPOPUL"), ("c", b"STKPOPUL" + bytes(100))):
+            path = self.file(name, data)
+            result = expect(self, 0, "run", "-m", MODEL, "-p", PROMPT, "-n", "2", "--temp", "0", "--popularity", path)
+            self.assertIn(b"it is not used", result.stderr)
+            self.assertEqual(read(path), data)
+
+    def test_a_trace_becomes_popularity(self):
+        trace, path = self.path("t.trace"), self.path("t.popularity")
+        expect(self, 0, "trace", "synth", "-o", trace, "--tokens", "20", "--prompts", "1")
+        self.assertIn("20 tokens", expect(self, 0, "trace", "convert", trace, "-o", path).stdout.decode())
+        report = json.loads(expect(self, 0, "simulate", "--tokens", "8", "--popularity", path, "--json").stdout)
+        self.assertEqual(report["policy"], "auto")
+        self.assertIn("the model has", self.error("simulate", "--shape", "deepseek-v2-lite", "--experts", "Q8_0", "--popularity",
+                                                 path))
+
+    def test_static_needs_it(self):
+        self.assertIn("--popularity FILE", self.error("run", "-m", MODEL, "-p", PROMPT, "--policy", "static"))
 
 
 class Charts(Folder):

@@ -17,6 +17,20 @@ using stoker::test::plan_of;
 
 namespace {
 
+// Of whatever a policy may be told in advance: expert e of all layers is wanted by e + 1 of 100 tokens.
+Popularity some_popularity(i64 layers, i64 experts) {
+  Popularity p(layers, experts);
+  std::vector<f32> uses;
+  for (i64 e = 0; e < experts; e++) uses.push_back(static_cast<f32>(e + 1));
+  for (i64 l = 0; l < layers; l++) p.set(l, 100, uses);
+  return p;
+}
+
+std::unique_ptr<ResidencyPolicy> any_policy(std::string_view name, const Plan& plan, i64 experts, i64 top_k) {
+  Popularity known = some_popularity(static_cast<i64>(plan.class_of_moe_layer.size()), experts);
+  return make_policy(name, plan, experts, top_k, &known);
+}
+
 // Slots and pins as the scheduler would have them, around any policy. Checks every victim against the contract.
 class Model {
  public:
@@ -122,7 +136,7 @@ std::string random_run(const std::string& name, u64 seed) {
   i64 top_k = 1 + rng.below(4);
   std::vector<i64> class_of_layer;
   for (i64 l = 0; l < layers; l++) class_of_layer.push_back(l < classes ? l : rng.below(classes));
-  Model m(make_policy(name, plan_of(class_of_layer, classes), experts, top_k), class_of_layer, classes, experts);
+  Model m(any_policy(name, plan_of(class_of_layer, classes), experts, top_k), class_of_layer, classes, experts);
   for (i64 c = 0; c < classes; c++) m.set_slots(c, top_k);
   for (int token = 0; token < 50; token++) {
     if (rng.below(6) == 0) {  // the arena grows
@@ -174,7 +188,7 @@ TEST_CASE("every policy keeps the floors of layers when a token's experts do not
   for (const PolicyRow& policy : policy_rows()) {
     CAPTURE(std::string(policy.name));
     std::vector<i64> one_class(4, 0);
-    Model m(make_policy(policy.name, plan_of(one_class, 1), 8, 2), one_class, 1, 8);
+    Model m(any_policy(policy.name, plan_of(one_class, 1), 8, 2), one_class, 1, 8);
     m.set_slots(0, 7);  // one short of a token's 8
     i64 hits = 0;
     for (int token = 0; token < 10; token++)
@@ -303,4 +317,33 @@ TEST_CASE("auto learns which of its counts to believe") {
   f64 sum = 0;
   for (i64 e = 0; e < 64; e++) sum += cache.probability(key_of(0, e));
   CHECK(sum == doctest::Approx(1).epsilon(.05));
+}
+
+TEST_CASE("popularity is what a policy begins with, and fades as its own tokens come") {
+  std::vector<i64> one_class(1, 0);
+  Plan plan = plan_of(one_class, 1);
+  Popularity known = some_popularity(1, 8);
+  for (const char* name : {"auto", "ema"}) {
+    CAPTURE(std::string(name));
+    auto policy = make_policy(name, plan, 8, 1, &known);
+    auto& cache = dynamic_cast<ExpertCache&>(*policy);
+    for (i64 e = 0; e < 8; e++) CHECK(cache.probability({0, ExpertId(e)}) == doctest::Approx(.01 * static_cast<f64>(e + 1)).epsilon(1e-4));
+    for (int token = 0; token < 400; token++) {
+      cache.on_layer(0, 1);
+      cache.on_use({0, ExpertId(token % 2)}, 1, 1.f);
+    }
+    CHECK(cache.probability({0, ExpertId(0)}) > .3);
+    CHECK(cache.probability({0, ExpertId(7)}) < .02);  // .08 at first
+  }
+}
+
+TEST_CASE("static keeps the most popular, whatever is used") {
+  Model m(any_policy("static", plan_of({0}, 1), 8, 1), {0}, 1, 8);
+  m.set_slots(0, 3);
+  for (i64 e : {7, 6, 5}) m.step(0, {e});
+  for (int i = 0; i < 20; i++) m.step(0, {i % 3});  // pass through the slot of the least popular, 5
+  CHECK(m.step(0, {7}) == 1);
+  CHECK(m.step(0, {6}) == 1);
+  CHECK(m.step(0, {5}) == 0);
+  CHECK_THROWS_WITH_AS(make_policy("static", plan_of({0}, 1), 8, 1), doctest::Contains("--popularity FILE"), Error);
 }
