@@ -8,8 +8,12 @@
 
 #include "kernels/base/host_device.h"
 #include "kernels/base/types.h"
+#include "kernels/format/activation.h"
 
 namespace stoker::cuda {
+
+// Bytes from one row to the next.
+inline i64 card_row_bytes(ActivationForm form, i64 cols) { return round_up(activation_row_bytes(form, cols), 16); }
 
 struct ActivationRow {
   const std::byte* at;

@@ -11,15 +11,18 @@ namespace stoker::cuda {
 constexpr int kFloatTokens = 8;  // that share a pass over the weights
 constexpr int kFloatWarps = 8;
 
-// y of matrix h, token t, row r at y + t * y_stride + h * y_matrix_stride + r; x row t * matrices + h.
+// y of matrix h, token t, row r at y + y_rows[t] * y_stride + h * y_matrix_stride + r; x row x_rows[t] * matrices + h.
+// Without a list the row is t.
 struct FloatMatvecArgs {
   const std::byte* weights;
   i64 matrix_stride_bytes;
   i64 matrices, rows, cols;  // cols: any number
   const f32* x;
   i64 x_stride;
+  const i32* x_rows;  // [tokens] or nullptr
   i64 tokens;
   f32* y;
+  const i32* y_rows;  // [tokens] or nullptr
   i64 y_stride, y_matrix_stride;
 };
 
@@ -65,8 +68,12 @@ HOST_DEVICE void float_matvec(const Machine& m, const FloatMatvecArgs& a) {
     const Weight* w = reinterpret_cast<const Weight*>(a.weights + matrix * a.matrix_stride_bytes) + row * a.cols;
     for (i64 first = 0; first < a.tokens; first += kFloatTokens) {
       const int tokens = static_cast<int>(a.tokens - first < kFloatTokens ? a.tokens - first : kFloatTokens);
-      const f32* x = a.x + (first * a.matrices + matrix) * a.x_stride;
-      const i64 x_step = a.matrices * a.x_stride;
+      const f32* x[kFloatTokens];
+      UNROLL
+      for (int t = 0; t < kFloatTokens; t++) {
+        const i64 token = first + (t < tokens ? t : 0);
+        x[t] = a.x + ((a.x_rows != nullptr ? a.x_rows[token] : token) * a.matrices + matrix) * a.x_stride;
+      }
       f32 sums[kFloatTokens] = {};
       for (i64 col = 4 * lane; col < whole; col += 4 * kWarp) {
         f32 four[4];
@@ -75,17 +82,20 @@ HOST_DEVICE void float_matvec(const Machine& m, const FloatMatvecArgs& a) {
         for (int t = 0; t < kFloatTokens; t++)
           if (t < tokens) {
             UNROLL
-            for (int k = 0; k < 4; k++) sums[t] += four[k] * x[t * x_step + col + k];
+            for (int k = 0; k < 4; k++) sums[t] += four[k] * x[t][col + k];
           }
       }
-      if (whole + lane < a.cols)
+      if (whole + lane < a.cols) {
+        UNROLL
         for (int t = 0; t < kFloatTokens; t++)
-          if (t < tokens) sums[t] += w[whole + lane].get() * x[t * x_step + whole + lane];
+          if (t < tokens) sums[t] += w[whole + lane].get() * x[t][whole + lane];
+      }
       UNROLL
       for (int t = 0; t < kFloatTokens; t++) {
         if (t >= tokens) continue;
         const f32 total = warp_sum(m, sums[t]);
-        if (lane == 0) a.y[(first + t) * a.y_stride + matrix * a.y_matrix_stride + row] = total;
+        const i64 to = a.y_rows != nullptr ? a.y_rows[first + t] : first + t;
+        if (lane == 0) a.y[to * a.y_stride + matrix * a.y_matrix_stride + row] = total;
       }
     }
   }

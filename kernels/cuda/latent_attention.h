@@ -27,7 +27,7 @@ constexpr i64 kAttentionMaxLatent = 512;  // 8 warps with 8 columns of 8 sums ea
 constexpr i64 kAttentionMaxParts = 64;    // of a launch
 
 // Positions of a part, at least, and parts of a query, at most.
-constexpr i64 kPartPositions = 256, kQueryParts = 32;
+constexpr i64 kPartPositions = 384, kQueryParts = 32;
 HOST_DEVICE i64 attention_part_positions(i64 length) {
   const i64 even = round_up(div_up(length, kQueryParts), kAttentionTile);
   return even > kPartPositions ? even : kPartPositions;

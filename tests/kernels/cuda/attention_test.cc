@@ -114,7 +114,7 @@ TEST_CASE("latent attention is right for heads, sizes, cache types and lengths t
       {3, 32, 16, CacheType::F16, {1}},
       {16, 64, 32, CacheType::F16, {31, 33}},
       {40, 72, 20, CacheType::F16, {70}},                // neither sum nor row a whole tile of columns
-      {33, 64, 32, CacheType::Q8_0, {300, 5, 64}},       // several parts
+      {18, 64, 32, CacheType::Q8_0, {801, 5, 64}},       // several parts
       {5, 512, 64, CacheType::F16, {40}},
       {17, 512, 64, CacheType::Q8_0, {257}},
   };

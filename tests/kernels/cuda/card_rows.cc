@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "kernels/cuda/activation_rows.h"
+
 namespace stoker::test {
 
 namespace {
@@ -36,7 +38,7 @@ void convert(const std::byte* x, i64 rows, i64 cols, i64 stride, i64 weights, Ca
 }  // namespace
 
 CardRows card_rows(const std::byte* x, i64 rows, i64 cols, i64 stride, ActivationForm form) {
-  CardRows out{round_up(activation_row_bytes(form, cols), 16), {}};
+  CardRows out{cuda::card_row_bytes(form, cols), {}};
   out.bytes.resize(static_cast<size_t>(rows * out.stride_bytes));
   if (form == ActivationForm::Q8_32)
     convert<ActQ8_32>(x, rows, cols, stride, 32, out);

@@ -11,6 +11,7 @@
 #include "tests/kernels/cpu/matmul_cases.h"
 #include "tests/kernels/cuda/card_rows.h"
 #include "tests/kernels/cuda/emulated_gpu.h"
+#include "tests/kernels/cuda/matvec_order.h"
 #include "tests/support/canary.h"
 
 using namespace stoker;
@@ -18,30 +19,6 @@ using namespace stoker::cuda;
 using namespace stoker::test;
 
 namespace {
-
-// The sum of a row in the kernel's order: each warp every eighth block, warps in order.
-f32 expected(const MatmulTile& tile, BlockType type, const std::byte* row, const std::byte* x) {
-  const BlockTypeInfo& format = info(type);
-  const i64 x_block = format.block_weights == 32 ? sizeof(ActQ8_32) : sizeof(ActQ8_256);
-  f32 total = 0;
-  for (i64 warp = 0; warp < kMatvecWarps; warp++) {
-    f32 sum = 0;
-    for (i64 b = warp; b < tile.cols / format.block_weights; b += kMatvecWarps) {
-      MatmulTile one = tile;
-      f32 value;
-      one.w = row + b * format.block_bytes;
-      one.rows = one.tokens = 1;
-      one.cols = format.block_weights;
-      one.x = x + b * x_block;
-      one.x_rows = one.y_rows = nullptr;
-      one.y = &value;
-      leaf_table(IsaLevel::ref).matmul_q8[static_cast<i64>(type)](one);
-      sum += value;
-    }
-    total = warp == 0 ? sum : total + sum;
-  }
-  return total;
-}
 
 struct Outcome {
   i64 wrong = 0, damaged = CanaryBuffer<f32>::kNone;
@@ -94,9 +71,9 @@ Outcome run(const MatmulCase& c, const MatmulData& data, const MatmulData* secon
       y.expect_write(at);
       const i64 from = tile.x_rows != nullptr ? tile.x_rows[t] : t;
       const std::byte* token = tile.x + from * tile.x_stride_bytes;
-      f32 want = expected(tile, c.type, tile.w + r * tile.w_row_bytes, token);
+      f32 want = in_kernel_order(tile, c.type, tile.w + r * tile.w_row_bytes, token);
       if (second != nullptr) {
-        const f32 up = expected(tile, c.type, second->tile().w + r * tile.w_row_bytes, token);
+        const f32 up = in_kernel_order(tile, c.type, second->tile().w + r * tile.w_row_bytes, token);
         want = want / (1.0f + std::exp(-want)) * up;
       }
       outcome.wrong += std::bit_cast<u32>(y.data()[at]) != std::bit_cast<u32>(want);

@@ -52,7 +52,7 @@ TEST_CASE("activations are quantised to the twin's numbers") {
                                         .out = want.data()});
       const CardRows expected = card_rows(want.data(), rows, cols, activation_row_bytes(form, cols), form);
       CanaryBuffer<std::byte> got(rows * expected.stride_bytes);
-      const i64 used = activation_row_bytes(form, cols);
+      const i64 used = cols / (form == ActivationForm::Q8_32 ? 32 : 256) * (form == ActivationForm::Q8_32 ? 40 : 292);
       for (i64 r = 0; r < rows; r++)
         for (i64 i = 0; i < used; i++) got.expect_write(r * expected.stride_bytes + i);
       emulate({2, kRowThreads, 0}, [&](const EmulatedThread& thread) {
@@ -226,24 +226,29 @@ TEST_CASE("float matrices, one or one per head, multiply within the error of the
     for (i64 cols : {1, 64, 130, 255})
       for (i64 matrices : {1, 3}) {
         const i64 rows = 11, tokens = 10;
+        const bool lists = matrices == 1;
+        const std::vector<i32> backwards = {9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
         TestMatrix w(type, matrices * rows, cols, 1, rng);
         std::vector<f32> x = normals(tokens * matrices * (cols + 1), 1, rng);
         CanaryBuffer<f32> y(tokens * matrices * (rows + 2));
         const FloatMatvecArgs args{.weights = w.blocks.data(), .matrix_stride_bytes = rows * row_bytes(type, cols),
                                    .matrices = matrices, .rows = rows, .cols = cols, .x = x.data(), .x_stride = cols + 1,
-                                   .tokens = tokens, .y = y.data(), .y_stride = matrices * (rows + 2),
+                                   .x_rows = lists ? backwards.data() : nullptr, .tokens = tokens, .y = y.data(),
+                                   .y_rows = lists ? backwards.data() : nullptr, .y_stride = matrices * (rows + 2),
                                    .y_matrix_stride = rows + 2};
         emulate({2, kWarp * kFloatWarps, 0}, [&](const EmulatedThread& t) { float_matvec<Weight>(t, args); });
         for (i64 t = 0; t < tokens; t++)
           for (i64 h = 0; h < matrices; h++)
             for (i64 r = 0; r < rows; r++) {
               f64 sum = 0, size = 0;
+              // Both lists turn the tokens around, so each meets its own row again.
+              const i64 row = lists ? tokens - 1 - t : t;
               for (i64 c = 0; c < cols; c++) {
-                const f64 term = w.at(h * rows + r, c) * static_cast<f64>(x[static_cast<size_t>((t * matrices + h) * (cols + 1) + c)]);
+                const f64 term = w.at(h * rows + r, c) * static_cast<f64>(x[static_cast<size_t>((row * matrices + h) * (cols + 1) + c)]);
                 sum += term;
                 size += std::abs(term);
               }
-              const i64 at = (t * matrices + h) * (rows + 2) + r;
+              const i64 at = (row * matrices + h) * (rows + 2) + r;
               y.expect_write(at);
               CHECK(std::abs(static_cast<f64>(y.data()[at]) - sum) <= static_cast<f64>(cols + 8) * 0x1p-24 * size);
             }

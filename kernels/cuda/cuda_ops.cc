@@ -1,0 +1,103 @@
+#include "kernels/cuda/cuda_ops.h"
+
+#include "kernels/base/check.h"
+#include "kernels/cuda/op_parts.h"
+#include "kernels/cuda/products.h"
+
+namespace stoker {
+
+namespace cuda {
+
+namespace {
+
+void quantize(Stream& stream, const QuantizeArgs& a) {
+  const Target t = target_of(stream);
+  start_quantize(a, card_row_bytes(a.form, a.cols), t.card, t.stream);
+}
+
+void matmul(Stream& stream, const MatmulArgs& a) {
+  const Matrix& w = a.weights;
+  require_eight_bits(w.type, a.x.form);
+  multiply(target_of(stream), {.type = w.type,
+                               .matrices = {.first = static_cast<const std::byte*>(w.data),
+                                            .matrix_stride_bytes = 0,
+                                            .matrices = 1,
+                                            .tokens = a.tokens,
+                                            .y_matrix_stride = 0},
+                               .rows = w.rows,
+                               .cols = w.cols,
+                               .x = a.x.x,
+                               .x_stride_bytes = a.x.stride_bytes,
+                               .y = a.y,
+                               .y_stride = a.y_stride});
+}
+
+void head_matmul(Stream& stream, const HeadMatmulArgs& a) {
+  const Matrix& w = a.weights;
+  require_eight_bits(w.type, a.x.form);
+  multiply(target_of(stream), {.type = w.type,
+                               .matrices = {.first = static_cast<const std::byte*>(w.data),
+                                            .matrix_stride_bytes = a.head_stride_bytes,
+                                            .matrices = a.heads,
+                                            .tokens = a.tokens,
+                                            .y_matrix_stride = a.y_head_stride},
+                               .rows = w.rows,
+                               .cols = w.cols,
+                               .x = a.x.x,
+                               .x_stride_bytes = a.x.stride_bytes,
+                               .y = a.y,
+                               .y_stride = a.y_token_stride});
+}
+
+// An op that is one launch.
+template <class Args, void (*kStart)(const Args&, const Card&, CUstream_st*)>
+void post(Stream& stream, const Args& args) {
+  const Target t = target_of(stream);
+  kStart(args, t.card, t.stream);
+}
+
+void route(Stream& stream, const RouteArgs& a) {
+  CHECK(a.experts <= kMaxExperts && a.top_k <= a.experts);
+  post<RouteArgs, start_route>(stream, a);
+}
+
+void add(Stream& stream, f32* y, const f32* x, i64 count) {
+  const Target t = target_of(stream);
+  start_add(y, x, count, t.card, t.stream);
+}
+
+// Of rows as the file has them.
+void dequantize(Stream& stream, BlockType type, const void* blocks, f32* y, i64 count) {
+  const Target t = target_of(stream);
+  start_float_rows(type, {static_cast<const std::byte*>(blocks), nullptr, 1, count, y, t.card.books}, t.card, t.stream);
+}
+
+}  // namespace
+
+}  // namespace cuda
+
+const Ops& cuda_ops() {
+  static constexpr Ops kOps{.name = "cuda",
+                            .quantize = cuda::quantize,
+                            .matmul = cuda::matmul,
+                            .head_matmul = cuda::head_matmul,
+                            .rms_norm = cuda::post<RmsNormArgs, cuda::start_rms_norm>,
+                            .rope = cuda::post<RopeArgs, cuda::start_rope>,
+                            .expert_ffn = cuda::expert_ffn,
+                            .latent_attention = cuda::latent_attention_op,
+                            .prompt_attention = cuda::prompt_attention,
+                            .route = cuda::route,
+                            .combine = cuda::post<CombineArgs, cuda::start_combine>,
+                            .add = cuda::add,
+                            .store_latents = cuda::post<StoreLatentsArgs, cuda::start_store_latents>,
+                            .dequantize = cuda::dequantize};
+  return kOps;
+}
+
+void cuda_pack(Stream& stream, BlockType type, i64 rows, i64 cols, const void* from, void* to) {
+  CHECK(cuda::has_blocks(type));
+  const cuda::Target t = cuda::target_of(stream);
+  cuda::start_pack(type, {static_cast<const std::byte*>(from), static_cast<std::byte*>(to), rows, cols}, t.card, t.stream);
+}
+
+}  // namespace stoker
