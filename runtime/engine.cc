@@ -8,6 +8,7 @@
 #include "kernels/ops.h"
 #include "runtime/arch/deepseek2.h"
 #include "runtime/counting_router.h"
+#include "runtime/engine_devices.h"
 #include "runtime/forward.h"
 #include "runtime/lookahead.h"
 #include "runtime/recording_router.h"
@@ -84,6 +85,7 @@ struct Engine::Impl {
   std::optional<Tokenizer> tokenizer;
   std::unique_ptr<Reader> reader;
   Plan plan;
+  std::unique_ptr<EngineDevices> devices;
   std::unique_ptr<Weights> weights;
   std::unique_ptr<WorkerPool> workers;
   std::unique_ptr<Stream> stream;
@@ -110,6 +112,12 @@ struct Engine::Impl {
     if (cache_type() == CacheType::Q8_0 && hparams.cache_row() % 32 != 0)
       fail("--cache-type q8_0: a row of {} values is not made of blocks of 32; use f16", hparams.cache_row());
     options.chunk = std::clamp<i64>(options.chunk, 1, options.context);
+    devices = std::make_unique<EngineDevices>(options.devices, DeviceLane::Limits{.rows = std::max(options.chunk, options.sequences),
+                                                                                  .top_k = hparams.top_k,
+                                                                                  .experts = hparams.experts,
+                                                                                  .hidden = hparams.hidden,
+                                                                                  .ffn = hparams.expert_ffn,
+                                                                                  .exact = options.exact});
   }
 
   void make_plan_within_budget() {
@@ -117,7 +125,8 @@ struct Engine::Impl {
     plan = make_plan(experts, {.ram_bytes = budget.bytes,
                                .alignment = plan_alignment(*reader, experts),
                                .ring_depth = options.ring_depth,
-                               .piece_bytes = options.piece_bytes});
+                               .piece_bytes = options.piece_bytes,
+                               .devices = devices->requests(options.vram_bytes)});
     log_info("experts: {:.2f} GiB budget ({}), {} of {} experts fit", static_cast<f64>(budget.bytes) / kGiB,
              budget.origin, plan.total_slots(), experts.moe_layers() * experts.experts_per_layer());
     std::string warning = plan_warning(experts, plan);
@@ -138,9 +147,10 @@ struct Engine::Impl {
     weights = std::make_unique<Weights>(gguf, hparams, reading);
     workers = std::make_unique<WorkerPool>(WorkerPool::Options{.workers = options.threads});
     stream = std::make_unique<Stream>(*workers, options.isa.value_or(best_isa_level()));
+    devices->allocate(plan, stream->level());
     scheduler = std::make_unique<Scheduler>(
         experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k(), known()), *reader,
-        steady_clock(), SlabOptions{.fault_in = fault_in_if_available});
+        steady_clock(), SlabOptions{.fault_in = fault_in_if_available}, devices->copier());
     look_ahead();
     forward = make_forward(options.chunk);
     if (options.sequences > 1 && routers.size() == 1) between = make_forward(options.sequences);
@@ -158,7 +168,7 @@ struct Engine::Impl {
                                                      .sequences = options.sequences,
                                                      .context = options.context,
                                                      .exact = options.exact},
-                                     lookahead.get());
+                                     lookahead.get(), devices->lanes());
   }
 
   void make_routers() {
@@ -260,13 +270,20 @@ const Predictor* Engine::predictor() const {
 
 EngineFootprint Engine::footprint() const {
   const Impl& e = *impl_;
+  std::vector<DeviceFootprint> devices;
+  for (size_t i = 0; i < e.plan.devices.size(); i++)
+    devices.push_back({.id = e.devices->id(i),
+                       .expert_bytes = e.plan.device_arena_bytes(i),
+                       .expert_slots = e.plan.device_experts(i),
+                       .experts = e.scheduler->experts_on_device(static_cast<i64>(i))});
   return {.resident_bytes = e.weights->bytes(),
           .kv_bytes = e.kv_bytes(),
-          .scratch_bytes = e.forward->scratch_bytes() + (e.between ? e.between->scratch_bytes() : 0),
+          .scratch_bytes = e.forward->scratch_bytes() + (e.between ? e.between->scratch_bytes() : 0) + e.devices->host_bytes(),
           .expert_budget_bytes = e.plan.ram_bytes,
           .expert_slots = e.plan.total_slots(),
           .expert_total = e.experts.moe_layers() * e.experts.experts_per_layer(),
-          .expert_total_bytes = e.experts.total_bytes()};
+          .expert_total_bytes = e.experts.total_bytes(),
+          .devices = std::move(devices)};
 }
 
 TokenBytes Engine::token_bytes() const {

@@ -12,6 +12,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/ids.h"
 #include "kernels/base/stats.h"
+#include "kernels/device/open_devices.h"
 #include "kernels/device/stream.h"
 #include "runtime/forward.h"
 #include "runtime/hparams.h"
@@ -38,6 +39,8 @@ struct ExpertGroups {
 struct EngineOptions {
   std::string model_path;
   i64 ram_bytes = 0;   // for routed experts; 0: what is free, less a margin
+  DeviceChoice devices;         // that compute experts beside the CPU
+  std::vector<i64> vram_bytes;  // for routed experts on each, or one for all; empty: what is free
   i64 context = 4096;  // positions per sequence
   i64 sequences = 1;
   i64 chunk = 512;     // most rows in one forward pass
@@ -65,6 +68,13 @@ struct EngineOptions {
 // Called now and then while loading; returning false gives up (the constructor then throws Interrupted).
 using LoadProgress = std::function<bool(std::string_view stage, i64 done_bytes, i64 total_bytes)>;
 
+struct DeviceFootprint {
+  std::string id;          // "host:0"
+  i64 expert_bytes = 0;    // of its memory, for experts
+  i64 expert_slots = 0;
+  i64 experts = 0;         // there now; 0 when it is lost
+};
+
 // What this engine holds, for reports. Bytes.
 struct EngineFootprint {
   i64 resident_bytes = 0;  // weights outside the routed experts
@@ -74,6 +84,7 @@ struct EngineFootprint {
   i64 expert_slots = 0;
   i64 expert_total = 0;        // experts in the model
   i64 expert_total_bytes = 0;
+  std::vector<DeviceFootprint> devices = {};
 };
 
 class Engine {
@@ -103,7 +114,7 @@ class Engine {
 
   // Computes the rows (at most options().chunk) and appends them to their sequences' caches; each sequence's cache
   // must be at the first row's position. `logits` gets [number of rows that want them, vocab] in row order.
-  // Failure (a read failed, or *interrupt was set between two layers): the caches are as before the call and the
+  // Failure (a read failed, a device is lost, or *interrupt was set between two layers): the caches are as before the call and the
   // engine goes on working.
   Status forward(std::span<const BatchRow> rows, std::span<f32> logits,
                  const std::atomic<bool>* interrupt = nullptr, const std::function<void()>& between = {});

@@ -23,19 +23,20 @@ AttentionLayer::Limits attention_limits(const Forward::Limits& limits, int worke
 }  // namespace
 
 Forward::Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
-                 Router& router, const Limits& limits, Lookahead* lookahead)
+                 Router& router, const Limits& limits, Lookahead* lookahead, std::span<DeviceArenaLane> lanes)
     : ops_(ops),
       stream_(stream),
       h_(hparams),
       weights_(weights),
       router_(router),
       scheduler_(scheduler),
+      devices_(static_cast<i64>(lanes.size())),
       limits_(limits),
       x_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "hidden states"),
       normed_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "hidden states"),
       head_inputs_(ops, limits.rows * hparams.hidden),
       attention_(ops, hparams, attention_limits(limits, stream.workers().size())),
-      moe_(ops, hparams, {.rows = limits.rows, .exact = limits.exact}, scheduler, router, lookahead) {
+      moe_(ops, hparams, {.rows = limits.rows, .exact = limits.exact}, scheduler, router, lookahead, lanes) {
   runs_.reserve(static_cast<size_t>(limits.rows));
   positions_.resize(static_cast<size_t>(limits.rows));
 }
@@ -79,6 +80,8 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   output_head(rows, logits);
   for (const SequenceRun& run : runs_) run.cache->set_length(run.position + run.rows);
   timer.stop();
+  // Every layer has waited for its devices.
+  for (i64 d = 0; d < devices_; d++) scheduler_.finish_epoch(d, scheduler_.epoch());
   bool decode = count == static_cast<i64>(runs_.size());
   scheduler_.end_pass(count, timer.total_ns() - before_ns, decode);
   return {};

@@ -27,7 +27,7 @@ class Forward {
   };
   // Everything passed must outlive it. All scratch is allocated here; run() allocates nothing.
   Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
-          Router& router, const Limits& limits, Lookahead* lookahead = nullptr);
+          Router& router, const Limits& limits, Lookahead* lookahead = nullptr, std::span<DeviceArenaLane> lanes = {});
 
   // See Engine::forward. `caches` [sequences]. `between`, when there is one, is called after each layer's
   // attention and after its FFN, and may run another Forward on the same timer and scheduler, for other sequences.
@@ -47,6 +47,7 @@ class Forward {
   const Weights& weights_;
   Router& router_;
   Scheduler& scheduler_;
+  i64 devices_;
   Limits limits_;
   Buffer x_, normed_;  // [rows, hidden]
   ActivationRows head_inputs_;

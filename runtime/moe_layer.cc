@@ -20,7 +20,7 @@ i64 scratch_bytes_needed(const Hparams& h, i64 rows) {
 }  // namespace
 
 MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router,
-                   Lookahead* lookahead)
+                   Lookahead* lookahead, std::span<DeviceArenaLane> lanes)
     : ops_(ops),
       h_(hparams),
       limits_(limits),
@@ -30,7 +30,8 @@ MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits,
       inputs_(ops, limits.rows * hparams.hidden),
       expert_rows_(limits.rows * hparams.top_k * hparams.hidden * i64{sizeof(f32)}, "expert outputs"),
       shared_rows_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "shared expert outputs"),
-      scratch_(scratch_bytes_needed(hparams, limits.rows), "FFN scratch") {
+      scratch_(scratch_bytes_needed(hparams, limits.rows), "FFN scratch"),
+      lanes_(lanes) {
   size_t pairs = static_cast<size_t>(limits.rows * hparams.top_k);
   ids_.resize(pairs);
   gate_weights_.resize(pairs);
@@ -44,6 +45,7 @@ MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits,
   requests_.reserve(experts);
   ready_.reserve(experts);
   work_.reserve(experts);
+  device_work_.reserve(experts);
 }
 
 i64 MoeLayer::scratch_bytes() const { return expert_rows_.bytes() + shared_rows_.bytes() + scratch_.bytes(); }
@@ -71,22 +73,12 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
 
   router_.route(stream, layer, w, normed, rows, ids_.data(), gate_weights_.data());
   group_by_expert(rows);
-  // From here on reads are in flight: the shared expert is computed in their shadow.
-  Scheduler::Lease lease = scheduler_.acquire(layer, requests_);
   bool shared = w.gate.rows > 0;
-  if (shared) resident_ffn(stream, w, rows, floats(shared_rows_));
-  look_ahead(stream, layer, x, shared ? floats(shared_rows_) : nullptr, rows);
-
-  for (i64 left = static_cast<i64>(requests_.size()); left > 0;) {
-    timer.enter(Stage::disk_wait);
-    ready_.clear();
-    Status status = lease.wait(ready_);
-    if (!status.ok()) return status;
-    timer.enter(Stage::experts);
-    compute(stream, layer, ready_);
-    for (const ReadyExpert& expert : ready_) lease.release(expert);
-    left -= static_cast<i64>(ready_.size());
-  }
+  Status read = routed(stream, layer, w, rows, x, shared, timer);
+  timer.enter(Stage::device_wait);
+  Status computed = finish_devices();
+  if (!read.ok()) return read;
+  if (!computed.ok()) return computed;
   timer.enter(Stage::rest);
   ops_.combine(stream, {.rows = floats(expert_rows_),
                         .weights = gate_weights_.data(),
@@ -96,6 +88,58 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
                         .top_k = h_.top_k,
                         .hidden = h_.hidden});
   return {};
+}
+
+// Experts in devices' memory are posted there, the CPU computes the others, and the shared expert.
+Status MoeLayer::routed(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, const f32* x, bool shared,
+                        StageTimer& timer) {
+  // From here on reads are in flight and devices compute: the shared expert is computed in their shadow.
+  Scheduler::Lease lease = scheduler_.acquire(layer, requests_);
+  post_to_devices(layer, rows, lease.on_devices());
+  if (shared) resident_ffn(stream, w, rows, floats(shared_rows_));
+  look_ahead(stream, layer, x, shared ? floats(shared_rows_) : nullptr, rows);
+
+  for (i64 left = static_cast<i64>(requests_.size() - lease.on_devices().size()); left > 0;) {
+    timer.enter(Stage::disk_wait);
+    ready_.clear();
+    Status status = lease.wait(ready_);
+    if (!status.ok()) return status;
+    timer.enter(Stage::experts);
+    compute(stream, layer, ready_);
+    for (const ReadyExpert& expert : ready_) lease.release(expert);
+    left -= static_cast<i64>(ready_.size());
+  }
+  return {};
+}
+
+void MoeLayer::post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts) {
+  for (size_t d = 0; d < lanes_.size(); d++) {
+    device_work_.clear();
+    for (const DeviceExpert& e : experts) {
+      if (static_cast<size_t>(e.device) != d) continue;
+      auto address = [&](ExpertMatrix which) {
+        return (lanes_[d].arena.data() + e.at_device[static_cast<size_t>(which)]).as<const std::byte>();
+      };
+      ExpertWork work = work_for(layer, {.request = e.request,
+                                         .gate = address(ExpertMatrix::gate),
+                                         .up = address(ExpertMatrix::up),
+                                         .down = address(ExpertMatrix::down)});
+      device_work_.push_back({work.gate, work.up, work.down, work.rows, work.out_rows, work.tokens});
+    }
+    lanes_[d].lane->post(input_, rows, device_work_);
+  }
+}
+
+// Also after a failure: what was posted must have ended before the next layer is.
+Status MoeLayer::finish_devices() {
+  Status result;
+  for (size_t d = 0; d < lanes_.size(); d++) {
+    Status status = lanes_[d].lane->finish(floats(expert_rows_));
+    if (status.ok()) continue;
+    scheduler_.lose_device(static_cast<i64>(d));
+    if (result.ok()) result = Status::failure(status.message() + "; its experts are computed elsewhere from now on");
+  }
+  return result;
 }
 
 // While this layer's experts are read.

@@ -7,6 +7,7 @@
 
 #include "kernels/base/stats.h"
 #include "runtime/activation_rows.h"
+#include "runtime/device_lane.h"
 #include "runtime/hparams.h"
 #include "runtime/lookahead.h"
 #include "runtime/router.h"
@@ -21,11 +22,12 @@ class MoeLayer {
     i64 rows = 0;
     bool exact = false;
   };
+  // `lanes`: of the plan's devices, in order; they compute the experts that the scheduler has there.
   MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router,
-           Lookahead* lookahead = nullptr);
+           Lookahead* lookahead = nullptr, std::span<DeviceArenaLane> lanes = {});
 
   // x [rows, hidden] += ffn(norm(x)), for a layer with experts or a dense one. `normed` is [rows, hidden] of scratch.
-  // Failure: an expert could not be read; x is then undefined.
+  // Failure: an expert could not be read, or a device is lost, which the scheduler then knows; x is undefined.
   Status run(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, f32* x, f32* normed, StageTimer& timer);
 
   i64 scratch_bytes() const;
@@ -38,6 +40,10 @@ class MoeLayer {
     i64 tokens = 0;
   };
 
+  Status routed(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, const f32* x, bool shared,
+                StageTimer& timer);
+  void post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts);
+  Status finish_devices();
   void resident_ffn(Stream& stream, const LayerWeights& w, i64 rows, f32* out);
   void group_by_expert(i64 rows);
   void look_ahead(Stream& stream, LayerId layer, const f32* x, const f32* shared, i64 rows);
@@ -66,6 +72,8 @@ class MoeLayer {
   std::vector<ExpertRequest> requests_;
   std::vector<ReadyExpert> ready_;
   std::vector<ExpertWork> work_;
+  std::span<DeviceArenaLane> lanes_;
+  std::vector<DeviceWork> device_work_;
 };
 
 }  // namespace stoker

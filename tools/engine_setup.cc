@@ -1,6 +1,7 @@
 #include "tools/engine_setup.h"
 
 #include "kernels/base/log.h"
+#include "tools/device_option.h"
 #include "tools/interrupt.h"
 #include "tools/terminal.h"
 
@@ -40,6 +41,8 @@ EngineOptions engine_options(const Options& o) {
   EngineOptions e;
   e.model_path = o.model;
   e.ram_bytes = o.ram.bytes;
+  e.devices = parse_device_choice(o.device);
+  e.vram_bytes = parse_vram(o.vram);
   e.context = o.context;
   e.chunk = o.batch;
   e.threads = static_cast<int>(o.threads);

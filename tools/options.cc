@@ -103,6 +103,10 @@ constexpr std::array kRows = {
 
     OptionRow{kEngine | kInspect | kSimulate, "--ram", "SIZE", &O::ram,
               "memory for routed experts, such as 100G, 8GiB, 512M (default: what is free, less a margin)"},
+    OptionRow{kEngine, "--device", "LIST", &O::device,
+              "who computes experts beside the CPU: auto, cpu, cuda:0,1 or host:N,...; see `stoker help devices`"},
+    OptionRow{kEngine, "--vram", "SIZE[,SIZE]", &O::vram,
+              "memory of each device for routed experts (default: what is free there)"},
     OptionRow{kDevices, "--device", "LIST", &O::device, "what to list: auto, cuda:0,1 or host:N,..."},
     OptionRow{kEngine | kTune, "-t, --threads", "N", &O::threads, "compute threads; 0: one per physical core", 0,
               1024},

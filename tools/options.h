@@ -52,6 +52,7 @@ struct Options {
   i64 batch = 512;
   ByteSize ram;
   std::string device = "auto";
+  std::string vram;
   std::string isa;
   std::string io = "auto";
   std::string policy = "auto";

@@ -48,7 +48,7 @@ f64 Phase::tokens_per_second() const { return wall_ns > 0 ? static_cast<f64>(tok
 f64 Phase::ms_per_token(Stage stage) const {
   return ratio(stage_ns[static_cast<size_t>(stage)], tokens) * 1e-6;
 }
-f64 Phase::hit_rate() const { return experts.requests > 0 ? ratio(experts.hits, experts.requests) : 1; }
+f64 Phase::hit_rate() const { return experts.requests > 0 ? ratio(experts.hits + experts.device_hits, experts.requests) : 1; }
 f64 Phase::useful_share() const { return std::min(1.0, ratio(experts.useful_bytes, experts.predicted_bytes)); }
 f64 Phase::disk_busy_share() const { return std::min(1.0, ratio(experts.disk_busy_ns, wall_ns)); }
 f64 Phase::compute_share() const {
@@ -99,10 +99,14 @@ nlohmann::ordered_json to_json(const Phase& p) {
       {"tokens_per_second", p.tokens_per_second()},
       {"attention_ms_per_token", p.ms_per_token(Stage::attention)},
       {"experts_ms_per_token", p.ms_per_token(Stage::experts)},
+      {"device_wait_ms_per_token", p.ms_per_token(Stage::device_wait)},
       {"disk_wait_ms_per_token", p.ms_per_token(Stage::disk_wait)},
       {"rest_ms_per_token", p.ms_per_token(Stage::rest)},
       {"expert_requests", p.experts.requests},
       {"expert_hits", p.experts.hits},
+      {"expert_device_hits", p.experts.device_hits},
+      {"uploaded_bytes", p.experts.uploaded_bytes},
+      {"downloaded_bytes", p.experts.downloaded_bytes},
       {"expert_hit_rate", p.hit_rate()},
       {"expert_evictions", p.experts.evictions},
       {"disk_read_bytes", p.experts.bytes_read},
@@ -118,6 +122,10 @@ nlohmann::ordered_json to_json(const Phase& p) {
 
 nlohmann::ordered_json engine_json(const Engine& engine) {
   EngineFootprint f = engine.footprint();
+  nlohmann::ordered_json devices = nlohmann::ordered_json::array();
+  for (const DeviceFootprint& d : f.devices)
+    devices.push_back(
+        {{"id", d.id}, {"expert_bytes", d.expert_bytes}, {"expert_slots", d.expert_slots}, {"experts", d.experts}});
   return {
       {"threads", engine.threads()},           {"isa", name(engine.isa())},
       {"exact", engine.options().exact},       {"io", engine.io_description()},
@@ -125,7 +133,8 @@ nlohmann::ordered_json engine_json(const Engine& engine) {
       {"resident_bytes", f.resident_bytes},    {"kv_bytes", f.kv_bytes},
       {"scratch_bytes", f.scratch_bytes},      {"expert_budget_bytes", f.expert_budget_bytes},
       {"expert_slots", f.expert_slots},        {"experts", f.expert_total},
-      {"experts_bytes", f.expert_total_bytes}, {"peak_rss_bytes", peak_rss_bytes()},
+      {"experts_bytes", f.expert_total_bytes}, {"devices", devices},
+      {"peak_rss_bytes", peak_rss_bytes()},
   };
 }
 
@@ -166,6 +175,17 @@ void note_prediction(const Engine& engine, const Phase& phase) {
        governor.threshold(), human_bytes(phase.experts.predicted_bytes), phase.useful_share() * 100);
 }
 
+// Where the experts were that were wanted, and what was moved.
+static void note_devices(const EngineFootprint& f, const Phase& p) {
+  if (f.devices.empty()) return;
+  auto percent = [&](i64 hits) { return ratio(hits, p.experts.requests) * 100; };
+  note("tiers:   wanted experts were on devices {:.1f} %, in RAM {:.1f} %, on disk {:.1f} %; {} went up, {} came back",
+       percent(p.experts.device_hits), percent(p.experts.hits), percent(p.experts.misses),
+       human_bytes(p.experts.uploaded_bytes), human_bytes(p.experts.downloaded_bytes));
+  for (const DeviceFootprint& d : f.devices)
+    note("         {}: {} experts of {} that fit, {}", d.id, d.experts, d.expert_slots, human_bytes(d.expert_bytes));
+}
+
 void note_run_report(const Engine& engine, const RunReport& report) {
   const Phase& d = report.decode;
   Phase both = report.prompt;
@@ -175,14 +195,17 @@ void note_run_report(const Engine& engine, const RunReport& report) {
   note_line(speed_line("decode: ", d));
   if (d.tokens > 0) {
     note(
-        "         {:.1f} ms per token: attention {:.1f}, experts {:.1f}, waiting for disk {:.1f}, rest "
+        "         {:.1f} ms per token: attention {:.1f}, experts {:.1f}, waiting for {}disk {:.1f}, rest "
         "{:.1f}",
         d.seconds() * 1e3 / static_cast<f64>(d.tokens), d.ms_per_token(Stage::attention),
-        d.ms_per_token(Stage::experts), d.ms_per_token(Stage::disk_wait), d.ms_per_token(Stage::rest));
+        d.ms_per_token(Stage::experts),
+        f.devices.empty() ? "" : fmt::format("devices {:.1f}, for ", d.ms_per_token(Stage::device_wait)),
+        d.ms_per_token(Stage::disk_wait), d.ms_per_token(Stage::rest));
   }
   note("experts: {:.1f} % of {} requests were in memory; {} of {} experts have a slot ({} budget)",
        both.hit_rate() * 100, both.experts.requests, f.expert_slots, f.expert_total,
        human_bytes(f.expert_budget_bytes));
+  note_devices(f, both);
   if (both.experts.bytes_read > 0) {
     note("disk:    {} read, {:.2f} GB/s over the run, {:.2f} GB/s while busy",
          human_bytes(both.experts.bytes_read), both.disk_gb_per_second(), both.disk_gb_per_second_busy());
@@ -209,6 +232,7 @@ void note_perf_table(const Engine& engine, const Phase& decode, f64 memory_gb_pe
   const std::array<Line, kStages> lines = {
       Line{Stage::attention, static_cast<f64>(bytes.attention)},
       Line{Stage::experts, static_cast<f64>(bytes.experts)},
+      Line{Stage::device_wait, 0},
       Line{Stage::disk_wait, static_cast<f64>(decode.experts.bytes_read) / per_token},
       Line{Stage::rest, static_cast<f64>(bytes.rest)},
   };

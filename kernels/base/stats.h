@@ -11,14 +11,15 @@ namespace stoker {
 
 enum class Stage {
   attention,  // norms, projections, attention itself, KV cache
-  experts,    // computing routed experts
+  experts,    // computing routed experts on the CPU
+  device_wait,  // nothing to compute: devices still do
   disk_wait,  // nothing to compute: an expert is still being read
   rest,       // router, shared and dense FFN, embedding, output head, sampling
 };
-constexpr i64 kStages = 4;
+constexpr i64 kStages = 5;
 
 constexpr std::string_view name(Stage stage) {
-  constexpr std::array<std::string_view, kStages> names = {"attention", "experts", "disk_wait", "rest"};
+  constexpr std::array<std::string_view, kStages> names = {"attention", "experts", "device_wait", "disk_wait", "rest"};
   return names[static_cast<size_t>(stage)];
 }
 

@@ -43,6 +43,21 @@ class Devices(Folder):
         devices = self.listed("--device", "host:1,vram=16MiB,lose-at=2")["devices"]
         self.assertIn("the device is lost", devices[0]["not_measured"])
 
+    def test_run_says_the_same_with_devices_and_reports_them(self):
+        plain = answer(self, "-p", PROMPT, "-n", "6")
+        run = answer(self, "-p", PROMPT, "-n", "6", "--device", "host:2,vram=32MiB", "--vram", "4M,2M", "--ram", "12M")
+        self.assertEqual(run["logits_hash"], plain["logits_hash"])
+        self.assertEqual(plain["engine"]["devices"], [])
+        self.assertEqual([d["id"] for d in run["engine"]["devices"]], ["host:0", "host:1"])
+        self.assertGreater(run["decode"]["expert_device_hits"], 0)
+        self.assertLessEqual(run["engine"]["devices"][1]["expert_bytes"], 2 << 20)
+        self.assertIn("there is no device", self.error("run", "-m", MODEL, "-p", "x", "--vram", "1G", "--device", "cpu"))
+
+    def test_a_device_that_is_lost_while_it_answers_is_an_error(self):
+        result = expect(self, 1, "run", "-m", MODEL, "-p", PROMPT, "-n", "200", "--temp", "0", "--ram", "12M",
+                        "--device", "host:1,vram=32MiB,lose-at=2000")
+        self.assertIn(b"stoker: error: host:0: the device is lost", result.stderr)
+
     def test_bad_devices_are_refused(self):
         self.assertIn("host:N", self.error("devices", "--device", "tpu"))
         self.assertIn("must be a speed", self.error("devices", "--device", "host:1,link=fast"))

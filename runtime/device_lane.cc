@@ -1,0 +1,150 @@
+#include "runtime/device_lane.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "kernels/base/check.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 kFloat = sizeof(f32);
+
+i64 pairs(const DeviceLane::Limits& l) { return l.rows * l.top_k; }
+i64 pairs_of_a_wave(const DeviceLane::Limits& l) { return std::max(l.rows, l.top_k); }
+
+// Hidden sizes that do not suit a form have no matrix that wants it.
+i64 form_bytes(const DeviceLane::Limits& l, ActivationForm form, i64 unit) {
+  return l.exact || l.hidden % unit != 0 ? 0 : l.rows * activation_row_bytes(form, l.hidden);
+}
+i64 q8_32_bytes(const DeviceLane::Limits& l) { return form_bytes(l, ActivationForm::Q8_32, 32); }
+i64 q8_256_bytes(const DeviceLane::Limits& l) { return form_bytes(l, ActivationForm::Q8_256, 256); }
+
+}  // namespace
+
+i64 DeviceLane::bytes_needed(const Limits& l) {
+  constexpr i64 kParts = 7, kAlignment = 256;
+  return l.rows * l.hidden * kFloat + q8_32_bytes(l) + q8_256_bytes(l) + (pairs(l) + pairs_of_a_wave(l)) * i64{sizeof(i32)} +
+         pairs_of_a_wave(l) * l.hidden * kFloat + expert_scratch_bytes(pairs_of_a_wave(l), l.ffn) + kParts * kAlignment;
+}
+
+DeviceLane::DeviceLane(Device& device, const Ops& ops, IsaLevel level, const Limits& l)
+    : limits_(l),
+      ops_(ops),
+      wave_pairs_(pairs_of_a_wave(l)),
+      x_here_(device, l.rows * l.hidden * kFloat, "rows for a device"),
+      rows_here_(device, std::max(pairs(l), wave_pairs_) * i64{sizeof(i32)}, "work lists for a device"),
+      out_here_(device, pairs(l) * l.hidden * kFloat, "rows from a device"),
+      x_(device, l.rows * l.hidden * kFloat, "rows"),
+      q8_32_(device, q8_32_bytes(l), "quantised rows"),
+      q8_256_(device, q8_256_bytes(l), "quantised rows"),
+      rows_(device, pairs(l) * i64{sizeof(i32)}, "work lists"),
+      counting_(device, wave_pairs_ * i64{sizeof(i32)}, "work lists"),
+      out_(device, wave_pairs_ * l.hidden * kFloat, "expert outputs"),
+      scratch_(device, expert_scratch_bytes(wave_pairs_, l.ffn), "FFN scratch"),
+      event_(device.make_event()),
+      device_stream_(device.make_stream()),
+      stream_(*device_stream_, level) {
+  work_.reserve(static_cast<size_t>(l.experts));
+  out_rows_.resize(static_cast<size_t>(pairs(l)));
+  // Rows of a wave come out one after the other: 0, 1, 2 ...
+  i32* counting = rows_here_.as<i32>();
+  std::iota(counting, counting + wave_pairs_, 0);
+  Status status = device_stream_->copy_to_device(counting_.data(), counting, wave_pairs_ * i64{sizeof(i32)});
+  if (status.ok()) status = device_stream_->synchronize();
+  if (!status.ok()) throw Error(status.message());
+}
+
+void DeviceLane::post(const f32* x, i64 rows, std::span<const DeviceWork> work) {
+  CHECK(!posted_);
+  if (failed_ || work.empty()) return;
+  posted_ = true;
+  i64 count = 0;
+  for (const DeviceWork& w : work) {
+    std::copy_n(w.rows, w.tokens, rows_here_.as<i32>() + count);
+    std::copy_n(w.out_rows, w.tokens, out_rows_.begin() + count);
+    count += w.tokens;
+  }
+  std::memcpy(x_here_.as<f32>(), x, static_cast<size_t>(rows * limits_.hidden * kFloat));
+  // What goes wrong here breaks the stream, so finish() hears of it.
+  static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), rows * limits_.hidden * kFloat));
+  static_cast<void>(device_stream_->copy_to_device(rows_.data(), rows_here_.as<i32>(), count * i64{sizeof(i32)}));
+  quantize(rows, work);
+
+  work_.clear();
+  i64 done = 0, pairs = 0;
+  size_t first = 0;
+  for (const DeviceWork& w : work) {
+    if (pairs + w.tokens > wave_pairs_) {
+      post_wave(std::span(work_).subspan(first), done, pairs);
+      first = work_.size();
+      done += pairs;
+      pairs = 0;
+    }
+    work_.push_back({.gate = w.gate,
+                     .up = w.up,
+                     .down = w.down,
+                     .rows = rows_.data().as<i32>() + done + pairs,
+                     .out_rows = counting_.data().as<i32>() + pairs,
+                     .tokens = w.tokens});
+    pairs += w.tokens;
+  }
+  post_wave(std::span(work_).subspan(first), done, pairs);
+  recorded_ = device_stream_->record(*event_);
+}
+
+void DeviceLane::quantize(i64 rows, std::span<const DeviceWork> work) {
+  auto wanted = [&](ActivationForm form) {
+    return std::any_of(work.begin(), work.end(), [&](const DeviceWork& w) {
+      return weight_input(w.gate.type, limits_.exact) == form || weight_input(w.up.type, limits_.exact) == form;
+    });
+  };
+  auto make = [&](ActivationForm form, const DeviceBuffer& out) {
+    if (!wanted(form)) return;
+    ops_.quantize(stream_, {.x = x_.data().as<f32>(),
+                            .rows = rows,
+                            .cols = limits_.hidden,
+                            .x_stride = limits_.hidden,
+                            .form = form,
+                            .out = out.data().as<void>()});
+  };
+  make(ActivationForm::Q8_32, q8_32_);
+  make(ActivationForm::Q8_256, q8_256_);
+}
+
+// `first`: pairs of the waves before.
+void DeviceLane::post_wave(std::span<const ExpertWork> wave, i64 first, i64 pairs) {
+  ops_.expert_ffn(stream_, {.work = wave,
+                            .x = x_.data().as<f32>(),
+                            .x_q8_32 = q8_32_.data().as<void>(),
+                            .x_q8_256 = q8_256_.data().as<void>(),
+                            .hidden = limits_.hidden,
+                            .ffn = limits_.ffn,
+                            .out = out_.data().as<f32>(),
+                            .scratch = scratch_.data().as<std::byte>(),
+                            .scratch_bytes = scratch_.bytes(),
+                            .exact = limits_.exact});
+  static_cast<void>(device_stream_->copy_to_host(out_here_.as<f32>() + first * limits_.hidden, out_.data(),
+                                                 pairs * limits_.hidden * kFloat));
+}
+
+Status DeviceLane::finish(f32* out) {
+  if (!posted_) return {};
+  posted_ = false;
+  Status status = recorded_.ok() ? event_->wait() : device_stream_->synchronize();
+  if (status.ok()) status = recorded_;
+  if (!status.ok()) {
+    failed_ = true;
+    return status;
+  }
+  i64 count = 0;
+  for (const ExpertWork& w : work_) count += w.tokens;
+  for (i64 i = 0; i < count; i++)
+    std::memcpy(out + out_rows_[static_cast<size_t>(i)] * limits_.hidden, out_here_.as<f32>() + i * limits_.hidden,
+                static_cast<size_t>(limits_.hidden * kFloat));
+  return {};
+}
+
+}  // namespace stoker

@@ -1,0 +1,57 @@
+#include "runtime/engine_devices.h"
+
+#include <algorithm>
+
+#include "runtime/settle_devices.h"
+
+namespace stoker {
+
+namespace {
+
+// Left free of what a card has, for what its driver takes as it goes.
+constexpr i64 kCardMargin = 512 * kMiB;
+
+}  // namespace
+
+EngineDevices::EngineDevices(const DeviceChoice& choice, const DeviceLane::Limits& limits)
+    : choice_(settle_devices(choice).choice), limits_(limits), devices_(open_devices(choice_)) {}
+
+std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_bytes) const {
+  if (vram_bytes.size() > 1 && vram_bytes.size() != devices_.size())
+    fail("--vram names {} sizes for {} devices: give one for each, or one for all", vram_bytes.size(), devices_.size());
+  if (!vram_bytes.empty() && devices_.empty()) fail("--vram: there is no device (--device)");
+  std::vector<DeviceRequest> requests;
+  for (size_t i = 0; i < devices_.size(); i++) {
+    i64 free_bytes = devices_[i]->properties().free_bytes - DeviceLane::bytes_needed(limits_);
+    if (devices_[i]->kind() == DeviceKind::cuda) free_bytes -= kCardMargin;
+    DeviceRequest request{.vram_bytes = std::max<i64>(0, free_bytes)};
+    if (!vram_bytes.empty()) request.vram_bytes = vram_bytes[std::min(i, vram_bytes.size() - 1)];
+    if (i < choice_.host.size()) {
+      if (choice_.host[i].link_gb_per_second > 0) request.link_gb_per_second = choice_.host[i].link_gb_per_second;
+      if (choice_.host[i].compute_gb_per_second > 0) request.gb_per_second = choice_.host[i].compute_gb_per_second;
+    }
+    requests.push_back(request);
+  }
+  return requests;
+}
+
+void EngineDevices::allocate(const Plan& plan, IsaLevel level) {
+  std::vector<DeviceCopier::Arena> arenas;
+  lanes_.reserve(devices_.size());
+  for (size_t i = 0; i < devices_.size(); i++) {
+    Device& device = *devices_[i];
+    const Ops* ops = device_ops(device.kind());
+    auto lane = std::make_unique<DeviceLane>(device, *ops, level, limits_);
+    lanes_.push_back({DeviceBuffer(device, plan.device_arena_bytes(i), "experts"), std::move(lane)});
+    arenas.push_back({&device, &lanes_.back().arena});
+  }
+  if (!devices_.empty()) copier_ = std::make_unique<DeviceCopier>(arenas);
+}
+
+i64 EngineDevices::host_bytes() const {
+  i64 bytes = 0;
+  for (const DeviceArenaLane& lane : lanes_) bytes += lane.lane->host_bytes();
+  return bytes;
+}
+
+}  // namespace stoker

@@ -1,0 +1,208 @@
+// Experts on host devices: whoever computes an expert, and however late or badly its device behaves, must not show in the
+// answer. Each run compares every logit with those of the CPU alone, bit for bit.
+#include <doctest/doctest.h>
+
+#include "kernels/base/rng.h"
+#include "runtime/engine.h"
+#include "tests/support/compare.h"
+#include "tests/support/model_run.h"
+#include "tests/support/shared_data.h"
+
+namespace stoker {
+namespace {
+
+constexpr i64 kPromptTokens = 24, kGenerated = 16;
+
+std::string ember() { return test::source_file("tests/models/ember-37m-q4_k_m.gguf"); }
+
+EngineOptions on_cpu(const std::string& path, bool exact = false) {
+  EngineOptions options = test::small_engine(path);
+  options.context = 64;
+  options.chunk = 16;
+  options.exact = exact;
+  return options;
+}
+
+EngineOptions on_devices(const std::string& path, i64 count, std::vector<i64> vram_bytes, const HostDeviceOptions& device = {},
+                         bool exact = false) {
+  EngineOptions options = on_cpu(path, exact);
+  options.devices = {.kind = DeviceChoice::Kind::host, .cards = {}, .host = {static_cast<size_t>(count), device}};
+  options.vram_bytes = std::move(vram_bytes);
+  return options;
+}
+
+struct Answer {
+  std::vector<f32> logits;
+  Status status;
+};
+
+// A prompt in chunks, then token by token; up to the first failure.
+Answer answer(Engine& engine, SequenceId id = SequenceId(0)) {
+  i64 vocab = engine.hparams().vocab;
+  std::vector<i32> tokens = test::some_tokens(kPromptTokens + kGenerated, vocab, 1);
+  Answer a;
+  engine.sequence(id).truncate(0);
+  for (i64 at = 0; at < kPromptTokens + kGenerated;) {
+    bool prompt = at < kPromptTokens;
+    i64 count = prompt ? std::min(engine.options().chunk, kPromptTokens - at) : 1;
+    std::vector<BatchRow> rows;
+    for (i64 i = at; i < at + count; i++)
+      rows.push_back({id, static_cast<i32>(i), tokens[static_cast<size_t>(i)], true,
+                      prompt ? RowRole::prompt : RowRole::generated});
+    size_t before = a.logits.size();
+    a.logits.resize(before + static_cast<size_t>(count * vocab));
+    a.status = engine.forward(rows, std::span(a.logits).subspan(before));
+    if (!a.status.ok()) {
+      a.logits.resize(before);
+      return a;
+    }
+    at += count;
+  }
+  return a;
+}
+
+std::vector<f32> expected(const EngineOptions& options) {
+  Engine engine(options);
+  Answer a = answer(engine);
+  REQUIRE(a.status.ok());
+  return a.logits;
+}
+
+void check_same(Engine& engine, const std::vector<f32>& want) {
+  Answer got = answer(engine);
+  REQUIRE_MESSAGE(got.status.ok(), got.status.message());
+  CHECK(test::difference(got.logits, want, engine.hparams().vocab) == "");
+}
+
+}  // namespace
+
+TEST_CASE("devices and their budgets do not show in what the bundled model says, and devices do compute") {
+  for (bool exact : {false, true}) {
+    std::vector<f32> want = expected(on_cpu(ember(), exact));
+    for (const std::vector<i64>& vram : std::vector<std::vector<i64>>{{}, {2 * kMiB}, {6 * kMiB, kMiB}}) {
+      CAPTURE(exact);
+      CAPTURE(vram.size());
+      Engine engine(on_devices(ember(), vram.size() < 2 ? 1 : 2, vram, {}, exact));
+      check_same(engine, want);
+      CHECK(engine.scheduler_stats().device_hits > 0);
+    }
+  }
+}
+
+TEST_CASE("neither do exchanges under pressure: little RAM, little VRAM, late copies") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  EngineOptions options = on_devices(ember(), 2, {2 * kMiB, kMiB}, {.delay_us_max = 300});
+  options.ram_bytes = 4 * kMiB;
+  Engine engine(options);
+  for (int i = 0; i < 2; i++) check_same(engine, want);
+  CHECK(engine.scheduler_stats().device_hits > 0);
+  CHECK(engine.scheduler_stats().promotions > 0);
+  CHECK(engine.scheduler_stats().downloaded_bytes > 0);
+}
+
+TEST_CASE("all kinds of models of ../shared say the same on two devices of unequal budgets") {
+  for (std::string name : {"v3", "v3-mla", "k2", "v3-groups", "v2-lite", "v3-mixed", "ember-37m-q2_k"}) {
+    CAPTURE(name);
+    std::string path = test::shared_file("models/" + name + ".gguf");
+    if (path.empty()) return;
+    std::vector<f32> want = expected(on_cpu(path));
+    Engine engine(on_devices(path, 2, {4 * kMiB, kMiB}, {.delay_us_max = 50}));
+    check_same(engine, want);
+    CHECK(engine.scheduler_stats().device_hits > 0);
+  }
+}
+
+TEST_CASE("eight neighbours in a batch have the bits of one alone") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  EngineOptions options = on_devices(ember(), 2, {3 * kMiB});
+  options.sequences = 8;
+  Engine engine(options);
+  i64 vocab = engine.hparams().vocab;
+  std::vector<i32> tokens = test::some_tokens(kPromptTokens + kGenerated, vocab, 1);
+  for (i64 s = 0; s < 8; s++) {
+    engine.sequence(SequenceId(s)).truncate(0);
+    for (i64 at = 0; at < kPromptTokens; at += 8) {
+      std::vector<BatchRow> rows;
+      for (i64 i = at; i < at + 8; i++)
+        rows.push_back({SequenceId(s), static_cast<i32>(i), tokens[static_cast<size_t>(i)], false, RowRole::prompt});
+      REQUIRE(engine.forward(rows, {}).ok());
+    }
+  }
+  std::vector<f32> logits(static_cast<size_t>(8 * vocab));
+  for (i64 at = kPromptTokens; at < kPromptTokens + kGenerated; at++) {
+    std::vector<BatchRow> rows;
+    for (i64 s = 0; s < 8; s++)
+      rows.push_back({SequenceId(s), static_cast<i32>(at), tokens[static_cast<size_t>(at)], true, RowRole::generated});
+    REQUIRE(engine.forward(rows, logits).ok());
+    std::span<const f32> alone = std::span(want).subspan(static_cast<size_t>(at * vocab), static_cast<size_t>(vocab));
+    for (i64 s = 0; s < 8; s++)
+      CHECK(std::equal(alone.begin(), alone.end(), logits.begin() + static_cast<std::ptrdiff_t>(s * vocab)));
+  }
+  CHECK(engine.scheduler_stats().device_hits > 0);
+}
+
+TEST_CASE("a lost device ends what runs with a message, and the same engine then answers rightly without it") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  EngineOptions options = on_devices(ember(), 2, {3 * kMiB});
+  options.devices.host[0].lose_at = 2500;
+  Engine engine(options);
+  Answer first;
+  for (int i = 0; i < 50 && first.status.ok(); i++) first = answer(engine);
+  REQUIRE_FALSE(first.status.ok());
+  CHECK(first.status.message() == "host:0: the device is lost; its experts are computed elsewhere from now on");
+  CHECK(std::equal(first.logits.begin(), first.logits.end(), want.begin()));
+  i64 hits = engine.scheduler_stats().device_hits;
+  check_same(engine, want);
+  CHECK(engine.footprint().devices[0].experts == 0);
+  CHECK(engine.footprint().devices[1].experts > 0);
+  CHECK(engine.scheduler_stats().device_hits > hits);
+}
+
+TEST_CASE("a device without room is refused, with what to change") {
+  auto message = [](const EngineOptions& options) -> std::string {
+    try {
+      Engine engine(options);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  CHECK(message(on_devices(ember(), 1, {kGiB}, {.vram_bytes = 8 * kMiB})).find("a smaller --vram") != std::string::npos);
+  CHECK(message(on_devices(ember(), 1, {}, {.fail_allocation = 3})).find("host:0: no ") != std::string::npos);
+  CHECK(message(on_devices(ember(), 2, {kMiB, kMiB, kMiB})).find("--vram names 3 sizes for 2 devices") == 0);
+}
+
+TEST_CASE("budgets, delays and failures by chance: no wrong logit, and every failure ends well") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  i64 vocab = 0, failures = 0;
+  for (u64 seed = 1; seed <= 12; seed++) {
+    CAPTURE(seed);
+    Rng rng(seed);
+    std::vector<i64> vram;
+    i64 count = 1 + rng.below(3);
+    for (i64 d = 0; d < count; d++) vram.push_back(kMiB / 2 + rng.below(6 * kMiB));
+    EngineOptions options = on_devices(ember(), count, vram, {.delay_us_max = rng.below(200)});
+    options.ram_bytes = 3 * kMiB + rng.below(10 * kMiB);
+    options.chunk = 4 + rng.below(20);
+    for (size_t d = 0; d < options.devices.host.size(); d++) {
+      HostDeviceOptions& device = options.devices.host[d];
+      device.seed = seed * 10 + d;
+      if (rng.below(2) == 0) device.lose_at = 20 + rng.below(2000);
+      if (rng.below(2) == 0) device.fail_copy = 20 + rng.below(2000);
+    }
+    Engine engine(options);
+    vocab = engine.hparams().vocab;
+    i64 ended = 0;
+    for (int i = 0; i < 4; i++) {
+      Answer got = answer(engine);
+      ended += !got.status.ok();
+      std::vector<f32> begun(want.begin(), want.begin() + static_cast<std::ptrdiff_t>(got.logits.size()));
+      CHECK(test::difference(got.logits, begun, vocab) == "");
+    }
+    CHECK(ended <= count);
+    failures += ended;
+  }
+  CHECK(failures > 0);
+}
+
+}  // namespace stoker
