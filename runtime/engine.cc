@@ -23,6 +23,7 @@
 #include "scheduler/policy/make_policy.h"
 #include "scheduler/popularity_file.h"
 #include "scheduler/tiers/slab.h"
+#include "scheduler/trace/open_routing.h"
 
 namespace stoker {
 
@@ -93,6 +94,7 @@ struct Engine::Impl {
   std::optional<Popularity> popularity;  // of earlier runs
   CountingRouter* counter = nullptr;     // none: nothing is to be saved
   std::vector<std::unique_ptr<Router>> routers;  // each stands around the one before; the last is used
+  ReplayRouter* replay = nullptr;                // one of these, or none
   std::unique_ptr<Lookahead> lookahead;
   std::unique_ptr<Forward> forward;
   std::unique_ptr<Forward> between;  // with scratch of its own; none where nothing can come between
@@ -174,8 +176,10 @@ struct Engine::Impl {
   void make_routers() {
     routers.push_back(std::make_unique<GateRouter>(cpu_ops(), hparams, options.chunk));
     if (!options.routing.empty()) {
-      std::unique_ptr<TraceSource> source = open_routing(options.routing, hparams);
-      routers.push_back(std::make_unique<ReplayRouter>(*routers.back(), hparams, *source, options.routing));
+      std::unique_ptr<TraceSource> source = open_routing({.what = options.routing, .shape = trace_header(hparams)});
+      auto router = std::make_unique<ReplayRouter>(*routers.back(), hparams, *source, options.routing, emulated_gates());
+      replay = router.get();
+      routers.push_back(std::move(router));
     }
     if (options.save_popularity && !options.popularity_path.empty()) {
       auto router = std::make_unique<CountingRouter>(*routers.back(), hparams, popularity.value_or(Popularity()));
@@ -208,16 +212,16 @@ struct Engine::Impl {
     }
   }
 
+  std::optional<EmulatedLookahead::Options> emulated_gates() const {
+    if (plan.all_resident || !is_gate(options.predictor)) return {};
+    return EmulatedLookahead::Options{.quality = gate_quality(options.predictor), .distances = options.lookahead};
+  }
+
   // With all experts in memory there is nothing to fetch early.
   void look_ahead() {
     if (plan.all_resident || options.predictor == PredictorKind::none) return;
-    bool gates = options.predictor == PredictorKind::gate || options.predictor == PredictorKind::gate_shared;
-    if (gates && !options.routing.empty()) {
-      options.predictor = PredictorKind::count;
-      log_info("--routing: the replayed routing does not follow the gates, so the predictor is count");
-    }
     lookahead = std::make_unique<Lookahead>(cpu_ops(), hparams, *weights, *scheduler,
-                                            Lookahead::Options{options.predictor, options.lookahead});
+                                            Forecaster::Options{options.predictor, options.lookahead}, replay);
     scheduler->set_prefetch(options.prefetch);
   }
 

@@ -56,7 +56,7 @@ struct EngineOptions {
   i64 ring_depth = Plan{}.ring_depth;    // reads in flight
   i64 piece_bytes = Plan{}.piece_bytes;  // of one read; a multiple of what the disk needs
   bool preload = true;  // read all experts before the first token when they fit
-  std::string routing;     // "": the model's gate; else what open_routing() takes (replay_router.h)
+  std::string routing;     // "": the model's gate; else what open_routing() takes
   std::string trace_path;  // "": none; where to record what the router chooses
   // Without a slot for every expert: what coming layers will want, guessed so many layers ahead, and whether guesses
   // are read.

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/base/check.h"
+#include "runtime/replay_router.h"
 
 namespace stoker {
 
@@ -13,70 +13,49 @@ constexpr i64 kMoreGroups = 2;  // a group that just misses is often chosen in t
 }  // namespace
 
 Lookahead::Lookahead(const Ops& ops, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
-                     const Options& options)
+                     const Forecaster::Options& options, ReplayRouter* replay)
     : ops_(ops),
       h_(hparams),
       weights_(weights),
-      scheduler_(scheduler),
-      options_(options),
-      predictor_({hparams.moe_layers(), hparams.experts, hparams.top_k}),
+      replay_(replay),
+      wants_shared_(options.kind == PredictorKind::gate_shared),
+      forecaster_(scheduler, options),
       input_(static_cast<size_t>(Predictor::kMaxRows * hparams.hidden)),
       normed_(static_cast<size_t>(Predictor::kMaxRows * hparams.hidden)),
       logits_(static_cast<size_t>(Predictor::kMaxRows * hparams.experts)),
       ids_(static_cast<size_t>(hparams.experts)),
       probabilities_(static_cast<size_t>(hparams.experts)) {
-  CHECK(options.distance >= 1 && options.distance <= Predictor::kMaxDistance);
   ranking_.reserve(static_cast<size_t>(hparams.experts));
   scores_.reserve(static_cast<size_t>(hparams.experts));
-  hint_.reserve(static_cast<size_t>(hparams.experts));
-}
-
-void Lookahead::observe(LayerId layer, std::span<const i32> ids, std::span<const f32> gate_weights, i64 rows) {
-  predictor_.observe(scheduler_.table().moe_index(layer), ids, gate_weights, rows);
 }
 
 void Lookahead::look(Stream& stream, LayerId layer, const f32* x, const f32* more, i64 rows) {
-  if (options_.kind == PredictorKind::none || !handles(rows)) return;
-  if (uses_gate()) {
+  if (!forecaster_.looks(rows)) return;
+  if (forecaster_.uses_gates()) {
     std::copy_n(x, rows * h_.hidden, input_.data());
     if (more != nullptr) ops_.add(stream, input_.data(), more, rows * h_.hidden);
   }
-  i64 farthest = uses_gate() ? options_.distance : 1;
-  // The nearest first: its reads are wanted sooner.
-  for (i64 distance = 1; distance <= farthest; distance++) {
-    LayerId target(layer.value + distance);
-    if (target.value >= h_.layers || !weights_.layers()[static_cast<size_t>(target.value)].is_moe()) continue;
-    if (uses_gate())
-      forecast_by_gate(stream, target, distance, input_.data(), rows);
-    else
-      forecast_by_history(target, rows);
-    hint(target, distance);
-  }
+  stream_ = &stream;
+  forecaster_.look(layer, rows, *this);
 }
 
-void Lookahead::forecast_by_gate(Stream& stream, LayerId target, i64 distance, const f32* x, i64 rows) {
-  const LayerWeights& w = weights_.layers()[static_cast<size_t>(target.value)];
-  i64 moe_layer = scheduler_.table().moe_index(target);
-  ops_.rms_norm(stream, {.x = x,
-                         .weight = w.ffn_norm,
-                         .y = normed_.data(),
-                         .rows = rows,
-                         .cols = h_.hidden,
-                         .x_stride = h_.hidden,
-                         .y_stride = h_.hidden,
-                         .epsilon = h_.rms_epsilon});
-  score(stream, w, normed_.data(), rows);
-  predictor_.begin(moe_layer, distance);
-  for (i64 row = 0; row < rows; row++)
-    predictor_.add_row(moe_layer, distance, rank(stream, w, row, predictor_.width(distance)));
+void Lookahead::begin(LayerId target, i64 distance, i64 rows) {
+  target_ = target;
+  distance_ = distance;
+  ops_.rms_norm(*stream_, {.x = input_.data(),
+                           .weight = weights_of(target).ffn_norm,
+                           .y = normed_.data(),
+                           .rows = rows,
+                           .cols = h_.hidden,
+                           .x_stride = h_.hidden,
+                           .y_stride = h_.hidden,
+                           .epsilon = h_.rms_epsilon});
+  score(*stream_, weights_of(target), normed_.data(), rows);
 }
 
-void Lookahead::forecast_by_history(LayerId target, i64 rows) {
-  i64 moe_layer = scheduler_.table().moe_index(target);
-  predictor_.begin(moe_layer, 1);
-  for (i64 row = 0; row < rows; row++)
-    predictor_.add_row(moe_layer, 1, options_.kind == PredictorKind::count ? predictor_.by_count(moe_layer)
-                                                                          : predictor_.by_previous(moe_layer));
+std::span<const RankedExpert> Lookahead::rank(i64 row, i64 width) {
+  std::span<const RankedExpert> ranking = rank(*stream_, weights_of(target_), row, width);
+  return replay_ != nullptr ? replay_->ranking(target_, distance_, row) : ranking;
 }
 
 void Lookahead::score(Stream& stream, const LayerWeights& w, const f32* normed, i64 rows) {
@@ -128,13 +107,6 @@ i64 Lookahead::select(Stream& stream, const LayerWeights& w, i64 row, i64 count,
                       .ids = ids_.data(),
                       .weights = probabilities_.data()});
   return count;
-}
-
-void Lookahead::hint(LayerId target, i64 distance) {
-  hint_.clear();
-  for (const LikelyExpert& e : predictor_.likely(scheduler_.table().moe_index(target), distance))
-    hint_.push_back({e.expert, e.probability});
-  scheduler_.hint(target, hint_);
 }
 
 }  // namespace stoker

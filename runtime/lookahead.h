@@ -1,6 +1,6 @@
-// Lookahead: what coming layers will want, guessed while the current layer's experts are read, and passed to the
-// scheduler as hints. The best guess applies the coming layer's own norm and router to what is known of its input:
-// the residual stream, which a layer changes little. Nothing of this shows in the logits: buffers are its own.
+// Lookahead: the gates of coming layers, applied to what is known of their input while the current layer's experts are read:
+// the residual stream, which a layer changes little. The forecaster makes hints of it. Nothing of this shows in the
+// logits: buffers are its own.
 // Owner: the engine thread.
 #pragma once
 
@@ -8,26 +8,24 @@
 
 #include "runtime/hparams.h"
 #include "runtime/weights.h"
-#include "scheduler/policy/predictor.h"
-#include "scheduler/scheduler.h"
+#include "scheduler/forecaster.h"
 
 namespace stoker {
 
-class Lookahead {
- public:
-  struct Options {
-    PredictorKind kind = PredictorKind::gate_shared;
-    i64 distance = 1;  // layers ahead, 1 .. Predictor::kMaxDistance
-  };
-  // All must outlive it.
-  Lookahead(const Ops& ops, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
-            const Options& options);
+class ReplayRouter;
 
-  static bool handles(i64 rows) { return rows <= Predictor::kMaxRows; }
-  bool wants_shared() const { return options_.kind == PredictorKind::gate_shared; }
+class Lookahead final : private GateRankings {
+ public:
+  // All must outlive it. With a replayed routing the gates are computed for their time, and the rankings are the replay's.
+  Lookahead(const Ops& ops, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
+            const Forecaster::Options& options, ReplayRouter* replay = nullptr);
+
+  bool wants_shared() const { return wants_shared_; }
 
   // What the router chose at this layer: ids and weights are [rows, top_k].
-  void observe(LayerId layer, std::span<const i32> ids, std::span<const f32> gate_weights, i64 rows);
+  void observe(LayerId layer, std::span<const i32> ids, std::span<const f32> gate_weights, i64 rows) {
+    forecaster_.observe(layer, ids, gate_weights, rows);
+  }
   // Hints what the next layers will want. x [rows, hidden] is the residual stream; `more` is added to it, or null.
   void look(Stream& stream, LayerId layer, const f32* x, const f32* more, i64 rows);
 
@@ -37,28 +35,29 @@ class Lookahead {
   // with two more groups. Valid until the next call.
   std::span<const RankedExpert> rank(Stream& stream, const LayerWeights& w, i64 row, i64 width);
 
-  const Predictor& predictor() const { return predictor_; }
+  const Predictor& predictor() const { return forecaster_.predictor(); }
 
  private:
-  bool uses_gate() const { return options_.kind == PredictorKind::gate || wants_shared(); }
-  void forecast_by_gate(Stream& stream, LayerId target, i64 distance, const f32* x, i64 rows);
-  void forecast_by_history(LayerId target, i64 rows);
+  void begin(LayerId target, i64 distance, i64 rows) override;
+  std::span<const RankedExpert> rank(i64 row, i64 width) override;
+  const LayerWeights& weights_of(LayerId layer) const { return weights_.layers()[static_cast<size_t>(layer.value)]; }
   i64 select(Stream& stream, const LayerWeights& w, i64 row, i64 count, i64 groups_used);
-  void hint(LayerId target, i64 distance);
 
   const Ops& ops_;
   const Hparams& h_;
   const Weights& weights_;
-  Scheduler& scheduler_;
-  Options options_;
-  Predictor predictor_;
+  ReplayRouter* replay_;  // or none
+  bool wants_shared_;
+  Forecaster forecaster_;
+  Stream* stream_ = nullptr;  // of the call of look() that is under way
+  LayerId target_;            // what its rankings are about, and from how far
+  i64 distance_ = 0;
   std::vector<f32> input_, normed_;  // [rows, hidden]
   std::vector<f32> logits_;          // [rows, experts]
   std::vector<i32> ids_;             // [experts]
   std::vector<f32> probabilities_;   // [experts]
   std::vector<RankedExpert> ranking_;
   std::vector<f32> scores_;          // of the ranking
-  std::vector<ExpertExpectation> hint_;
 };
 
 }  // namespace stoker

@@ -446,6 +446,7 @@ void Scheduler::Impl::use_predicted(Entry& e, ExpertKey key) {
   e.predicted = false;
   i64 bytes = table.expert_bytes(layer_of(key.moe_layer));
   if (e.state == State::resident) {
+    stats.predicted_hits++;
     stats.useful_bytes += bytes;
     return;
   }

@@ -16,6 +16,7 @@ constexpr i64 SchedulerStats::*kCounts[] = {
     &SchedulerStats::evictions,
     &SchedulerStats::predicted_bytes,
     &SchedulerStats::useful_bytes,
+    &SchedulerStats::predicted_hits,
     &SchedulerStats::upgrades,
     &SchedulerStats::promotions,
     &SchedulerStats::uploaded_bytes,

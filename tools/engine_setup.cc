@@ -23,19 +23,17 @@ CacheType cache_type(std::string_view text) {
   fail("--cache-type {}: no such type", text);
 }
 
-PredictorKind predictor(std::string_view text) {
-  for (PredictorKind kind : {PredictorKind::none, PredictorKind::previous, PredictorKind::count, PredictorKind::gate,
-                             PredictorKind::gate_shared}) {
-    if (name(kind) == text) return kind;
-  }
-  fail("--predictor {}: no such predictor", text);
-}
-
-PrefetchMode prefetch_mode(std::string_view text) {
-  return text == "on" ? PrefetchMode::on : text == "off" ? PrefetchMode::off : PrefetchMode::automatic;
-}
-
 }  // namespace
+
+PredictorKind predictor_kind(const Options& o) {
+  for (PredictorKind kind : kPredictorKinds)
+    if (name(kind) == o.predictor) return kind;
+  fail("--predictor {}: no such predictor", o.predictor);
+}
+
+PrefetchMode prefetch_mode(const Options& o) {
+  return o.prefetch == "on" ? PrefetchMode::on : o.prefetch == "off" ? PrefetchMode::off : PrefetchMode::automatic;
+}
 
 EngineOptions engine_options(const Options& o) {
   EngineOptions e;
@@ -62,9 +60,9 @@ EngineOptions engine_options(const Options& o) {
   e.preload = !o.no_preload;
   e.routing = o.routing;
   e.trace_path = o.trace_file;
-  e.predictor = predictor(o.predictor);
+  e.predictor = predictor_kind(o);
   e.lookahead = o.lookahead;
-  e.prefetch = prefetch_mode(o.prefetch);
+  e.prefetch = prefetch_mode(o);
   return e;
 }
 

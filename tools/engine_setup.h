@@ -12,6 +12,10 @@ namespace stoker {
 
 EngineOptions engine_options(const Options& options);
 
+// --predictor and --prefetch, checked before.
+PredictorKind predictor_kind(const Options& options);
+PrefetchMode prefetch_mode(const Options& options);
+
 // Throws Error, or Interrupted after Ctrl-C. Says on stderr what was loaded when `options.verbose`.
 // `told`, when there is one, hears what the progress bar shows.
 std::unique_ptr<Engine> load_engine(const EngineOptions& engine_options,

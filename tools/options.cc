@@ -129,10 +129,10 @@ constexpr std::array kRows = {
               "group-limited routing: as the file says, off, or the best K of G groups"},
     OptionRow{kEngine | kSimulate, "--no-preload", "", &O::no_preload,
               "read experts when first used, even if all would fit"},
-    OptionRow{kEngine, "--predictor", kPredictorChoices, &O::predictor,
+    OptionRow{kEngine | kSimulate, "--predictor", kPredictorChoices, &O::predictor,
               "how to guess the experts of coming layers when they do not all fit"},
-    OptionRow{kEngine, "--lookahead", "N", &O::lookahead, "layers that gate predictors guess ahead", 1, 3},
-    OptionRow{kEngine, "--prefetch", kPrefetchChoices, &O::prefetch,
+    OptionRow{kEngine | kSimulate, "--lookahead", "N", &O::lookahead, "layers that gate predictors guess ahead", 1, 3},
+    OptionRow{kEngine | kSimulate, "--prefetch", kPrefetchChoices, &O::prefetch,
               "read guessed experts before they are wanted; auto: while it makes tokens faster"},
 
     OptionRow{kRun | kBench, "--trace", "FILE", &O::trace_file,
@@ -194,7 +194,7 @@ constexpr std::array kRows = {
     OptionRow{kSimulate, "--machine", "NAME", &O::machine, "machine to simulate: a name below, or a file that ends in .toml"},
     OptionRow{kSimulate, "--tokens", "N", &O::sim_tokens, "tokens to generate", 1, 100000},
     OptionRow{kSimulate, "--routing", "SOURCE", &O::sim_routing,
-              "which experts tokens want: uniform, or zipf:S (rank r with weight r^-S)"},
+              "which experts tokens want: a trace's FILE, synthetic:PROFILE, uniform, or zipf:S (rank r with weight r^-S)"},
     OptionRow{kSimulate, "--seed", "N", &O::synth_seed, "seed of the routing", 0, 9e15},
     OptionRow{bit(Command::simulate), "--sweep-ram", "A..B", &O::sweep_ram,
               "simulate nine budgets, such as 16G..112G, in place of --ram"},
@@ -293,9 +293,11 @@ constexpr std::array kCommands = {
         "file's\n"
         "speeds. Built in: tower-2x3090-4x32GB, tower-2x3090-2x64GB-gen5, 1x3090-64GB, cpu-only-24GB. The GPUs hold the\n"
         "weights that every token reads when they fit; experts are in RAM and on disk. The first 64 tokens are told\n"
-        "apart: they fill the cache. zipf:0.5 has DeepSeek-V3's popularity of experts, but tokens that know nothing of "
-        "each\n"
-        "other: real text repeats experts more. Of a model file only the header is read."},
+        "apart: they fill the cache. synthetic:default repeats experts as a model of this kind does on real text, "
+        "pessimistic as\n"
+        "one that repeats them less; the tokens of uniform and zipf:S know nothing of each other. Guesses of gates are as "
+        "good as\n"
+        "measured on such models. Of a model file only the header is read."},
     CommandRow{Command::devices, "devices", "[--device LIST]", "what there is to compute on, and how fast it is",
                "Links and memories are measured, for a second or two. cuda:0,0 makes two logical devices of one card.\n"
                "host:N,vram=SIZE,link=RATE,compute=RATE makes N devices of CPU memory and threads, to try placement without a "

@@ -34,6 +34,29 @@ std::string head(const SimReport& r) {
   return text + fmt::format("routing   {}\n\n", r.routing);
 }
 
+// Experts that were in memory because an earlier token used them.
+i64 cache_hits(const SimTotals& t) { return t.stats.hits - t.stats.predicted_hits; }
+
+std::string prediction_text(const SimReport& r) {
+  std::string text;
+  for (size_t i = 0; i < r.forecasts.size(); i++) {
+    const ForecastScore& s = r.forecasts[i];
+    if (s.slots == 0) continue;
+    i64 distance = static_cast<i64>(i) + 1, top_k = r.setup.table.top_k();
+    text += fmt::format("predict   {}, {} ahead: recall@{} {:.1f} %, @{} {:.1f} %, of gate weight {:.1f} %, Brier score {:.3f}\n",
+                        r.predictor, distance, top_k, s.recall_narrow() * 100,
+                        ranking_width(r.setup.table.experts_per_layer(), top_k, distance), s.recall_wide() * 100,
+                        s.gate_mass_recall() * 100, s.brier());
+  }
+  const SimTotals& t = r.phases.back().totals;
+  if (r.predictor != "none")
+    text += fmt::format("prefetch  {}, at probability {:.2f} and more: {} per token, {:.0f} % of it useful; hits {:.1f} % with it\n",
+                        r.prefetch, r.threshold, human_bytes(static_cast<i64>(per_token(t.stats.predicted_bytes, t))),
+                        100 * share(t.stats.useful_bytes, t.stats.predicted_bytes),
+                        100 * share(t.stats.hits, t.stats.requests));
+  return text;
+}
+
 std::string table(const SimReport& r) {
   std::string text = fmt::format("{:<6}{:>7}{:>10}{:>10} |{:>10}{:>9}{:>11}{:>7} |{:>10}{:>9}{:>9}{:>10}\n", "", "tokens",
                                  "tokens/s", "ms/token", "resident", "experts", "disk wait", "rest", "disk busy",
@@ -42,14 +65,14 @@ std::string table(const SimReport& r) {
     const SimTotals& t = phase.totals;
     text += fmt::format("{:<6}{:>7}{:>10.2f}{:>10.1f} |{:>10.1f}{:>9.1f}{:>11.1f}{:>7.1f} |{:>9.0f}%{:>8.0f}%{:>8.1f}%{:>10.2f}\n",
                         phase.name, t.tokens, tokens_per_second(t), ms(t.total_ns, t), ms(t.resident_ns, t),
-                        ms(t.expert_ns, t), ms(t.wait_ns, t), ms(t.rest_ns, t),
+                        ms(t.expert_ns, t), ms(t.wait_ns, t), ms(t.rest_ns + t.look_ns, t),
                         100 * share(t.stats.disk_busy_ns, t.total_ns), 100 * overlap(t),
-                        100 * share(t.stats.hits, t.stats.requests), per_token(t.stats.bytes_read, t) * 1e-9);
+                        100 * share(cache_hits(t), t.stats.requests), per_token(t.stats.bytes_read, t) * 1e-9);
   }
   return text;
 }
 
-std::string bounds_text(const SimReport& r) {
+std::string bounds_text(const SimReport& r, f64 foreseen) {
   const SimPhase& phase = r.phases.back();
   SimBounds b = sim_bounds(r, phase);
   auto line = [](const char* what, const SimBound& limit) {
@@ -61,7 +84,8 @@ std::string bounds_text(const SimReport& r) {
                           100 * share(phase.belady_hits, phase.totals.stats.requests))
                   .c_str(),
               b.belady) +
-         line("nothing to read (infinite bandwidth)", b.infinite);
+         line("nothing to read (infinite bandwidth)", b.infinite) +
+         (foreseen > 0 ? fmt::format("this policy, coming layers known (perfect lookahead)  {:>8.2f} tokens/s\n", foreseen) : "");
 }
 
 nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
@@ -77,9 +101,14 @@ nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
           {"experts_ms", ms(t.expert_ns, t)},
           {"disk_wait_ms", ms(t.wait_ns, t)},
           {"rest_ms", ms(t.rest_ns, t)},
+          {"lookahead_ms", ms(t.look_ns, t)},
           {"disk_busy_ms", ms(t.stats.disk_busy_ns, t)},
           {"overlap", overlap(t)},
-          {"hit_rate", share(t.stats.hits, t.stats.requests)},
+          {"disk_busy_share", share(t.stats.disk_busy_ns, t.total_ns)},
+          {"hit_rate", share(cache_hits(t), t.stats.requests)},
+          {"hit_rate_with_prefetch", share(t.stats.hits, t.stats.requests)},
+          {"prefetch_bytes", per_token(t.stats.predicted_bytes, t)},
+          {"prefetch_useful_share", share(t.stats.useful_bytes, t.stats.predicted_bytes)},
           {"belady_hit_rate", share(phase.belady_hits, t.stats.requests)},
           {"bytes_read", per_token(t.stats.bytes_read, t)},
           {"expert_bytes", per_token(t.expert_bytes, t)},
@@ -89,9 +118,11 @@ nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
 
 }  // namespace
 
-std::string sim_text(const SimReport& r) { return head(r) + table(r) + bounds_text(r); }
+std::string sim_text(const SimReport& r, f64 foreseen) {
+  return head(r) + table(r) + prediction_text(r) + bounds_text(r, foreseen);
+}
 
-std::string sim_json(const SimReport& r) {
+std::string sim_json(const SimReport& r, f64 foreseen) {
   const SimSetup& s = r.setup;
   nlohmann::ordered_json json = {{"simulated", true},
                                  {"machine", s.machine.name},
@@ -105,7 +136,20 @@ std::string sim_json(const SimReport& r) {
                                  {"policy", r.options.policy},
                                  {"routing", r.routing},
                                  {"seed", r.options.synth_seed},
+                                 {"predictor", r.predictor},
+                                 {"prefetch", r.prefetch},
+                                 {"prefetch_threshold", r.threshold},
+                                 {"foreseen_tokens_per_second", foreseen},
                                  {"real_seconds", r.real_seconds}};
+  for (size_t i = 0; i < r.forecasts.size(); i++) {
+    const ForecastScore& f = r.forecasts[i];
+    if (f.slots == 0) continue;
+    json["forecasts"].push_back({{"distance", i + 1},
+                                 {"recall", f.recall_narrow()},
+                                 {"recall_wide", f.recall_wide()},
+                                 {"gate_mass_recall", f.gate_mass_recall()},
+                                 {"brier", f.brier()}});
+  }
   for (const SimPhase& phase : r.phases) json[std::string(phase.name)] = phase_json(r, phase);
   return json.dump(2) + "\n";
 }

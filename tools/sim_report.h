@@ -7,7 +7,8 @@
 
 namespace stoker {
 
-std::string sim_text(const SimReport& report);
-std::string sim_json(const SimReport& report);
+// `foreseen`: foreseen_tokens_per_second(), or 0 when nothing is read.
+std::string sim_text(const SimReport& report, f64 foreseen);
+std::string sim_json(const SimReport& report, f64 foreseen);
 
 }  // namespace stoker

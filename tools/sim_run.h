@@ -22,7 +22,12 @@ struct SimReport {
   const Options& options;
   const SimSetup& setup;
   std::string routing;
+  bool preloaded = false;  // all experts were in memory before the first token
+  RoutingRecord record;
   bool resident_on_gpu = false;
+  std::string_view predictor = "none", prefetch = "off";
+  f32 threshold = 0;  // least probability that is worth a read, in the end
+  std::array<ForecastScore, Predictor::kMaxDistance> forecasts{};
   std::vector<SimPhase> phases;  // at least one; the last is the warmest
   f64 real_seconds = 0;
 };
@@ -35,6 +40,9 @@ struct SimBounds {
   SimBound roofline, belady, infinite;
 };
 SimBounds sim_bounds(const SimReport& report, const SimPhase& phase);
+
+// Tokens per second of the warmest phase when the experts of the next layers are known, with this policy.
+f64 foreseen_tokens_per_second(const SimReport& report);
 
 f64 tokens_per_second(const SimTotals& totals);
 

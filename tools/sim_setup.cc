@@ -2,16 +2,19 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 
 #include "kernels/base/error.h"
 #include "runtime/arch/deepseek2.h"
+#include "runtime/recording_router.h"
 #include "runtime/synth/model_shape.h"
 #include "scheduler/model_file/gguf.h"
 #include "scheduler/planner.h"
 #include "scheduler/policy/make_policy.h"
 #include "scheduler/popularity_file.h"
 #include "scheduler/sim/simulator.h"
+#include "scheduler/trace/open_routing.h"
 #include "tools/machines.h"
 #include "tools/model_sizes.h"
 #include "tools/terminal.h"
@@ -55,6 +58,7 @@ SimResident sim_resident(const ModelShape& m, const SimShape& shape, const Optio
   i64 attention = bytes_of(type, attention_weights(m)) + kv;
   return {.dense_layer_bytes = attention + bytes_of(type, 3 * m.hidden * m.dense_ffn),
           .moe_layer_bytes = attention + m.hidden * m.experts * i64{sizeof(f32)},
+          .router_bytes = m.hidden * m.experts * i64{sizeof(f32)},
           .shared_bytes = bytes_of(type, 3 * m.hidden * m.expert_ffn * m.shared_experts),
           .head_bytes = bytes_of(type, m.hidden * m.vocab),
           .kv_bytes = kv * (shape.dense_layers + shape.moe_layers),
@@ -79,6 +83,7 @@ SimResident file_resident(const ModelSizes& sizes, const Hparams& h, i64 context
   i64 dense = std::max<i64>(0, sizes.dense_bytes - routers);
   return {.dense_layer_bytes = h.dense_layers > 0 ? attention + dense / h.dense_layers : 0,
           .moe_layer_bytes = attention + routers / h.moe_layers(),
+          .router_bytes = routers / h.moe_layers(),
           .shared_bytes = sizes.shared_bytes / h.moe_layers(),
           .head_bytes = (sizes.head_bytes > 0 ? sizes.head_bytes : sizes.embedding_bytes) +
                         (h.dense_layers > 0 ? 0 : dense),
@@ -95,6 +100,7 @@ void set_file(SimSetup& s, const Options& o) {
   if (h.moe_layers() == 0) fail("{}: the model has no routed experts: there is nothing to simulate", o.model);
   s.model = h.name;
   s.table = ExpertTable::from_gguf(gguf, h.expert_shape());
+  s.routing = trace_header(h);
   s.resident = file_resident(model_sizes(gguf, h), h, o.context);
 }
 
@@ -105,6 +111,9 @@ void set_shape(SimSetup& s, const Options& o) {
   if (shape.down != shape.wide) s.model += fmt::format("/{}", info(shape.down).name);
   if (shape.packed) s.model += ", packed";
   s.table = sim_expert_table(shape);
+  s.routing = {.model_name = std::string(model.title), .layers = shape.moe_layers, .first_layer = shape.dense_layers,
+               .experts = shape.experts, .top_k = shape.top_k, .groups = std::max<i64>(1, model.groups),
+               .groups_used = std::max<i64>(1, model.groups_used)};
   s.resident = sim_resident(model, shape, o);
 }
 
@@ -135,7 +144,8 @@ SimSetup sim_setup(const Options& options) {
   return s;
 }
 
-std::unique_ptr<RoutingSource> sim_routing(const Options& options, const ExpertTable& table) {
+std::unique_ptr<RoutingSource> sim_routing(const Options& options, const SimSetup& setup) {
+  const ExpertTable& table = setup.table;
   const std::string& text = options.sim_routing;
   u64 seed = static_cast<u64>(options.synth_seed);
   if (text == "uniform") return uniform_routing(table.experts_per_layer(), seed);
@@ -148,7 +158,11 @@ std::unique_ptr<RoutingSource> sim_routing(const Options& options, const ExpertT
       return zipf_routing(table.moe_layers(), table.experts_per_layer(), exponent, seed);
     fail("--routing {}: the exponent must be a number from 0 to 10, as in zipf:0.5", text);
   }
-  fail("--routing {}: must be uniform or zipf:S", text);
+  if (!text.starts_with("synthetic:") && !std::filesystem::exists(text))
+    fail("--routing {}: must be uniform, zipf:S, synthetic:PROFILE or a trace's file", text);
+  std::unique_ptr<TraceSource> trace =
+      open_routing({.what = text, .shape = setup.routing, .tokens = options.sim_tokens, .seed = seed});
+  return trace_routing(std::move(trace), text);
 }
 
 std::unique_ptr<ResidencyPolicy> sim_policy(const Options& options, const SimSetup& setup) {

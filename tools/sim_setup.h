@@ -20,12 +20,13 @@ struct SimSetup {
   ExpertTable table;
   SimResident resident;
   Plan plan;
+  TraceHeader routing;  // shape of the model's router
 };
 
 // Throws Error for what does not exist, does not fit together or does not fit in the machine.
 SimSetup sim_setup(const Options& options);
 // --routing.
-std::unique_ptr<RoutingSource> sim_routing(const Options& options, const ExpertTable& table);
+std::unique_ptr<RoutingSource> sim_routing(const Options& options, const SimSetup& setup);
 // --policy: the one place where simulated policies are chosen.
 std::unique_ptr<ResidencyPolicy> sim_policy(const Options& options, const SimSetup& setup);
 

@@ -11,7 +11,8 @@ int simulate_command(const Options& options) {
   if (!options.sweep_ram.empty()) return sweep_ram(options);
   SimSetup setup = sim_setup(options);
   SimReport report = run_simulation(options, setup);
-  print(options.json ? sim_json(report) : sim_text(report));
+  f64 foreseen = report.preloaded ? 0 : foreseen_tokens_per_second(report);
+  print(options.json ? sim_json(report, foreseen) : sim_text(report, foreseen));
   return 0;
 }
 

@@ -34,6 +34,8 @@ class Governor {
   Verdict observe(const GovernorPass& pass);
 
   bool prefetching() const;
+  // Whether looking ahead is worth its time: also when prefetch is off for good, since what is expected is kept.
+  bool wants_forecasts() const { return prefetching() || state_ == State::fixed_off; }
   f32 threshold() const { return threshold_; }  // least probability worth a read
   State state() const { return state_; }
   f64 gain() const { return gain_; }  // tokens/s with prefetch over without, less 1, by the last comparison

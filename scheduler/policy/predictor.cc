@@ -22,6 +22,10 @@ std::string_view name(PredictorKind kind) {
   return names[static_cast<size_t>(kind)];
 }
 
+i64 ranking_width(i64 experts, i64 top_k, i64 distance) {
+  return std::min(experts, std::max(top_k, top_k * (5 - distance) / 2));
+}
+
 Predictor::Predictor(const Shape& shape)
     : shape_(shape),
       counts_(static_cast<size_t>(shape.moe_layers * shape.experts)),
@@ -32,10 +36,6 @@ Predictor::Predictor(const Shape& shape)
   for (Forecast& f : forecasts_) f.candidates.reserve(static_cast<size_t>(kMaxRows * width(1)));
   ranking_.reserve(static_cast<size_t>(shape.experts));
   likely_.reserve(static_cast<size_t>(shape.experts));
-}
-
-i64 Predictor::width(i64 distance) const {
-  return std::min(shape_.experts, std::max(shape_.top_k, shape_.top_k * (5 - distance) / 2));
 }
 
 Predictor::Forecast& Predictor::forecast(i64 moe_layer, i64 distance) {

@@ -24,7 +24,10 @@ enum class PredictorKind : u8 {
   gate_shared,  // the same with the shared expert's output added
 };
 
+inline constexpr std::array kPredictorKinds = {PredictorKind::none, PredictorKind::previous, PredictorKind::count,
+                                               PredictorKind::gate, PredictorKind::gate_shared};
 std::string_view name(PredictorKind kind);  // "gate+shared"
+inline bool is_gate(PredictorKind kind) { return kind == PredictorKind::gate || kind == PredictorKind::gate_shared; }
 
 // An expert in a ranking.
 struct RankedExpert {
@@ -53,6 +56,9 @@ struct ForecastScore {
   f64 brier() const { return judged > 0 ? squared_error / static_cast<f64>(judged) : 0; }
 };
 
+// How many experts a ranking for this distance should have: twice, one and a half times, once top_k.
+i64 ranking_width(i64 experts, i64 top_k, i64 distance);
+
 class Predictor {
  public:
   static constexpr i64 kMaxDistance = 3;
@@ -63,8 +69,7 @@ class Predictor {
   };
   explicit Predictor(const Shape& shape);
 
-  // How many experts a ranking for this distance should have: twice, one and a half times, once top_k.
-  i64 width(i64 distance) const;
+  i64 width(i64 distance) const { return ranking_width(shape_.experts, shape_.top_k, distance); }
 
   // Rankings without a gate, best first.
   std::span<const RankedExpert> by_count(i64 moe_layer);

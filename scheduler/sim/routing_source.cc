@@ -67,7 +67,37 @@ class ZipfRouting final : public RoutingSource {
   std::vector<std::pair<f64, i32>> keys_;
 };
 
+class TraceRouting final : public RoutingSource {
+ public:
+  TraceRouting(std::unique_ptr<TraceSource> trace, std::string what) : trace_(std::move(trace)), what_(std::move(what)) {}
+  bool next_token() override { return trace_->next(record_); }
+  void route(i64 moe_layer, std::span<RoutedExpert> experts) override {
+    const TraceHeader& h = trace_->header();
+    layer_ = moe_layer % h.layers;
+    for (size_t k = 0; k < experts.size(); k++) {
+      size_t at = static_cast<size_t>(layer_ * h.top_k) + k;
+      experts[k] = {ExpertId(record_.ids[at]), record_.weights[at]};
+    }
+  }
+  std::span<const f32> scores() const override {
+    size_t experts = static_cast<size_t>(trace_->header().experts);
+    if (record_.scores.empty()) return {};
+    return std::span(record_.scores).subspan(static_cast<size_t>(layer_) * experts, experts);
+  }
+  std::string describe() const override { return what_; }
+
+ private:
+  std::unique_ptr<TraceSource> trace_;
+  std::string what_;
+  TraceRecord record_;
+  i64 layer_ = 0;
+};
+
 }  // namespace
+
+std::unique_ptr<RoutingSource> trace_routing(std::unique_ptr<TraceSource> trace, std::string what) {
+  return std::make_unique<TraceRouting>(std::move(trace), std::move(what));
+}
 
 std::unique_ptr<RoutingSource> uniform_routing(i64 experts, u64 seed) {
   return std::make_unique<UniformRouting>(experts, seed);
@@ -77,18 +107,25 @@ std::unique_ptr<RoutingSource> zipf_routing(i64 moe_layers, i64 experts, f64 exp
   return std::make_unique<ZipfRouting>(moe_layers, experts, exponent, seed);
 }
 
-RoutingRecord record_routing(RoutingSource& source, i64 moe_layers, i64 top_k, i64 tokens) {
+RoutingRecord record_routing(RoutingSource& source, i64 moe_layers, i64 top_k, i64 tokens, EmulatedLookahead* lookahead) {
   CHECK(moe_layers > 0 && top_k > 0);
   RoutingRecord record{.moe_layers = moe_layers, .top_k = top_k, .routes = {}};
+  TraceRecord for_lookahead;
   for (i64 token = 0; token < tokens && source.next_token(); token++) {
+    for_lookahead.ids.clear();
+    for_lookahead.scores.clear();
     for (i64 layer = 0; layer < moe_layers; layer++) {
       size_t at = record.routes.size();
       record.routes.resize(at + static_cast<size_t>(top_k));
       std::span<RoutedExpert> places = std::span(record.routes).subspan(at);
       source.route(layer, places);
+      for (const RoutedExpert& route : places) for_lookahead.ids.push_back(static_cast<u16>(route.expert.value));
+      std::span<const f32> scores = source.scores();
+      for_lookahead.scores.insert(for_lookahead.scores.end(), scores.begin(), scores.end());
       std::sort(places.begin(), places.end(),
                 [](const RoutedExpert& a, const RoutedExpert& b) { return a.expert < b.expert; });
     }
+    if (lookahead != nullptr) lookahead->add(for_lookahead);
   }
   return record;
 }

@@ -9,6 +9,8 @@
 
 #include "kernels/base/ids.h"
 #include "kernels/base/types.h"
+#include "scheduler/trace/emulated_lookahead.h"
+#include "scheduler/trace/trace_format.h"
 
 namespace stoker {
 
@@ -26,6 +28,8 @@ class RoutingSource {
   // The distinct experts of this token in a MoE layer (index into ExpertTable::layers()), in any order. Layers are
   // asked for in ascending order, each once per token. `experts` has top-k places.
   virtual void route(i64 moe_layer, std::span<RoutedExpert> experts) = 0;
+  // What the last route() was chosen by, [experts]; empty: not known.
+  virtual std::span<const f32> scores() const { return {}; }
   // One line: what it is.
   virtual std::string describe() const = 0;
 };
@@ -35,6 +39,8 @@ std::unique_ptr<RoutingSource> uniform_routing(i64 experts, u64 seed);
 // The expert of rank r (from 1) of a layer is drawn with weight r^-exponent, ranks shuffled per layer. Tokens are
 // independent of each other.
 std::unique_ptr<RoutingSource> zipf_routing(i64 moe_layers, i64 experts, f64 exponent, u64 seed);
+// A trace's tokens, its layers in order and from the first again where there are more. `what` is said of it.
+std::unique_ptr<RoutingSource> trace_routing(std::unique_ptr<TraceSource> trace, std::string what);
 
 // Some tokens' routes, kept: bounds need to look ahead.
 struct RoutingRecord {
@@ -48,7 +54,8 @@ struct RoutingRecord {
   }
 };
 
-// At most `tokens`: fewer when the source ends.
-RoutingRecord record_routing(RoutingSource& source, i64 moe_layers, i64 top_k, i64 tokens);
+// At most `tokens`: fewer when the source ends. `lookahead`, of as many layers, gets them too; may be null.
+RoutingRecord record_routing(RoutingSource& source, i64 moe_layers, i64 top_k, i64 tokens,
+                             EmulatedLookahead* lookahead = nullptr);
 
 }  // namespace stoker

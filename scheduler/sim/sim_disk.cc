@@ -64,7 +64,8 @@ void SimDisk::run_until(i64 ns) {
   while (!flights_.empty() && flights_.front().finish_ns <= ns) {
     Flight landed = flights_.front();
     flights_.pop_front();
-    done_.push_back({.tag = landed.tag, .error = 0, .finished_ns = landed.finish_ns});
+    predicted_out_ -= landed.priority == ReadPriority::predicted;
+    done_.push_back({.tag = landed.tag, .error = 0, .finished_ns = landed.finish_ns, .priority = landed.priority});
     issue(landed.finish_ns);
   }
 }
@@ -73,9 +74,12 @@ void SimDisk::issue(i64 at_ns) {
   for (std::deque<ReadPiece>& queue : queues_) {
     while (!queue.empty() && static_cast<i64>(flights_.size()) < limits_.depth) {
       const ReadPiece& piece = queue.front();
+      bool predicted = piece.priority == ReadPriority::predicted;
+      if (predicted && predicted_out_ >= predicted_limit_) break;
+      predicted_out_ += predicted;
       i64 start = std::max(drive_free_ns_, at_ns + limits_.latency_ns);
       drive_free_ns_ = start + std::llround(static_cast<f64>(piece.bytes) / limits_.gb_per_second);
-      flights_.push_back({piece.tag, start, drive_free_ns_});
+      flights_.push_back({piece.tag, piece.priority, start, drive_free_ns_});
       queue.pop_front();
     }
   }

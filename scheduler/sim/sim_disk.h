@@ -1,5 +1,6 @@
-// SimDisk: a Reader whose reads land in virtual time and move no data: checksums are not looked at. Requests wait in a queue, demand before
-// background, until fewer than depth() are with the drive; the drive answers them in order, the first byte no
+// SimDisk: a Reader whose reads land in virtual time and move no data: checksums are not looked at. Requests wait in a queue,
+// demand before predicted before background, until fewer than depth() are with the drive, and of predicted ones no more
+// than it was told; the drive answers them in order, the first byte no
 // earlier than `latency_ns` after it has got the request, at its bandwidth.
 #pragma once
 
@@ -33,6 +34,7 @@ class SimDisk final : public Reader {
   i64 max_piece_bytes() const override { return limits_.max_piece_bytes; }
 
   i64 submit(std::span<const ReadPiece> pieces) override;
+  void limit_predicted(i64 pieces) override { predicted_limit_ = pieces; }
   i64 poll(std::span<ReadDone> done) override;
   // Advances the clock to when the next read lands, or by the timeout.
   bool wait(i64 timeout_ns) override;
@@ -50,6 +52,7 @@ class SimDisk final : public Reader {
  private:
   struct Flight {
     u64 tag;
+    ReadPriority priority;
     i64 start_ns, finish_ns;  // of the transfer
   };
   void run_until(i64 ns);
@@ -62,6 +65,8 @@ class SimDisk final : public Reader {
   std::deque<Flight> flights_;  // with the drive, in the order in which they land
   std::deque<ReadDone> done_;
   i64 outstanding_ = 0;    // submitted, not yet polled
+  i64 predicted_out_ = 0;  // with the drive
+  i64 predicted_limit_ = 1;
   i64 drive_free_ns_ = 0;  // when the last flight lands
 };
 

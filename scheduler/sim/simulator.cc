@@ -41,6 +41,7 @@ SimTotals operator-(const SimTotals& a, const SimTotals& b) {
           .expert_ns = a.expert_ns - b.expert_ns,
           .wait_ns = a.wait_ns - b.wait_ns,
           .rest_ns = a.rest_ns - b.rest_ns,
+          .look_ns = a.look_ns - b.look_ns,
           .expert_bytes = a.expert_bytes - b.expert_bytes,
           .stats = a.stats - b.stats};
 }
@@ -60,6 +61,33 @@ Simulator::Simulator(const SimMachine& machine, const ExpertTable& table, const 
       dram_(clock_, disk_, machine.dram_gb_per_second, machine.ssd_gb_per_second),
       scheduler_(table, plan, std::move(policy), disk_, clock_, without_memory()) {}
 
+// The gates' time passes, and their rankings are emulated.
+class Simulator::Gates final : public GateRankings {
+ public:
+  Gates(Simulator& simulator, EmulatedLookahead& rankings) : simulator_(simulator), rankings_(rankings) {}
+
+  void set_token(i64 token) { token_ = token; }
+  void begin(LayerId target, i64 distance, i64) override {
+    layer_ = simulator_.table_.moe_index(target);
+    distance_ = distance;
+    simulator_.read_resident(simulator_.resident_.router_bytes, simulator_.totals_.look_ns);
+  }
+  std::span<const RankedExpert> rank(i64, i64) override { return rankings_.ranking(token_, layer_, distance_); }
+
+ private:
+  Simulator& simulator_;
+  EmulatedLookahead& rankings_;
+  i64 token_ = 0, layer_ = 0, distance_ = 0;
+};
+
+Simulator::~Simulator() = default;
+
+void Simulator::look_ahead(const Forecaster::Options& options, EmulatedLookahead& gates, PrefetchMode prefetch) {
+  forecaster_.emplace(scheduler_, options);
+  gates_ = std::make_unique<Gates>(*this, gates);
+  scheduler_.set_prefetch(prefetch);
+}
+
 void Simulator::preload() {
   must_succeed(scheduler_.preload(nullptr, nullptr));
   before_ = scheduler_.stats();
@@ -67,24 +95,30 @@ void Simulator::preload() {
 
 void Simulator::run_token(const RoutingRecord& record, i64 token) {
   i64 begin = clock_.now_ns();
+  if (gates_) gates_->set_token(token);
   for (i64 l = 0; l < resident_.dense_layers; l++) {
-    read_resident(resident_.dense_layer_bytes);
+    scheduler_.tend();
+    read_resident(resident_.dense_layer_bytes, totals_.resident_ns);
+    if (forecaster_) forecaster_->look(LayerId(l), 1, *gates_);
     pass_overhead(false);
   }
   for (i64 l = 0; l < table_.moe_layers(); l++) run_moe_layer(l, record.layer(token, l));
-  read_resident(resident_.head_bytes);
+  read_resident(resident_.head_bytes, totals_.resident_ns);
   totals_.tokens++;
   totals_.total_ns += clock_.now_ns() - begin;
+  scheduler_.end_pass(1, clock_.now_ns() - begin, true);
   totals_.stats = scheduler_.stats() - before_;
 }
 
 void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes) {
-  read_resident(resident_.moe_layer_bytes);
+  scheduler_.tend();
+  read_resident(resident_.moe_layer_bytes, totals_.resident_ns);
   requests_.clear();
   for (const RoutedExpert& route : routes) requests_.push_back({route.expert, 1, route.gate_weight});
   Scheduler::Lease lease =
       scheduler_.acquire(table_.layers()[static_cast<size_t>(moe_layer)].layer, requests_);
-  read_resident(resident_.shared_bytes);
+  read_resident(resident_.shared_bytes, totals_.resident_ns);
+  if (forecaster_) look(moe_layer, routes);
   for (i64 left = static_cast<i64>(requests_.size()); left > 0;) {
     ready_.clear();
     i64 begin = clock_.now_ns();
@@ -95,6 +129,18 @@ void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> route
     left -= static_cast<i64>(ready_.size());
   }
   pass_overhead(on_gpu_);
+}
+
+void Simulator::look(i64 moe_layer, std::span<const RoutedExpert> routes) {
+  ids_.clear();
+  weights_.clear();
+  for (const RoutedExpert& route : routes) {
+    ids_.push_back(route.expert.value);
+    weights_.push_back(route.gate_weight);
+  }
+  LayerId layer = table_.layers()[static_cast<size_t>(moe_layer)].layer;
+  forecaster_->observe(layer, ids_, weights_, 1);
+  forecaster_->look(layer, 1, *gates_);
 }
 
 void Simulator::compute(i64 moe_layer) {
@@ -109,13 +155,13 @@ void Simulator::compute(i64 moe_layer) {
 }
 
 // A layer's weights are on one GPU: others wait.
-void Simulator::read_resident(i64 bytes) {
+void Simulator::read_resident(i64 bytes, i64& spent_ns) {
   i64 begin = clock_.now_ns();
   if (on_gpu_)
     clock_.advance(std::llround(static_cast<f64>(bytes) / machine_.gpus[0].gb_per_second));
   else
     dram_.read(bytes, machine_.kernel_speed(resident_.type));
-  totals_.resident_ns += clock_.now_ns() - begin;
+  spent_ns += clock_.now_ns() - begin;
 }
 
 void Simulator::pass_overhead(bool crosses_link) {

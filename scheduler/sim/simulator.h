@@ -3,8 +3,10 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "scheduler/forecaster.h"
 #include "scheduler/policy/residency_policy.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/sim/routing_source.h"
@@ -23,6 +25,7 @@ struct SimTotals {
   i64 expert_ns = 0;    // computing routed experts
   i64 wait_ns = 0;      // nothing to compute: an expert is still being read
   i64 rest_ns = 0;      // overhead per layer, links
+  i64 look_ns = 0;      // gates of coming layers
   i64 expert_bytes = 0; // of routed experts computed with
   SchedulerStats stats;
 };
@@ -33,18 +36,26 @@ class Simulator {
   // `table` must outlive it.
   Simulator(const SimMachine& machine, const ExpertTable& table, const Plan& plan, const SimResident& resident,
             std::unique_ptr<ResidencyPolicy> policy);
+  ~Simulator();
 
+  // From now on coming layers' experts are guessed, as the engine does. `gates`, recorded with the routing, must outlive
+  // this.
+  void look_ahead(const Forecaster::Options& options, EmulatedLookahead& gates, PrefetchMode prefetch);
   // Reads all experts that have a free slot, as the engine does for models that fit. Its time is not counted.
   void preload();
   // The token's routes, one after the other in `record`.
   void run_token(const RoutingRecord& record, i64 token);
   const SimTotals& totals() const { return totals_; }
+  const Governor& governor() const { return scheduler_.governor(); }
+  const Predictor* predictor() const { return forecaster_ ? &forecaster_->predictor() : nullptr; }
   // Where the resident weights are: in the GPUs' memory when they fit in there.
   bool resident_on_gpu() const { return on_gpu_; }
 
  private:
+  class Gates;
   void run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes);
-  void read_resident(i64 bytes);
+  void look(i64 moe_layer, std::span<const RoutedExpert> routes);
+  void read_resident(i64 bytes, i64& spent_ns);
   void pass_overhead(bool crosses_link);
   void compute(i64 moe_layer);
 
@@ -56,10 +67,14 @@ class Simulator {
   SimDisk disk_;
   SimDram dram_;
   Scheduler scheduler_;
+  std::optional<Forecaster> forecaster_;
+  std::unique_ptr<Gates> gates_;
   SimTotals totals_;
   SchedulerStats before_;  // the preload's
   std::vector<ExpertRequest> requests_;
   std::vector<ReadyExpert> ready_;
+  std::vector<i32> ids_;       // [top_k] of the layer
+  std::vector<f32> weights_;   // [top_k]
 };
 
 // Whether the GPUs hold the resident weights beside a workspace.

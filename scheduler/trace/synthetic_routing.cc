@@ -78,7 +78,8 @@ TraceHeader deepseek_v3_routing() {
 }
 
 SyntheticRouting::SyntheticRouting(const SyntheticOptions& options)
-    : options_(options), profile_(routing_profile(options.profile)), rng_(options.seed) {
+    : options_(options), profile_(routing_profile(options.profile)), choice_(options.shape.experts, options.shape.groups),
+      rng_(options.seed) {
   TraceHeader& h = options_.shape;
   check_trace_header(h, "synthetic routing");
   if (options.tokens < 1 || options.prompts < 1 || options.prompts > options.tokens)
@@ -149,13 +150,15 @@ bool SyntheticRouting::next(TraceRecord& record) {
   if (position_ == prompt_tokens_) begin_prompt();
   const TraceHeader& h = options_.shape;
   record.resize(h);
+  record.scores.resize(static_cast<size_t>(h.layers * h.experts));
   record.sequence = prompt_;
   record.position = position_++;
   record.token = TraceRecord::kNoToken;
   record.phase = TracePhase::decode;
   for (i64 l = 0; l < h.layers; l++) {
     step(layers_[static_cast<size_t>(l)], l);
-    choose(record.ids.data() + l * h.top_k);
+    std::copy(scores_.begin(), scores_.end(), record.scores.begin() + l * h.experts);
+    choice_.choose(scores_.data(), h.top_k, h.groups_used, record.ids.data() + l * h.top_k);
     weigh(record.weights.data() + l * h.top_k);
   }
   std::fill(record.served.begin(), record.served.end(), u8{0});
@@ -180,34 +183,6 @@ void SyntheticRouting::step(Layer& layer, i64 index) {
     layer.slow[e] = kSlowFactor * layer.slow[e] + slow_step * slow_news[e];
     layer.fast[e] = kFastFactor * layer.fast[e] + fast_step * new_fast_[e];
     scores_[e] = layer.prompt[e] + layer.slow[e] + layer.fast[e] + layer.new_sd * new_rest_[e];
-  }
-}
-
-// DeepSeek-V3's rule, best first.
-void SyntheticRouting::choose(u16* ids) {
-  const TraceHeader& h = options_.shape;
-  i64 size = h.experts / h.groups;
-  best_groups_.clear();
-  for (i64 g = 0; g < h.groups; g++) {
-    f32 first = -1e30f, second = -1e30f;
-    for (i64 e = g * size; e < (g + 1) * size; e++) {
-      f32 z = scores_[static_cast<size_t>(e)];
-      second = std::max(second, std::min(first, z));
-      first = std::max(first, z);
-    }
-    best_groups_.push_back({-(size > 1 ? first + second : first), g});
-  }
-  std::partial_sort(best_groups_.begin(), best_groups_.begin() + h.groups_used, best_groups_.end());
-  i64 count = 0;
-  for (i64 i = 0; i < h.groups_used; i++) {
-    i64 g = best_groups_[static_cast<size_t>(i)].second;
-    for (i64 e = g * size; e < (g + 1) * size; e++) {
-      f32 z = scores_[static_cast<size_t>(e)];
-      if (count == h.top_k && z <= scores_[ids[count - 1]]) continue;
-      i64 at = count < h.top_k ? count++ : count - 1;
-      for (; at > 0 && scores_[ids[at - 1]] < z; at--) ids[at] = ids[at - 1];
-      ids[at] = static_cast<u16>(e);
-    }
   }
 }
 

@@ -10,13 +10,14 @@
 //   n  the rest, new for every token
 // a + s + f + n have variance 1; a profile says how it is shared. Then DeepSeek-V3's rule chooses: groups by the sum of
 // their two best, experts within the best groups. Gate weights go by rank, with the shares of sigmoid gates.
-// The same options give the same records. Owner: one thread.
+// The same options give the same records, which have their scores. Owner: one thread.
 #pragma once
 
 #include <string_view>
 #include <vector>
 
 #include "kernels/base/rng.h"
+#include "scheduler/trace/group_choice.h"
 #include "scheduler/trace/normal_table.h"
 #include "scheduler/trace/trace_format.h"
 
@@ -61,19 +62,18 @@ class SyntheticRouting final : public TraceSource {
   void set_up_layer(i64 index);
   void begin_prompt();
   void step(Layer& layer, i64 index);
-  void choose(u16* ids);
   void weigh(f32* weights);
   f32* draw(i64 count);
 
   SyntheticOptions options_;
   RoutingProfile profile_;
   NormalTable normal_;
+  GroupChoice choice_;
   Rng rng_;
   std::vector<Layer> layers_;
   std::vector<f32> rank_shares_;                  // [top_k]
   std::vector<f32> drawn_, scores_;               // scratch
   std::vector<f32> new_fast_, new_rest_;          // [experts], of the layer before
-  std::vector<std::pair<f32, i64>> best_groups_;  // scratch
   i64 token_ = 0, prompt_ = -1, position_ = 0, prompt_tokens_ = 0;
 };
 

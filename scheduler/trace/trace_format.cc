@@ -43,6 +43,7 @@ void TraceRecord::resize(const TraceHeader& header) {
   ids.resize(slots);
   weights.resize(slots);
   served.resize(header.has_served ? slots : 0);
+  scores.clear();
 }
 
 void check_trace_header(const TraceHeader& h, std::string_view where) {

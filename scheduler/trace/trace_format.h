@@ -50,6 +50,7 @@ struct TraceRecord {
   std::vector<u16> ids;      // [layers, top_k]
   std::vector<f32> weights;  // [layers, top_k]
   std::vector<u8> served;    // [layers, top_k] with has_served, else empty
+  std::vector<f32> scores;   // [layers, experts], what the choice was made by; empty: not known. Not in files
 
   // Makes room for a trace of this shape.
   void resize(const TraceHeader& header);

@@ -26,7 +26,7 @@ AREAS = {
     "tiers": ["scheduler/tiers/"],
     "trace": ["scheduler/trace/"],
     "streamer": ["scheduler/streamer"],
-    "facade": ["scheduler/scheduler", "scheduler/expectations", "scheduler/device_tier"],
+    "facade": ["scheduler/scheduler", "scheduler/expectations", "scheduler/forecaster", "scheduler/device_tier"],
     "sim": ["scheduler/sim/"],
     # The planner, the probe, and whatever else of the scheduler sizes things before anything moves.
     "planner": ["scheduler/"],
@@ -36,7 +36,7 @@ AREAS = {
     "tests": ["tests/", "bench/"],
 }
 
-SCHEDULER_CORE = ["base", "expert_table", "plan", "policy", "tier_interfaces"]
+SCHEDULER_CORE = ["base", "expert_table", "plan", "policy", "predictor", "tier_interfaces"]
 EVERYTHING_BELOW_TOOLS = [a for a in AREAS if a not in ("tools", "tests")]
 
 MAY_INCLUDE = {
@@ -53,7 +53,7 @@ MAY_INCLUDE = {
     "tier_interfaces": ["base", "device"],
     "slab": ["base", "device", "expert_table", "plan", "tier_interfaces"],
     "tiers": ["base", "device", "expert_table", "plan", "tier_interfaces", "slab"],
-    "trace": ["base", "format"],
+    "trace": ["base", "format", "predictor"],
     "streamer": SCHEDULER_CORE + ["slab"],
     "facade": SCHEDULER_CORE + ["device", "model_file", "slab", "streamer"],
     "planner": ["base", "device", "format", "expert_table", "model_file", "plan", "policy", "popularity", "tier_interfaces", "slab", "tiers"],

@@ -67,11 +67,19 @@ class RoutingTraces(Folder):
     def trace(self, *arguments):
         return expect(self, 0, "trace", *arguments).stdout.decode()
 
-    def test_a_replayed_routing_takes_the_place_of_gate_predictors_alone(self):
-        for asked, used in (("gate+shared", b"predict: count"), ("previous", b"predict: previous")):
-            result = expect(self, 0, "bench", "-m", MODEL, "--routing", "synthetic:default", "--ram", "12M", "-p", "0", "-n",
-                            "8", "-r", "1", "--predictor", asked)
-            self.assertIn(used, result.stderr + result.stdout)
+    def test_gates_foresee_a_replayed_routing_as_well_as_a_real_one(self):
+        for asked in ("gate", "gate+shared", "previous"):
+            facts = json.loads(expect(self, 0, "bench", "-m", MODEL, "--routing", "synthetic:default", "--ram", "12M", "-p",
+                                      "0", "-n", "96", "-r", "1", "--predictor", asked, "--prefetch", "on", "--lookahead",
+                                      "2", "--json").stdout)[0]
+            self.assertEqual(facts["predictor"], asked)
+            self.assertEqual(len(facts["forecasts"]), 2 if asked.startswith("gate") else 1)
+            recall = facts["forecasts"][0]["recall"]
+            if asked.startswith("gate"):
+                self.assertTrue(0.55 < recall < 0.95, recall)
+                self.assertLess(facts["forecasts"][1]["recall"], recall)
+            else:
+                self.assertLess(recall, 0.6)
 
     def test_run_records_what_the_router_chose(self):
         path = self.path("run.trace")
@@ -356,6 +364,31 @@ class Simulate(Folder):
         self.assertNotIn("cold", whole)
         self.assertEqual(whole["warm"]["hit_rate"], 1)
 
+    def test_predictions_are_as_good_as_measured_and_prefetch_uses_an_idle_drive(self):
+        figures = {prefetch: self.simulate(*self.SMALL, "--ram", "4G", "--tokens", "300", "--prefetch", prefetch)
+                   for prefetch in ("off", "on")}
+        off, on = figures["off"]["warm"], figures["on"]["warm"]
+        forecast = figures["on"]["forecasts"][0]
+        self.assertTrue(0.6 < forecast["recall"] < 0.8, forecast)
+        self.assertGreater(forecast["recall_wide"], forecast["recall"])
+        self.assertGreater(forecast["gate_mass_recall"], forecast["recall"])
+        self.assertTrue(0 < forecast["brier"] < 0.25)
+        self.assertEqual(off["prefetch_bytes"], 0)
+        self.assertGreater(on["prefetch_bytes"], 0)
+        self.assertGreater(on["disk_busy_share"], off["disk_busy_share"])
+        self.assertGreater(on["tokens_per_second"], off["tokens_per_second"])
+        self.assertGreater(figures["on"]["foreseen_tokens_per_second"], on["tokens_per_second"])
+        self.assertLessEqual(on["hit_rate"], on["belady_hit_rate"])
+
+    def test_a_recorded_trace_is_simulated_as_the_routing_that_it_was(self):
+        path = self.path("v3.trace")
+        expect(self, 0, "trace", "synth", "-o", path, "--tokens", "512", "--prompts", "1")
+        whole = ("--experts", "IQ2_XXS", "--attn", "IQ4_XS", "--tokens", "128", "--predictor", "none")
+        recorded = self.simulate(*whole, "--routing", path)
+        self.assertEqual(recorded["routing"], path)
+        self.assertEqual(recorded["warm"], self.simulate(*whole, "--routing", "synthetic:default")["warm"])
+        self.assertIn("of 256 experts", self.error("simulate", "--shape", "tiny", "--routing", path))
+
     def test_a_machine_of_ones_own(self):
         text = """name = "box"
 ram_gib = 32
@@ -394,7 +427,7 @@ default = 100
         self.assertEqual((plan["resident_in"], plan["experts_in_ram"]), ("vram", simulated["slots"]))
         self.assertEqual(plan["kv_bytes"], 4096 * 61 * 576 * 2)
         text = expect(self, 0, "plan", "--experts", "IQ2_XXS", "--tokens", "100").stdout.decode()
-        for part in ("GPU memory", "KV cache, -c 4096", "disk", "held up by SSD", "simulated"):
+        for part in ("GPU memory", "KV cache, -c 4096", "disk", "held up by experts", "simulated"):
             self.assertIn(part, text)
         text = expect(self, 0, "plan", "-m", MODEL, "--machine", "cpu-only-24GB").stdout.decode()
         self.assertNotIn("all experts  ", text)
@@ -407,7 +440,10 @@ default = 100
             (("--machine", self.path("absent.toml")), "cannot read this machine file"),
             (("--policy", "best"), "must be one of auto|ema|lru"),
             (("--routing", "zipf:x"), "zipf:0.5"),
-            (("--routing", "random"), "must be uniform or zipf:S"),
+            (("--routing", "random"), "must be uniform, zipf:S, synthetic:PROFILE or a trace's file"),
+            (("--routing", "synthetic:best"), "no such routing profile"),
+            (("--routing", MODEL), "not a routing trace"),
+            (("--predictor", "oracle"), "must be one of none|previous"),
             (("--experts", "Q9"), "no such block format"),
             (("--moe-layers", "0"), "no experts"),
             (("--ram", "1T"), "more than the machine's"),
