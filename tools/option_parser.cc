@@ -285,6 +285,19 @@ bool parse_byte_size(std::string_view text, i64& bytes) {
   return true;
 }
 
+bool parse_byte_sizes(std::string_view text, std::vector<i64>& bytes) {
+  bytes.clear();
+  for (;;) {
+    size_t comma = text.find(',');
+    std::string_view one = text.substr(0, comma);
+    i64 size = 0;
+    if (one != "0" && !parse_byte_size(one, size)) return false;
+    bytes.push_back(size);
+    if (comma == std::string_view::npos) return true;
+    text.remove_prefix(comma + 1);
+  }
+}
+
 bool parse_ram_range(std::string_view text, i64& from, i64& to) {
   size_t dots = text.find("..");
   return dots != std::string_view::npos && parse_byte_size(text.substr(0, dots), from) &&

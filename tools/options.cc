@@ -108,6 +108,8 @@ constexpr std::array kRows = {
     OptionRow{kEngine, "--vram", "SIZE[,SIZE]", &O::vram,
               "memory of each device for routed experts (default: what is free there)"},
     OptionRow{kDevices, "--device", "LIST", &O::device, "what to list: auto, cuda:0,1 or host:N,..."},
+    OptionRow{kSimulate, "--vram", "SIZE[,SIZE...]", &O::vram,
+              "memory of the GPUs for routed experts, the same for each or one by one; 0: none (default: all that is left)"},
     OptionRow{kEngine | kTune, "-t, --threads", "N", &O::threads, "compute threads; 0: one per physical core", 0,
               1024},
     OptionRow{kEngine, "--exact", "", &O::exact,
@@ -394,6 +396,8 @@ void check_sweep(const Options& o, std::vector<std::string>& problems) {
   i64 from = 0, to = 0;
   if (!o.sweep_ram.empty() && !parse_ram_range(o.sweep_ram, from, to))
     problems.push_back(fmt::format("--sweep-ram {}: must be two sizes, the smaller first, such as 16G..112G", o.sweep_ram));
+  if (std::vector<i64> sizes; !o.vram.empty() && !parse_byte_sizes(o.vram, sizes))
+    problems.push_back(fmt::format("--vram {}: must be sizes separated by commas, such as 20G or 20G,6G", o.vram));
   if (!o.sweep_ram.empty() && o.ram.bytes > 0) problems.push_back("--sweep-ram goes through budgets: leave --ram out");
   if (o.sweep_ram.empty() && !o.plot.empty()) problems.push_back("--plot draws what --sweep-ram A..B simulates: give both");
   check_plot("--plot", o.plot, problems);

@@ -52,7 +52,7 @@ struct Options {
   i64 batch = 512;
   ByteSize ram;
   std::string device = "auto";
-  std::string vram;
+  std::string vram;  // "": all that is left
   std::string isa;
   std::string io = "auto";
   std::string policy = "auto";
@@ -203,6 +203,8 @@ std::string command_help(Command command);
 // "8GiB" -> bytes; false when it is not a size. K, M, G, T and KiB .. TiB are powers of 1024, KB .. TB of
 // 1000.
 bool parse_byte_size(std::string_view text, i64& bytes);
+// "22G" or "20G,6G,0" -> bytes each.
+bool parse_byte_sizes(std::string_view text, std::vector<i64>& bytes);
 
 // "8G..100G" -> bytes, the smaller first; false when it is no range.
 bool parse_ram_range(std::string_view text, i64& from, i64& to);

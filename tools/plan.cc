@@ -15,20 +15,22 @@ struct Placement {
   i64 weight_bytes, kv_bytes;  // that every token reads
   i64 memory_bytes;            // of the GPUs, or RAM: where those are
   i64 expert_bytes, in_ram_bytes;
-  i64 experts, in_ram;
+  i64 experts, in_ram, in_vram;
 };
 
 Placement placement(const SimReport& r) {
   const SimSetup& s = r.setup;
   i64 experts = s.table.moe_layers() * s.table.experts_per_layer();
-  i64 in_ram = s.plan.total_slots();
+  i64 in_vram = 0;
+  for (size_t d = 0; d < s.plan.devices.size(); d++) in_vram += s.plan.device_experts(d);
   return {.weight_bytes = s.resident.total_bytes() - s.resident.kv_bytes,
           .kv_bytes = s.resident.kv_bytes,
           .memory_bytes = r.resident_on_gpu ? s.machine.vram_bytes() : s.machine.ram_bytes,
           .expert_bytes = s.table.total_bytes(),
           .in_ram_bytes = s.plan.arena_bytes(),
           .experts = experts,
-          .in_ram = in_ram};
+          .in_ram = s.plan.ram_experts(),
+          .in_vram = in_vram};
 }
 
 std::string text(const SimReport& r) {
@@ -42,10 +44,15 @@ std::string text(const SimReport& r) {
   };
   line("attention, shared, dense", p.weight_bytes, fmt::format("{}, of {}", where, human_bytes(p.memory_bytes)));
   line(fmt::format("KV cache, -c {}", r.options.context), p.kv_bytes, where);
+  for (size_t d = 0; d < r.gpus.size(); d++)
+    line("experts", r.setup.plan.device_arena_bytes(d),
+         fmt::format("memory of GPU {} ({}): {} of {} at a time", d, r.setup.machine.gpus[d].name,
+                     r.setup.plan.device_experts(d), p.experts));
   line("experts", p.in_ram_bytes,
-       fmt::format("RAM, of {}: {} of {} slots at a time", human_bytes(r.setup.machine.ram_bytes), p.in_ram, p.experts));
-  if (p.in_ram < p.experts) line("all experts", p.expert_bytes, "disk: what is not in RAM is read when it is wanted");
-  if (!r.setup.machine.gpus.empty()) text += "  experts in GPU memory are left out: stoker keeps them in RAM and on disk\n";
+       fmt::format("RAM, of {}: {} of {} at a time", human_bytes(r.setup.machine.ram_bytes), p.in_ram, p.experts));
+  if (!r.setup.plan.all_resident)
+    line("all experts", p.expert_bytes,
+         fmt::format("disk: {} are there alone, and read when they are wanted", p.experts - p.in_ram - p.in_vram));
   text += fmt::format("\nexpected, simulated with {}:\n", r.routing);
   std::string when = r.phases.size() > 1       ? fmt::format("after {} tokens", r.phases[0].totals.tokens)
                      : phase.name == "cold" ? fmt::format("for the first {} tokens", phase.totals.tokens)
@@ -68,6 +75,7 @@ std::string json(const SimReport& r) {
                                  {"expert_bytes_in_ram", p.in_ram_bytes},
                                  {"experts", p.experts},
                                  {"experts_in_ram", p.in_ram},
+                                 {"experts_in_vram", p.in_vram},
                                  {"routing", r.routing},
                                  {"simulated_tokens_per_second", tokens_per_second(phase.totals)},
                                  {"held_by", bounds.roofline.limit},

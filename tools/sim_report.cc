@@ -26,16 +26,35 @@ std::string head(const SimReport& r) {
   text += fmt::format("model     {}, {} layers of {} experts, {} together, {} each\n", s.model, s.table.moe_layers(),
                       s.table.experts_per_layer(), human_bytes(s.table.total_bytes()),
                       human_bytes(s.table.total_bytes() / all));
+  for (size_t d = 0; d < s.plan.devices.size(); d++)
+    text += fmt::format("VRAM {}    {} for experts: {} of {} ({:.1f} %), {}\n", d, human_bytes(s.plan.devices[d].vram_bytes),
+                        s.plan.device_experts(d), all, 100 * share(s.plan.device_experts(d), all), s.machine.gpus[d].name);
   text += fmt::format("RAM       {} for experts: {} of {} ({:.1f} %), policy {}\n", human_bytes(s.plan.ram_bytes),
-                      s.plan.total_slots(), all, 100 * share(s.plan.total_slots(), all), r.options.policy);
+                      s.plan.ram_experts(), all, 100 * share(s.plan.ram_experts(), all), r.options.policy);
   text += fmt::format("resident  {} that every token reads, in {}\n", human_bytes(s.resident.total_bytes()),
                       r.resident_on_gpu ? "the GPUs' memory" : "RAM");
-  if (!s.machine.gpus.empty()) text += "          experts in VRAM are left out: stoker keeps them in RAM and on disk\n";
   return text + fmt::format("routing   {}\n\n", r.routing);
 }
 
 // Experts that were in memory because an earlier token used them.
-i64 cache_hits(const SimTotals& t) { return t.stats.hits - t.stats.predicted_hits; }
+i64 cache_hits(const SimTotals& t) { return t.stats.hits + t.stats.device_hits - t.stats.predicted_hits; }
+
+std::string gpu_text(const SimReport& r) {
+  const SimTotals& t = r.phases.back().totals;
+  if (r.gpus.empty()) return "";
+  std::string text = fmt::format(
+      "hits      {:.1f} % in VRAM, {:.1f} % in RAM; {:.1f} experts per token go to VRAM, {} there and {} back\n",
+      100 * share(t.stats.device_hits, t.stats.requests), 100 * share(t.stats.hits, t.stats.requests),
+      per_token(t.stats.promotions, t), human_bytes(t.stats.uploaded_bytes / t.tokens),
+      human_bytes(t.stats.downloaded_bytes / t.tokens));
+  i64 total_ns = 0;
+  for (const SimPhase& phase : r.phases) total_ns += phase.totals.total_ns;
+  for (size_t d = 0; d < r.gpus.size(); d++)
+    text += fmt::format("GPU {}     {} experts; since the beginning at experts {:.0f} % of the time, link {:.0f} % up, {:.0f} % down\n",
+                        d, r.gpus[d].experts, 100 * share(r.gpus[d].expert_ns, total_ns),
+                        100 * share(r.gpus[d].upload_ns, total_ns), 100 * share(r.gpus[d].download_ns, total_ns));
+  return text;
+}
 
 std::string prediction_text(const SimReport& r) {
   std::string text;
@@ -53,19 +72,19 @@ std::string prediction_text(const SimReport& r) {
     text += fmt::format("prefetch  {}, at probability {:.2f} and more: {} per token, {:.0f} % of it useful; hits {:.1f} % with it\n",
                         r.prefetch, r.threshold, human_bytes(static_cast<i64>(per_token(t.stats.predicted_bytes, t))),
                         100 * share(t.stats.useful_bytes, t.stats.predicted_bytes),
-                        100 * share(t.stats.hits, t.stats.requests));
+                        100 * share(t.stats.hits + t.stats.device_hits, t.stats.requests));
   return text;
 }
 
 std::string table(const SimReport& r) {
-  std::string text = fmt::format("{:<6}{:>7}{:>10}{:>10} |{:>10}{:>9}{:>11}{:>7} |{:>10}{:>9}{:>9}{:>10}\n", "", "tokens",
-                                 "tokens/s", "ms/token", "resident", "experts", "disk wait", "rest", "disk busy",
+  std::string text = fmt::format("{:<6}{:>7}{:>10}{:>10} |{:>10}{:>9}{:>11}{:>10}{:>7} |{:>10}{:>9}{:>9}{:>10}\n", "", "tokens",
+                                 "tokens/s", "ms/token", "resident", "experts", "disk wait", "GPU wait", "rest", "disk busy",
                                  "overlap", "hits", "GB read");
   for (const SimPhase& phase : r.phases) {
     const SimTotals& t = phase.totals;
-    text += fmt::format("{:<6}{:>7}{:>10.2f}{:>10.1f} |{:>10.1f}{:>9.1f}{:>11.1f}{:>7.1f} |{:>9.0f}%{:>8.0f}%{:>8.1f}%{:>10.2f}\n",
+    text += fmt::format("{:<6}{:>7}{:>10.2f}{:>10.1f} |{:>10.1f}{:>9.1f}{:>11.1f}{:>10.1f}{:>7.1f} |{:>9.0f}%{:>8.0f}%{:>8.1f}%{:>10.2f}\n",
                         phase.name, t.tokens, tokens_per_second(t), ms(t.total_ns, t), ms(t.resident_ns, t),
-                        ms(t.expert_ns, t), ms(t.wait_ns, t), ms(t.rest_ns + t.look_ns, t),
+                        ms(t.expert_ns, t), ms(t.wait_ns, t), ms(t.gpu_wait_ns, t), ms(t.rest_ns + t.look_ns, t),
                         100 * share(t.stats.disk_busy_ns, t.total_ns), 100 * overlap(t),
                         100 * share(cache_hits(t), t.stats.requests), per_token(t.stats.bytes_read, t) * 1e-9);
   }
@@ -75,15 +94,15 @@ std::string table(const SimReport& r) {
 std::string bounds_text(const SimReport& r, f64 foreseen) {
   const SimPhase& phase = r.phases.back();
   SimBounds b = sim_bounds(r, phase);
+  i64 requests = phase.totals.stats.requests;
+  std::string belady = fmt::format("Belady's reads, {:.1f} % hits", 100 * share(phase.belady_hits, requests));
+  if (!r.gpus.empty()) belady += fmt::format(", {:.1f} % in VRAM", 100 * share(phase.belady_device_hits, requests));
   auto line = [](const char* what, const SimBound& limit) {
     return fmt::format("  {:<52}{:>8.2f} tokens/s, held by {}\n", what, limit.tokens_per_second(), limit.limit);
   };
   return fmt::format("\nat most, {} tokens, everything overlapped:\n", phase.name) +
          line("these reads (roofline)", b.roofline) +
-         line(fmt::format("Belady's reads, {:.1f} % hits",
-                          100 * share(phase.belady_hits, phase.totals.stats.requests))
-                  .c_str(),
-              b.belady) +
+         line(belady.c_str(), b.belady) +
          line("nothing to read (infinite bandwidth)", b.infinite) +
          (foreseen > 0 ? fmt::format("this policy, coming layers known (perfect lookahead)  {:>8.2f} tokens/s\n", foreseen) : "");
 }
@@ -100,16 +119,22 @@ nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
           {"resident_ms", ms(t.resident_ns, t)},
           {"experts_ms", ms(t.expert_ns, t)},
           {"disk_wait_ms", ms(t.wait_ns, t)},
+          {"gpu_wait_ms", ms(t.gpu_wait_ns, t)},
           {"rest_ms", ms(t.rest_ns, t)},
           {"lookahead_ms", ms(t.look_ns, t)},
           {"disk_busy_ms", ms(t.stats.disk_busy_ns, t)},
           {"overlap", overlap(t)},
           {"disk_busy_share", share(t.stats.disk_busy_ns, t.total_ns)},
           {"hit_rate", share(cache_hits(t), t.stats.requests)},
-          {"hit_rate_with_prefetch", share(t.stats.hits, t.stats.requests)},
+          {"hit_rate_with_prefetch", share(t.stats.hits + t.stats.device_hits, t.stats.requests)},
+          {"vram_hit_rate", share(t.stats.device_hits, t.stats.requests)},
+          {"vram_bytes", per_token(t.device_bytes, t)},
+          {"uploaded_bytes", per_token(t.stats.uploaded_bytes, t)},
+          {"downloaded_bytes", per_token(t.stats.downloaded_bytes, t)},
           {"prefetch_bytes", per_token(t.stats.predicted_bytes, t)},
           {"prefetch_useful_share", share(t.stats.useful_bytes, t.stats.predicted_bytes)},
           {"belady_hit_rate", share(phase.belady_hits, t.stats.requests)},
+          {"belady_vram_hit_rate", share(phase.belady_device_hits, t.stats.requests)},
           {"bytes_read", per_token(t.stats.bytes_read, t)},
           {"expert_bytes", per_token(t.expert_bytes, t)},
           {"bounds",
@@ -119,7 +144,7 @@ nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
 }  // namespace
 
 std::string sim_text(const SimReport& r, f64 foreseen) {
-  return head(r) + table(r) + prediction_text(r) + bounds_text(r, foreseen);
+  return head(r) + table(r) + gpu_text(r) + prediction_text(r) + bounds_text(r, foreseen);
 }
 
 std::string sim_json(const SimReport& r, f64 foreseen) {
@@ -131,7 +156,7 @@ std::string sim_json(const SimReport& r, f64 foreseen) {
                                  {"resident_bytes", s.resident.total_bytes()},
                                  {"resident_in", r.resident_on_gpu ? "vram" : "ram"},
                                  {"ram_bytes", s.plan.ram_bytes},
-                                 {"slots", s.plan.total_slots()},
+                                 {"slots", s.plan.ram_experts()},
                                  {"experts", s.table.moe_layers() * s.table.experts_per_layer()},
                                  {"policy", r.options.policy},
                                  {"routing", r.routing},
@@ -150,6 +175,11 @@ std::string sim_json(const SimReport& r, f64 foreseen) {
                                  {"gate_mass_recall", f.gate_mass_recall()},
                                  {"brier", f.brier()}});
   }
+  for (size_t d = 0; d < r.gpus.size(); d++)
+    json["gpus"].push_back({{"name", s.machine.gpus[d].name},
+                            {"vram_bytes", s.plan.devices[d].vram_bytes},
+                            {"slots", s.plan.device_experts(d)},
+                            {"experts", r.gpus[d].experts}});
   for (const SimPhase& phase : r.phases) json[std::string(phase.name)] = phase_json(r, phase);
   return json.dump(2) + "\n";
 }

@@ -18,9 +18,30 @@ namespace {
 
 constexpr i64 kColdTokens = 64;
 
+// Hits per token of a cache that knows the future: of everything in memory, and of VRAM alone.
+struct Belady {
+  std::vector<i64> all, devices;
+};
+
+Belady belady_of(const SimReport& report) {
+  const ExpertTable& table = report.setup.table;
+  Plan all = report.setup.plan, devices = report.setup.plan;
+  for (size_t c = 0; c < all.classes.size(); c++) {
+    devices.classes[c].slots = 0;
+    for (const DevicePlan& d : report.setup.plan.devices) devices.classes[c].slots += d.slots[c];
+    all.classes[c].slots += devices.classes[c].slots;
+  }
+  Belady belady;
+  if (report.preloaded)
+    belady.all.assign(static_cast<size_t>(report.record.tokens()), table.moe_layers() * table.top_k());
+  else
+    belady.all = belady_hits(report.record, table.experts_per_layer(), all);
+  belady.devices = belady_hits(report.record, table.experts_per_layer(), devices);
+  return belady;
+}
+
 // Tokens [from, to) as a phase; none when there are no such tokens.
-void run_phase(Simulator& simulator, const std::vector<i64>& belady, std::string_view name, i64 from, i64 to,
-               SimReport& report) {
+void run_phase(Simulator& simulator, const Belady& belady, std::string_view name, i64 from, i64 to, SimReport& report) {
   if (from >= to) return;
   SimTotals before = simulator.totals();
   for (i64 token = from; token < to; token++) {
@@ -28,20 +49,16 @@ void run_phase(Simulator& simulator, const std::vector<i64>& belady, std::string
     simulator.run_token(report.record, token);
     show_progress("simulating", token + 1, report.record.tokens(), ProgressUnit::tokens);
   }
-  report.phases.push_back({name, simulator.totals() - before,
-                           std::accumulate(belady.begin() + from, belady.begin() + to, i64{0})});
+  auto sum = [&](const std::vector<i64>& hits) { return std::accumulate(hits.begin() + from, hits.begin() + to, i64{0}); };
+  report.phases.push_back({name, simulator.totals() - before, sum(belady.all), sum(belady.devices)});
 }
 
 void run_phases(Simulator& simulator, SimReport& report) {
-  const ExpertTable& table = report.setup.table;
-  i64 tokens = report.record.tokens(), cold = report.preloaded ? 0 : std::min(kColdTokens, tokens);
-  std::vector<i64> belady;
-  if (report.preloaded) {
-    simulator.preload();
-    belady.assign(static_cast<size_t>(tokens), table.moe_layers() * table.top_k());
-  } else {
-    belady = belady_hits(report.record, table.experts_per_layer(), report.setup.plan);
-  }
+  // With all experts in RAM nothing warms up; what is best in VRAM is still found out.
+  i64 tokens = report.record.tokens();
+  i64 cold = report.preloaded && report.setup.plan.devices.empty() ? 0 : std::min(kColdTokens, tokens);
+  if (report.preloaded) simulator.preload();
+  Belady belady = belady_of(report);
   run_phase(simulator, belady, "cold", 0, cold, report);
   run_phase(simulator, belady, "warm", cold, tokens, report);
   clear_progress();
@@ -76,6 +93,7 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
       report.forecasts[static_cast<size_t>(d - 1)] = simulator.predictor()->score(d);
   }
   report.resident_on_gpu = simulator.resident_on_gpu();
+  for (size_t d = 0; d < setup.plan.devices.size(); d++) report.gpus.push_back(simulator.gpu(static_cast<i64>(d)));
   report.real_seconds = static_cast<f64>(steady_clock().now_ns() - begin) * 1e-9;
   if (options.verbose)
     note("{} tokens simulated in {:.2f} s: {:.0f} per second", report.record.tokens(), report.real_seconds,
@@ -104,12 +122,15 @@ f64 foreseen_tokens_per_second(const SimReport& report) {
 
 SimBounds sim_bounds(const SimReport& r, const SimPhase& phase) {
   const SimTotals& t = phase.totals;
-  auto at = [&](f64 bytes) { return bound(r.setup.machine, r.setup.table, r.setup.resident, bytes); };
+  auto at = [&](const SimTraffic& traffic) { return bound(r.setup.machine, r.setup.table, r.setup.resident, traffic); };
+  auto per_token = [&](i64 n) { return static_cast<f64>(n) / static_cast<f64>(t.tokens); };
   f64 expert_bytes = static_cast<f64>(t.expert_bytes) / static_cast<f64>(t.stats.requests);
-  f64 missed = static_cast<f64>(t.stats.requests - phase.belady_hits) / static_cast<f64>(t.tokens);
-  return {.roofline = at(static_cast<f64>(t.stats.bytes_read) / static_cast<f64>(t.tokens)),
-          .belady = at(missed * expert_bytes),
-          .infinite = at(0)};
+  f64 device_bytes = per_token(t.device_bytes);
+  return {.roofline = at({.ssd_bytes = per_token(t.stats.bytes_read), .device_bytes = device_bytes,
+                          .copied_bytes = per_token(t.stats.uploaded_bytes + t.stats.downloaded_bytes)}),
+          .belady = at({.ssd_bytes = per_token(t.stats.requests - phase.belady_hits) * expert_bytes,
+                        .device_bytes = per_token(phase.belady_device_hits) * expert_bytes}),
+          .infinite = at({.device_bytes = per_token(phase.belady_device_hits) * expert_bytes})};
 }
 
 f64 tokens_per_second(const SimTotals& t) { return static_cast<f64>(t.tokens) / static_cast<f64>(t.total_ns) * 1e9; }

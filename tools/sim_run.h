@@ -15,7 +15,8 @@ namespace stoker {
 struct SimPhase {
   std::string_view name;
   SimTotals totals;
-  i64 belady_hits = 0;
+  i64 belady_hits = 0;         // in RAM and VRAM together
+  i64 belady_device_hits = 0;  // in VRAM, if experts went there and back for nothing
 };
 
 struct SimReport {
@@ -25,6 +26,7 @@ struct SimReport {
   bool preloaded = false;  // all experts were in memory before the first token
   RoutingRecord record;
   bool resident_on_gpu = false;
+  std::vector<Simulator::Gpu> gpus = {};
   std::string_view predictor = "none", prefetch = "off";
   f32 threshold = 0;  // least probability that is worth a read, in the end
   std::array<ForecastScore, Predictor::kMaxDistance> forecasts{};

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 
+#include "kernels/base/check.h"
 #include "kernels/base/error.h"
 #include "runtime/arch/deepseek2.h"
 #include "runtime/recording_router.h"
@@ -13,6 +14,7 @@
 #include "scheduler/planner.h"
 #include "scheduler/policy/make_policy.h"
 #include "scheduler/popularity_file.h"
+#include "scheduler/sim/bounds.h"
 #include "scheduler/sim/simulator.h"
 #include "scheduler/trace/open_routing.h"
 #include "tools/machines.h"
@@ -134,13 +136,46 @@ i64 expert_budget(const Options& o, const SimSetup& s) {
   return o.ram.bytes;
 }
 
+// As asked for, or all that the machine's GPUs have left: none, one size for each, or one per GPU.
+std::vector<DeviceRequest> device_requests(const Options& o, const SimSetup& s) {
+  std::vector<i64> left = expert_vram(s.machine, s.resident), asked = left;
+  if (!o.vram.empty()) {
+    CHECK(parse_byte_sizes(o.vram, asked));  // validated with the options
+    bool none = std::all_of(asked.begin(), asked.end(), [](i64 bytes) { return bytes == 0; });
+    if (none) return {};
+    if (asked.size() == 1 && !left.empty()) asked.resize(left.size(), asked[0]);
+    if (asked.size() != left.size())
+      fail("--vram {}: {} sizes for {} GPUs of {}; give one, or one for each", o.vram, asked.size(), left.size(),
+           s.machine.name);
+  }
+  std::vector<DeviceRequest> requests;
+  for (size_t d = 0; d < left.size(); d++) {
+    const SimGpu& gpu = s.machine.gpus[d];
+    if (asked[d] > left[d])
+      fail("--vram {}: GPU {} ({}) has {} left beside its workspace and the weights that every token reads", o.vram, d,
+           gpu.name, human_bytes(left[d]));
+    requests.push_back({asked[d], gpu.link_gb_per_second, gpu.expert_gb_per_second});
+  }
+  return requests;
+}
+
+// What the cores do of experts with the memory to themselves, GB/s.
+f64 expert_speed(const SimSetup& s) {
+  f64 bytes = 0;
+  for (const ExpertLayer& layer : s.table.layers())
+    bytes += static_cast<f64>(s.table.expert_bytes(layer.layer) * s.table.top_k());
+  return bytes / experts_ns(s.machine, s.table);
+}
+
 }  // namespace
 
 SimSetup sim_setup(const Options& options) {
   SimSetup s;
   s.machine = find_machine(options.machine);
   options.model.empty() ? set_shape(s, options) : set_file(s, options);
-  s.plan = make_plan(s.table, {.ram_bytes = expert_budget(options, s)});
+  s.plan = make_plan(s.table, {.ram_bytes = expert_budget(options, s),
+                               .devices = device_requests(options, s),
+                               .cpu_gb_per_second = expert_speed(s)});
   return s;
 }
 

@@ -67,13 +67,13 @@ void Placement::choose(const ResidencyPolicy& policy, std::span<const ExpertKey>
   for (ExpertKey k : candidates) candidates_.push_back({std::max(policy.worth(k), kLeastWorth), node(k)});
   used_.clear();
   std::sort(candidates_.begin(), candidates_.end());
-  bool short_of_room = false;
+  short_of_room_ = false;
   for (const Candidate& candidate : candidates_) {
     if (place(candidate.node).moving) continue;
     DCHECK(place(candidate.node).device == kNowhere);
     i64& left = moves_left_[class_of(candidate.node)];
     if (left == 0) {
-      short_of_room = true;
+      short_of_room_ = true;
       continue;
     }
     std::optional<Move> move = best_move(candidate);
@@ -82,7 +82,8 @@ void Placement::choose(const ResidencyPolicy& policy, std::span<const ExpertKey>
     begin(*move, candidate.worth);
     moves.push_back(*move);
   }
-  if (moves.empty() && !short_of_room && !candidates_.empty()) refreshing_ = false;
+  // Nothing is left to catch up with: what comes now is everyday change.
+  if (!short_of_room_ && !candidates_.empty()) refreshing_ = false;
 }
 
 // What may leave, and the work that devices are expected to have per token.
@@ -122,8 +123,7 @@ std::optional<Placement::Move> Placement::best_move(const Candidate& candidate) 
     Device& device = devices_[d];
     f64 saved = saved_ns(device, c);
     bool alone = device.free[c] > device.kept[c];
-    if (saved <= 0 || device.free[c] == 0) continue;
-    if (!alone && ram_slots_[c] == 0) continue;
+    if (saved <= 0) continue;
     if (!alone && !refreshing_ && device.credit_bytes < static_cast<f64>(expert_bytes_[c])) continue;
     f64 victim = 0;
     if (!alone) {
@@ -131,6 +131,10 @@ std::optional<Placement::Move> Placement::best_move(const Candidate& candidate) 
       victim = device.rank[c].back().worth;
       f64 least = refreshing_ ? victim : victim * rules_.factor + rules_.margin;
       if (candidate.worth <= least) continue;
+      if (device.free[c] == 0 || ram_slots_[c] == 0) {
+        short_of_room_ = true;
+        continue;
+      }
     }
     f64 gain = (candidate.worth - victim) * saved;
     bool better = !best || gain * kAlike > best_gain || (gain > best_gain * kAlike && device.load_ns < best_load);

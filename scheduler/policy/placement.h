@@ -27,11 +27,13 @@
 
 namespace stoker {
 
+// The best of a few tried on a simulated tower with synthetic V3 traces: without a margin worth mentioning, a token's 80
+// exchanges took 1.3 GB of the memory's bandwidth, and a fifth of the speed.
 struct PlacementRules {
   f64 factor = 1.3;
-  f64 margin = 0.02;  // in units of worth: probability that a token wants the expert
+  f64 margin = 0.1;  // in units of worth: probability that a token wants the expert
   i64 dwell_tokens = 16;
-  i64 allowance_ns = 10'000'000;  // of each direction of a device's link, per token
+  i64 allowance_ns = 5'000'000;  // of each direction of a device's link, per token
 };
 
 class Placement {
@@ -117,6 +119,7 @@ class Placement {
   f64 cpu_gb_per_second_;
   i64 now_ = 0;                    // tokens
   bool refreshing_ = true;         // nothing is known yet
+  bool short_of_room_ = false;     // of choose(): a move was worth it and had no room
   std::vector<Place> places_;      // [moe layers * experts]
   std::vector<Device> devices_;
   std::vector<i64> ram_slots_, moves_left_;  // [classes] of choose()

@@ -23,15 +23,25 @@ f64 experts_ns(const SimMachine& m, const ExpertTable& table) {
   return ns;
 }
 
-SimBound bound(const SimMachine& m, const ExpertTable& table, const SimResident& r, f64 ssd_bytes) {
-  f64 dram_bytes = fits_vram(m, r) ? 0 : static_cast<f64>(r.total_bytes());
+SimBound bound(const SimMachine& m, const ExpertTable& table, const SimResident& r, const SimTraffic& traffic) {
+  bool gpu = fits_vram(m, r);
+  f64 routed_bytes = 0;
   for (const ExpertLayer& layer : table.layers())
-    dram_bytes += static_cast<f64>(table.expert_bytes(layer.layer) * table.top_k());
-  f64 fixed = fixed_ns(m, r), experts = experts_ns(m, table);
-  SimBound cores{(fixed + experts) * 1e-6, experts > fixed ? "experts" : "resident weights"};
-  SimBound drive{ssd_bytes / m.ssd_gb_per_second * 1e-6, "SSD"};
-  SimBound memory{(dram_bytes + ssd_bytes) / m.dram_gb_per_second * 1e-6, "DRAM"};
-  return std::max({cores, drive, memory}, [](const SimBound& a, const SimBound& b) { return a.ms < b.ms; });
+    routed_bytes += static_cast<f64>(table.expert_bytes(layer.layer) * table.top_k());
+  f64 shared = gpu ? static_cast<f64>(r.moe_layers * r.shared_bytes) / m.gpus[0].gb_per_second : 0;
+  f64 fixed = fixed_ns(m, r) - shared;
+  f64 experts = experts_ns(m, table) * (1 - traffic.device_bytes / routed_bytes);
+  f64 gpu_speed = 0;
+  for (const SimGpu& g : m.gpus) gpu_speed += g.expert_gb_per_second;
+  f64 gpus = m.gpus.empty() ? 0 : traffic.device_bytes / gpu_speed + shared / static_cast<f64>(m.gpus.size());
+  f64 dram_bytes = (gpu ? 0 : static_cast<f64>(r.total_bytes())) + routed_bytes - traffic.device_bytes;
+
+  f64 beside = std::max(experts, gpus);
+  const char* slowest = fixed > beside ? "resident weights" : gpus > experts ? "GPUs" : "experts";
+  SimBound computing{(fixed + beside) * 1e-6, slowest};
+  SimBound drive{traffic.ssd_bytes / m.ssd_gb_per_second * 1e-6, "SSD"};
+  SimBound memory{(dram_bytes + traffic.ssd_bytes + traffic.copied_bytes) / m.dram_gb_per_second * 1e-6, "DRAM"};
+  return std::max({computing, drive, memory}, [](const SimBound& a, const SimBound& b) { return a.ms < b.ms; });
 }
 
 }  // namespace stoker

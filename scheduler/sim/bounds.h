@@ -19,8 +19,14 @@ f64 fixed_ns(const SimMachine& machine, const SimResident& resident);
 // Time of computing one token's routed experts with the memory to themselves: the mean over the layers' formats.
 f64 experts_ns(const SimMachine& machine, const ExpertTable& table);
 
-// The slowest of: drive, cores (fixed part, then experts), memory (cores and drive together). `ssd_bytes` are
-// read per token: 0 for infinite bandwidth.
-SimBound bound(const SimMachine& machine, const ExpertTable& table, const SimResident& resident, f64 ssd_bytes);
+// Per token. What a policy makes of a model: 0 for nothing to read, nothing in VRAM, nothing to copy.
+struct SimTraffic {
+  f64 ssd_bytes = 0;
+  f64 device_bytes = 0;  // of routed experts that GPUs compute
+  f64 copied_bytes = 0;  // between RAM and GPUs, both directions together
+};
+
+// The slowest of: drive; computing (the fixed part, then cores and GPUs side by side); memory (cores, drive and links).
+SimBound bound(const SimMachine& machine, const ExpertTable& table, const SimResident& resident, const SimTraffic& traffic);
 
 }  // namespace stoker

@@ -92,7 +92,9 @@ SimGpu read_gpu(Section gpu) {
   SimGpu g{.name = gpu.text("name"),
            .vram_bytes = bytes_of_gib(gpu.number("vram_gib")),
            .gb_per_second = gpu.number("gb_per_second"),
-           .link_gb_per_second = gpu.number("link_gb_per_second")};
+           .link_gb_per_second = gpu.number("link_gb_per_second"),
+           .expert_gb_per_second = 0};
+  g.expert_gb_per_second = gpu.number_or("expert_gb_per_second", g.gb_per_second);
   gpu.end();
   return g;
 }
@@ -139,8 +141,9 @@ std::string machine_toml(const SimMachine& m, std::string_view about) {
   text += fmt::format("\n[ssd]\ngb_per_second = {:.4g}\nlatency_us = {:.4g}\n", m.ssd_gb_per_second, m.ssd_latency_us);
   text += kernels_toml(m);
   for (const SimGpu& gpu : m.gpus)
-    text += fmt::format("\n[[gpu]]\nname = {}\nvram_gib = {:.4g}\ngb_per_second = {:.4g}\nlink_gb_per_second = {:.4g}\n",
-                        quoted(gpu.name), gib(gpu.vram_bytes), gpu.gb_per_second, gpu.link_gb_per_second);
+    text += fmt::format("\n[[gpu]]\nname = {}\nvram_gib = {:.4g}\ngb_per_second = {:.4g}\nlink_gb_per_second = {:.4g}\n"
+                        "expert_gb_per_second = {:.4g}\n",
+                        quoted(gpu.name), gib(gpu.vram_bytes), gpu.gb_per_second, gpu.link_gb_per_second, gpu.expert_gb_per_second);
   return text;
 }
 

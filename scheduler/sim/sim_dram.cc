@@ -7,13 +7,12 @@
 
 namespace stoker {
 
-// The half is for drives of unlimited speed, which stand for "everything is there already": what they deliver takes
-// no time and must not stop the cores.
-SimDram::SimDram(VirtualClock& clock, SimDisk& disk, f64 gb_per_second, f64 ssd_gb_per_second)
-    : clock_(clock),
-      disk_(disk),
-      alone_(gb_per_second),
-      beside_disk_(std::max(gb_per_second - ssd_gb_per_second, gb_per_second / 2)) {
+// The cores keep a share of the memory whatever else goes on: for drives of unlimited speed, which stand for "everything is
+// there already" and whose deliveries take no time.
+constexpr f64 kCoresKeep = 1. / 8;
+
+SimDram::SimDram(VirtualClock& clock, SimDisk& disk, const SimCopier& copier, f64 gb_per_second, f64 ssd_gb_per_second)
+    : clock_(clock), disk_(disk), copier_(copier), alone_(gb_per_second), disk_takes_(ssd_gb_per_second) {
   CHECK(gb_per_second > 0);
 }
 
@@ -21,10 +20,12 @@ void SimDram::read(i64 bytes, f64 cap) {
   CHECK(cap > 0);
   f64 left = static_cast<f64>(bytes);
   for (;;) {
-    SimDisk::Activity activity = disk_.activity();
-    f64 speed = std::min(cap, activity.transferring ? beside_disk_ : alone_);  // bytes per nanosecond
+    SimDisk::Activity reads = disk_.activity();
+    SimCopier::Activity copies = copier_.activity();
+    f64 taken = copies.gb_per_second + (reads.transferring ? disk_takes_ : 0);
+    f64 speed = std::min(cap, std::max(alone_ - taken, alone_ * kCoresKeep));  // bytes per nanosecond
     i64 needed = std::llround(left / speed);
-    i64 lasts = activity.until_ns - clock_.now_ns();
+    i64 lasts = std::min(reads.until_ns, copies.until_ns) - clock_.now_ns();
     if (needed <= lasts) {
       clock_.advance(needed);
       return;

@@ -16,7 +16,8 @@ struct SimGpu {
   std::string name;
   i64 vram_bytes = 0;
   f64 gb_per_second = 0;       // of its memory
-  f64 link_gb_per_second = 0;  // to the CPU's memory, one direction
+  f64 link_gb_per_second = 0;  // to the CPU's memory, one direction; both at the same time
+  f64 expert_gb_per_second = 0;  // of routed experts' weights, computing
 };
 
 struct SimMachine {

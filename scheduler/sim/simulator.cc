@@ -28,6 +28,13 @@ SimDiskLimits disk_limits(const SimMachine& machine, const Plan& plan) {
           .alignment = plan.alignment};
 }
 
+std::vector<SimCopier::Link> links_of(const SimMachine& machine, const Plan& plan) {
+  std::vector<SimCopier::Link> links;
+  for (size_t d = 0; d < plan.devices.size(); d++)
+    links.push_back({machine.gpus[d].link_gb_per_second, plan.device_arena_bytes(d)});
+  return links;
+}
+
 void must_succeed(const Status& status) {
   if (!status.ok()) fail("the simulated drive has failed: {}", status.message());
 }
@@ -40,15 +47,28 @@ SimTotals operator-(const SimTotals& a, const SimTotals& b) {
           .resident_ns = a.resident_ns - b.resident_ns,
           .expert_ns = a.expert_ns - b.expert_ns,
           .wait_ns = a.wait_ns - b.wait_ns,
+          .gpu_wait_ns = a.gpu_wait_ns - b.gpu_wait_ns,
           .rest_ns = a.rest_ns - b.rest_ns,
           .look_ns = a.look_ns - b.look_ns,
           .expert_bytes = a.expert_bytes - b.expert_bytes,
+          .device_bytes = a.device_bytes - b.device_bytes,
           .stats = a.stats - b.stats};
 }
 
 bool fits_vram(const SimMachine& machine, const SimResident& resident) {
   i64 workspace = static_cast<i64>(machine.gpus.size()) * kGpuWorkspace;
   return !machine.gpus.empty() && resident.total_bytes() + workspace <= machine.vram_bytes();
+}
+
+std::vector<i64> expert_vram(const SimMachine& machine, const SimResident& resident) {
+  f64 all = 0, taken = fits_vram(machine, resident) ? static_cast<f64>(resident.total_bytes()) : 0;
+  std::vector<i64> bytes;
+  for (const SimGpu& gpu : machine.gpus) {
+    bytes.push_back(std::max<i64>(0, gpu.vram_bytes - kGpuWorkspace));
+    all += static_cast<f64>(bytes.back());
+  }
+  for (i64& b : bytes) b = all > 0 ? static_cast<i64>(static_cast<f64>(b) * (1 - taken / all)) : 0;
+  return bytes;
 }
 
 Simulator::Simulator(const SimMachine& machine, const ExpertTable& table, const Plan& plan, const SimResident& resident,
@@ -58,8 +78,11 @@ Simulator::Simulator(const SimMachine& machine, const ExpertTable& table, const 
       resident_(resident),
       on_gpu_(fits_vram(machine, resident)),
       disk_(clock_, table.file_bytes(), disk_limits(machine, plan)),
-      dram_(clock_, disk_, machine.dram_gb_per_second, machine.ssd_gb_per_second),
-      scheduler_(table, plan, std::move(policy), disk_, clock_, without_memory()) {}
+      copier_(clock_, links_of(machine, plan)),
+      dram_(clock_, disk_, copier_, machine.dram_gb_per_second, machine.ssd_gb_per_second),
+      scheduler_(table, plan, std::move(policy), disk_, clock_, without_memory(), &copier_),
+      gpu_busy_until_(machine.gpus.size()),
+      gpu_expert_ns_(machine.gpus.size()) {}
 
 // The gates' time passes, and their rankings are emulated.
 class Simulator::Gates final : public GateRankings {
@@ -106,6 +129,7 @@ void Simulator::run_token(const RoutingRecord& record, i64 token) {
   read_resident(resident_.head_bytes, totals_.resident_ns);
   totals_.tokens++;
   totals_.total_ns += clock_.now_ns() - begin;
+  for (i64 d = 0; d < copier_.devices(); d++) scheduler_.finish_epoch(d, scheduler_.epoch());
   scheduler_.end_pass(1, clock_.now_ns() - begin, true);
   totals_.stats = scheduler_.stats() - before_;
 }
@@ -117,18 +141,53 @@ void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> route
   for (const RoutedExpert& route : routes) requests_.push_back({route.expert, 1, route.gate_weight});
   Scheduler::Lease lease =
       scheduler_.acquire(table_.layers()[static_cast<size_t>(moe_layer)].layer, requests_);
-  read_resident(resident_.shared_bytes, totals_.resident_ns);
+  start_gpus(moe_layer, lease.on_devices());
+  if (!on_gpu_) read_resident(resident_.shared_bytes, totals_.resident_ns);
   if (forecaster_) look(moe_layer, routes);
-  for (i64 left = static_cast<i64>(requests_.size()); left > 0;) {
+  while (lease.pending() > 0) {
     ready_.clear();
     i64 begin = clock_.now_ns();
     must_succeed(lease.wait(ready_));
     totals_.wait_ns += clock_.now_ns() - begin;
     compute(moe_layer);
     for (const ReadyExpert& expert : ready_) lease.release(expert);
-    left -= static_cast<i64>(ready_.size());
   }
-  pass_overhead(on_gpu_);
+  join_gpus();
+  pass_overhead(on_gpu_ || !lease.on_devices().empty());
+}
+
+// Layers are at home on the GPUs by turns.
+size_t Simulator::home(i64 layer) const { return static_cast<size_t>(layer) % machine_.gpus.size(); }
+
+// Each does its experts one after the other, and the layer's home the shared one before.
+void Simulator::start_gpus(i64 moe_layer, std::span<const DeviceExpert> experts) {
+  for (i64& until : gpu_busy_until_) until = clock_.now_ns();
+  if (on_gpu_) {
+    size_t gpu = home(moe_layer);
+    gpu_busy_until_[gpu] += std::llround(static_cast<f64>(resident_.shared_bytes) / machine_.gpus[gpu].gb_per_second);
+  }
+  i64 bytes = table_.expert_bytes(table_.layers()[static_cast<size_t>(moe_layer)].layer);
+  for (const DeviceExpert& expert : experts) {
+    size_t gpu = static_cast<size_t>(expert.device);
+    i64 ns = std::llround(static_cast<f64>(bytes) / machine_.gpus[gpu].expert_gb_per_second);
+    gpu_busy_until_[gpu] += ns;
+    gpu_expert_ns_[gpu] += ns;
+    totals_.expert_bytes += bytes;
+    totals_.device_bytes += bytes;
+  }
+}
+
+void Simulator::join_gpus() {
+  i64 begin = clock_.now_ns();
+  for (i64 until : gpu_busy_until_) clock_.advance_to(until);
+  totals_.gpu_wait_ns += clock_.now_ns() - begin;
+}
+
+Simulator::Gpu Simulator::gpu(i64 index) const {
+  return {.experts = scheduler_.experts_on_device(index),
+          .expert_ns = gpu_expert_ns_[static_cast<size_t>(index)],
+          .upload_ns = copier_.busy_ns(index, CopyDirection::upload),
+          .download_ns = copier_.busy_ns(index, CopyDirection::download)};
 }
 
 void Simulator::look(i64 moe_layer, std::span<const RoutedExpert> routes) {

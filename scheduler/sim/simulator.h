@@ -1,5 +1,6 @@
-// Simulator: decodes tokens on a virtual machine. Scheduler, policy and streamer are the real ones; clock, drive,
-// memory and arithmetic are speeds. One token at a time, the way runtime/moe_layer.cc goes through a layer.
+// Simulator: decodes tokens on a virtual machine. Scheduler, policy and streamer are the real ones; clock, drive, links,
+// memory and arithmetic are speeds. One token at a time, the way runtime/moe_layer.cc goes through a layer: GPUs get their
+// experts and, where the layer is at home, the shared one; the cores compute the others meanwhile; then they meet.
 #pragma once
 
 #include <memory>
@@ -10,6 +11,7 @@
 #include "scheduler/policy/residency_policy.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/sim/routing_source.h"
+#include "scheduler/sim/sim_copier.h"
 #include "scheduler/sim/sim_disk.h"
 #include "scheduler/sim/sim_dram.h"
 #include "scheduler/sim/sim_machine.h"
@@ -24,9 +26,11 @@ struct SimTotals {
   i64 resident_ns = 0;  // attention, router, shared and dense FFN, head
   i64 expert_ns = 0;    // computing routed experts
   i64 wait_ns = 0;      // nothing to compute: an expert is still being read
+  i64 gpu_wait_ns = 0;  // nothing to compute: a GPU is still at it
   i64 rest_ns = 0;      // overhead per layer, links
   i64 look_ns = 0;      // gates of coming layers
-  i64 expert_bytes = 0; // of routed experts computed with
+  i64 expert_bytes = 0; // of routed experts computed with, wherever
+  i64 device_bytes = 0; // of these, on GPUs
   SchedulerStats stats;
 };
 SimTotals operator-(const SimTotals& a, const SimTotals& b);
@@ -48,6 +52,12 @@ class Simulator {
   const SimTotals& totals() const { return totals_; }
   const Governor& governor() const { return scheduler_.governor(); }
   const Predictor* predictor() const { return forecaster_ ? &forecaster_->predictor() : nullptr; }
+  struct Gpu {
+    i64 experts = 0;                // in its memory now
+    i64 expert_ns = 0;              // computing them, since the beginning
+    i64 upload_ns = 0, download_ns = 0;  // copying, likewise
+  };
+  Gpu gpu(i64 index) const;
   // Where the resident weights are: in the GPUs' memory when they fit in there.
   bool resident_on_gpu() const { return on_gpu_; }
 
@@ -55,6 +65,9 @@ class Simulator {
   class Gates;
   void run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes);
   void look(i64 moe_layer, std::span<const RoutedExpert> routes);
+  size_t home(i64 layer) const;
+  void start_gpus(i64 moe_layer, std::span<const DeviceExpert> experts);
+  void join_gpus();
   void read_resident(i64 bytes, i64& spent_ns);
   void pass_overhead(bool crosses_link);
   void compute(i64 moe_layer);
@@ -65,12 +78,15 @@ class Simulator {
   bool on_gpu_;
   VirtualClock clock_;
   SimDisk disk_;
+  SimCopier copier_;
   SimDram dram_;
   Scheduler scheduler_;
   std::optional<Forecaster> forecaster_;
   std::unique_ptr<Gates> gates_;
   SimTotals totals_;
   SchedulerStats before_;  // the preload's
+  std::vector<i64> gpu_busy_until_;  // [GPUs]
+  std::vector<i64> gpu_expert_ns_;   // [GPUs]
   std::vector<ExpertRequest> requests_;
   std::vector<ReadyExpert> ready_;
   std::vector<i32> ids_;       // [top_k] of the layer
@@ -79,5 +95,7 @@ class Simulator {
 
 // Whether the GPUs hold the resident weights beside a workspace.
 bool fits_vram(const SimMachine& machine, const SimResident& resident);
+// What that leaves for experts on each: resident weights are shared in proportion to memory.
+std::vector<i64> expert_vram(const SimMachine& machine, const SimResident& resident);
 
 }  // namespace stoker

@@ -85,7 +85,8 @@ TEST_CASE("no more is taken than the capacity, and waiting ends in time") {
 
 TEST_CASE("what the drive writes is missing to the cores") {
   Drive d({.gb_per_second = 10, .latency_ns = 0, .depth = 200, .capacity = 200});
-  SimDram dram(d.clock, d.disk, 50, 10);
+  SimCopier no_links(d.clock, {});
+  SimDram dram(d.clock, d.disk, no_links, 50, 10);
   dram.read(50'000'000, 1000);
   CHECK(d.clock.now_ns() == 1'000'000);  // alone: 50 GB/s
   d.submit(100);                         // the drive is busy for 10 ms

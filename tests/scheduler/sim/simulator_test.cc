@@ -47,11 +47,14 @@ struct Run {
 };
 
 Run simulate(const SimMachine& machine, const SimShape& shape, const SimResident& resident, f64 resident_share,
-             i64 tokens, u64 seed = 1, bool preload = false) {
+             i64 tokens, u64 seed = 1, bool preload = false, i64 vram_each = 0) {
   ExpertTable table = sim_expert_table(shape);
   i64 full = full_budget(table, 4096);
   i64 ram = static_cast<i64>(resident_share * static_cast<f64>(full));
-  Plan plan = make_plan(table, {.ram_bytes = std::max(ram, smallest_budget(table, 4096))});
+  PlanRequest request{.ram_bytes = std::max(ram, smallest_budget(table, 4096))};
+  for (const SimGpu& gpu : machine.gpus)
+    request.devices.push_back({vram_each, gpu.link_gb_per_second, gpu.expert_gb_per_second});
+  Plan plan = make_plan(table, request);
   auto source = zipf_routing(shape.moe_layers, shape.experts, 0.5, seed);
   RoutingRecord record = record_routing(*source, shape.moe_layers, shape.top_k, tokens);
   Simulator simulator(machine, table, plan, resident,
@@ -60,7 +63,11 @@ Run simulate(const SimMachine& machine, const SimShape& shape, const SimResident
   for (i64 t = 0; t < tokens; t++) simulator.run_token(record, t);
   const SimTotals& totals = simulator.totals();
   return {totals, belady_hits(record, shape.experts, plan),
-          bound(machine, table, resident, static_cast<f64>(totals.stats.bytes_read) / static_cast<f64>(tokens))};
+          bound(machine, table, resident,
+                {.ssd_bytes = static_cast<f64>(totals.stats.bytes_read) / static_cast<f64>(tokens),
+                 .device_bytes = static_cast<f64>(totals.device_bytes) / static_cast<f64>(tokens),
+                 .copied_bytes = static_cast<f64>(totals.stats.uploaded_bytes + totals.stats.downloaded_bytes) /
+                                 static_cast<f64>(tokens)})};
 }
 
 f64 ms_per_token(const SimTotals& t) { return static_cast<f64>(t.total_ns) * 1e-6 / static_cast<f64>(t.tokens); }
@@ -169,15 +176,86 @@ TEST_CASE("resident weights are the GPU's work when they fit there") {
   SimShape shape = small_shape();
   SimResident resident = resident_of(shape);
   SimMachine machine = machine_of(50, kInfinite);
-  machine.gpus.push_back({"A", 8 * kGiB, 800, 10});
+  machine.gpus.push_back({"A", 8 * kGiB, 800, 10, 800});
   Run run = simulate(machine, shape, resident, 1.0, 20);
+  // The shared experts are its work too, while the cores are busy.
   CHECK(static_cast<f64>(run.totals.resident_ns) ==
-        doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes()) / 800).epsilon(0.001));
+        doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes() - 6 * resident.shared_bytes) / 800).epsilon(0.001));
+  CHECK(run.totals.gpu_wait_ns == 0);
   CHECK(static_cast<f64>(run.totals.rest_ns) == doctest::Approx(20.0 * 6 * 57344 / 10).epsilon(0.001));
   machine.gpus[0].vram_bytes = kGiB;
   run = simulate(machine, shape, resident, 1.0, 20);
   CHECK(static_cast<f64>(run.totals.resident_ns) ==
         doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes()) / 50).epsilon(0.001));
+}
+
+namespace {
+
+// The memory of two GPUs takes a fifth of the experts each.
+Run simulate_with_vram(SimMachine machine, f64 link, f64 ram_share, i64 tokens, f64 gpu_speed = 400) {
+  SimShape shape = small_shape();
+  for (i64 i = 0; i < 2; i++) machine.gpus.push_back({"A", 8 * kGiB, gpu_speed, link, gpu_speed});
+  return simulate(machine, shape, resident_of(shape), ram_share, tokens, 1, false, full_budget(sim_expert_table(shape), 4096) / 5);
+}
+
+}  // namespace
+
+TEST_CASE("with GPUs, infinitely fast drive and links take the roofline's time") {
+  Run run = simulate_with_vram(machine_of(50, kInfinite), kInfinite, 0.3, 200);
+  CHECK(run.totals.stats.device_hits > 0);
+  CHECK(run.totals.device_bytes > run.totals.expert_bytes / 5);
+  CHECK(run.totals.stats.misses > 0);
+  // By arithmetic: what is not in VRAM goes through the memory, beside nothing.
+  SimResident resident = resident_of(small_shape());
+  f64 cpu_bytes = static_cast<f64>(run.totals.expert_bytes - run.totals.device_bytes) / 200;
+  f64 expected = cpu_bytes / 50e6 + static_cast<f64>(resident.total_bytes() - 6 * resident.shared_bytes) / 400e6;
+  CHECK(ms_per_token(run.totals) == doctest::Approx(expected).epsilon(0.02));
+}
+
+TEST_CASE("with GPUs no run beats its bound") {
+  for (f64 ssd : {0.5, 3.0}) {
+    for (f64 link : {1.0, 10.0}) {
+      for (f64 gpu : {40.0, 400.0}) {
+        CAPTURE(ssd);
+        CAPTURE(link);
+        CAPTURE(gpu);
+        Run run = simulate_with_vram(machine_of(30, ssd), link, 0.3, 100, gpu);
+        CHECK(ms_per_token(run.totals) >= 0.9999 * run.bound.ms);
+        const SimTotals& t = run.totals;
+        CHECK(t.total_ns == t.resident_ns + t.expert_ns + t.wait_ns + t.gpu_wait_ns + t.rest_ns);
+        CHECK(t.stats.hits + t.stats.misses + t.stats.device_hits == t.stats.requests);
+      }
+    }
+  }
+}
+
+TEST_CASE("copies take their time on their link, and their bandwidth from the cores") {
+  VirtualClock clock;
+  SimCopier copier(clock, {{.gb_per_second = 10, .arena_bytes = 1000}, {.gb_per_second = 5, .arena_bytes = 1000}});
+  auto copy = [](u64 tag, i32 device, CopyDirection direction) {
+    Copy c{.tag = tag, .device = device, .direction = direction, .layer = {}, .expert = {}, .parts = {}};
+    for (CopyPart& part : c.parts) part.bytes = 1'000'000;
+    return c;
+  };
+  std::vector<Copy> copies = {copy(1, 0, CopyDirection::upload), copy(2, 0, CopyDirection::upload),
+                              copy(3, 0, CopyDirection::download), copy(4, 1, CopyDirection::upload)};
+  CHECK(copier.submit(copies) == 4);
+  CHECK(copier.activity().gb_per_second == 25);
+  std::vector<std::pair<u64, i64>> landed;
+  std::vector<CopyDone> done(8);
+  while (landed.size() < 4 && copier.wait(1'000'000'000))
+    for (i64 n = copier.poll(done); n > 0; n--) landed.emplace_back(done[static_cast<size_t>(n - 1)].tag, clock.now_ns());
+  std::sort(landed.begin(), landed.end());
+  CHECK(landed == std::vector<std::pair<u64, i64>>{{1, 300'000}, {2, 600'000}, {3, 300'000}, {4, 600'000}});
+
+  VirtualClock later;
+  SimDisk disk(later, {1000}, {});
+  SimCopier links(later, {{.gb_per_second = 10, .arena_bytes = 1000}});
+  SimDram dram(later, disk, links, 50, 1);
+  CHECK(links.submit(std::span(copies).subspan(1, 2)) == 2);  // 20 GB/s for 0.3 ms
+  dram.read(50'000'000, kInfinite);
+  // 9 MB beside the copies, 41 MB alone.
+  CHECK(later.now_ns() == doctest::Approx(300'000 + 41e6 / 50).epsilon(0.0001));
 }
 
 TEST_CASE("the seed decides everything") {
