@@ -11,7 +11,6 @@ namespace {
 constexpr i64 kLongest = 8192;    // tokens after which nothing fades any more
 constexpr f64 kLearning = .005;   // of the shares, per use: they follow some hundred tokens
 constexpr i64 kKnownTokens = 64;  // that popularity counts for
-constexpr f64 kWeighing = .01;    // of the mean gate weight
 
 }  // namespace
 
@@ -63,17 +62,14 @@ void ExpertCache::turn(i64 moe_layer, i64 tokens) {
     clock.scale[k] = (1 - decays_[k]) / std::max(1 - left(k, clock.tokens), 1 - decays_[k]);
 }
 
-void ExpertCache::used(i64 moe_layer, i64 node, i64 tokens, f32 gate_weight) {
+void ExpertCache::used(i64 moe_layer, i64 node, i64 tokens, f32) {
   Clock& clock = clocks_[static_cast<size_t>(moe_layer)];
   Past& past = pasts_[static_cast<size_t>(node)];
   learn(clock, past);
-  f64 weight = static_cast<f64>(gate_weight) / static_cast<f64>(std::max<i64>(tokens, 1));
-  clock.mean_weight = clock.mean_weight == 0 ? weight : clock.mean_weight + kWeighing * (weight - clock.mean_weight);
-  f64 relative = clock.mean_weight > 0 ? std::clamp(weight / clock.mean_weight, .5, 2.) : 1;
   i64 age = clock.tokens - past.time;
   for (size_t k = 0; k < decays_.size(); k++) {
     f64 before = static_cast<f64>(past.counts[k]) * left(k, age);
-    past.counts[k] = static_cast<f32>(before + relative * static_cast<f64>(tokens));
+    past.counts[k] = static_cast<f32>(before + static_cast<f64>(tokens));
   }
   past.time = clock.tokens;
 }

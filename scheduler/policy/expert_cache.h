@@ -1,11 +1,11 @@
 // ExpertCache: keeps the experts that the next token wants with the highest probability: the larger of what is expected
 // (on_expect) and what their past says.
 //
-// The past is a count of uses, weighted by the gate (heavier gates come back more often) and halved every so many tokens
-// of the expert's layer. One half-life is `ema`. `auto` keeps several, from half a dozen tokens to a whole day of them,
-// and mixes the probabilities they give: each layer learns from what is really used how far its counts can be believed
-// (the share of a count is the mean of its posterior, as in online EM). So it turns to frequency where habits last and to
-// recency where they do not, without being told which it is.
+// The past is a count of uses, halved every so many tokens of the expert's layer. Uses count alike: weighted by their gates
+// they told less (ARCHITECTURE.md). One half-life is `ema`. `auto` keeps several, from one token to thousands, and mixes
+// the probabilities they give: each layer learns from what is really used how far its counts can be believed (the share of
+// a count is the mean of its posterior, as in online EM). So it turns to frequency where habits last and to recency where
+// they do not, without being told which it is.
 // What is known of earlier runs takes the place of some first tokens.
 // Counts go on for experts that are not resident, so one that comes back is not a stranger.
 #pragma once
@@ -39,7 +39,6 @@ class ExpertCache final : public ScoredCache {
   };
   struct Clock {
     i64 tokens = 0;
-    f64 mean_weight = 0;  // of a use
     std::array<f64, kMost> shares{};
     std::array<f64, kMost> scale{};  // from a count to a probability
   };

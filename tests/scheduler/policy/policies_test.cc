@@ -236,16 +236,6 @@ TEST_CASE("what has just been read goes by its value like everything else, and h
   }
 }
 
-TEST_CASE("heavier gates stay longer") {
-  for (i64 heavy : {0, 1}) {
-    Model m = one_layer("ema", 3);
-    m.step(0, {0, 1, 2});
-    m.policy->on_layer(0, 1);
-    for (i64 e : {0, 1, 2}) m.policy->on_use(key_of(0, e), 1, e == heavy ? .15f : e == 2 ? .3f : .05f);
-    CHECK(m.policy->choose_victim(0) == key_of(0, 1 - heavy));
-  }
-}
-
 TEST_CASE("an expected expert stays until its layer's turn, and only an equal or likelier one takes a slot") {
   for (const char* name : {"auto", "ema"}) {
     CAPTURE(name);
