@@ -9,6 +9,7 @@
 #include "tools/commands.h"
 #include "tools/interrupt.h"
 #include "tools/terminal.h"
+#include "tools/tune/profile.h"
 
 namespace {
 
@@ -67,6 +68,8 @@ int dispatch(const std::vector<std::string>& arguments) {
     return 0;
   }
   catch_interrupts();
+  if (line.command == Command::run || line.command == Command::bench || line.command == Command::serve)
+    use_profile(line.command, line.options);
   return execute(line.command, line.options);
 }
 

@@ -70,6 +70,23 @@ class Parser {
  public:
   explicit Parser(std::span<const std::string> arguments) : arguments_(arguments) {}
 
+  std::vector<std::string> apply(Command command, std::span<const Setting> settings, Options& options) {
+    result_.command = command;
+    result_.options = options;
+    for (const Setting& setting : settings) {
+      std::string name = "--" + setting.name;
+      const OptionRow* found = find_option(command, name);
+      if (found == nullptr || is_switch(*found)) {
+        problem("{}: no setting of `stoker {}`", setting.name, row(command).name);
+      } else if (std::find(options.given.begin(), options.given.end(), found->names) == options.given.end()) {
+        set(*found, setting.name, setting.value);
+      }
+    }
+    if (result_.problems.empty()) result_.problems = validate(command, result_.options);
+    options = std::move(result_.options);
+    return std::move(result_.problems);
+  }
+
   CommandLine parse() {
     if (arguments_.empty()) {
       result_.action = CommandLine::Action::help;
@@ -146,6 +163,7 @@ class Parser {
     size_t equals = word.find('=');
     std::string name = word.substr(0, equals);
     const OptionRow* found = find_option(result_.command, name);
+    if (found != nullptr) result_.options.given.push_back(found->names);
     if (found == nullptr) {
       unknown(name, equals != std::string::npos);
     } else if (is_switch(*found)) {
@@ -265,6 +283,10 @@ std::string default_text(const OptionRow& option) {
 }  // namespace
 
 CommandLine parse_command_line(std::span<const std::string> arguments) { return Parser(arguments).parse(); }
+
+std::vector<std::string> apply_settings(Command command, std::span<const Setting> settings, Options& options) {
+  return Parser({}).apply(command, settings, options);
+}
 
 bool parse_byte_size(std::string_view text, i64& bytes) {
   size_t digits = text.find_first_not_of("0123456789.");

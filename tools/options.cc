@@ -101,7 +101,7 @@ constexpr std::array kRows = {
     OptionRow{kSimulate, "-c, --ctx-size", "N", &O::context,
               "tokens in the context, whose KV cache every token reads", 1, kMany},
 
-    OptionRow{kEngine | kInspect | kSimulate, "--ram", "SIZE", &O::ram,
+    OptionRow{kEngine | kInspect | kSimulate | kTune, "--ram", "SIZE", &O::ram,
               "memory for routed experts, such as 100G, 8GiB, 512M (default: what is free, less a margin)"},
     OptionRow{kEngine, "--device", "LIST", &O::device,
               "who computes experts beside the CPU: auto, cpu, cuda:0,1 or host:N,...; see `stoker help devices`"},
@@ -141,6 +141,9 @@ constexpr std::array kRows = {
               "record which experts the router chose for each token; `stoker trace` reads it"},
     OptionRow{kBench, "--routing", "WHAT", &O::routing,
               "replay a trace's FILE, or synthetic:PROFILE, in place of what the gate chooses"},
+
+    OptionRow{kRun | kBench | kServe, "--profile", "FILE", &O::tune_profile,
+              "settings that `stoker tune` found; auto: the model's own, if there is one; none: do without"},
 
     // Sampling.
     OptionRow{kRun | kServe, "-s, --seed", "N", &O::seed, "seed of the sampler; -1: a new one", -1, 9e15},
@@ -211,8 +214,12 @@ constexpr std::array kRows = {
     OptionRow{kPack, "--json", "", &O::json, "print one JSON object on stdout instead of text"},
 
     // tune
+    OptionRow{kTune, "--prompts", "FILE", &O::prompts,
+              "text like what you are going to ask; - is stdin (default: one that is built in)"},
+    OptionRow{kTune, "--tokens", "N", &O::tune_tokens, "tokens of it that are computed in each run", 32, kMany},
     OptionRow{kTune, "--measure", "", &O::measure, "only measure this machine, and write a machine file"},
-    OptionRow{kTune, "-o, --output", "FILE", &O::output, "machine file to write"},
+    OptionRow{kTune, "-o, --output", "FILE", &O::output,
+              "profile to write (default: where run, bench and serve look for it); with --measure: machine file"},
 
     // trace
     OptionRow{kTrace, "-o, --output", "FILE", &O::output,
@@ -311,9 +318,14 @@ constexpr std::array kCommands = {
                "what of a model goes where on a machine, and what speed to expect",
                "The speed is that of `stoker simulate`, whose help says more, after its first 64 tokens."},
     CommandRow{
-        Command::tune, "tune", "--measure [-m MODEL] -o MACHINE.toml",
-        "measure this machine: disk, memory, kernels",
-        "--measure: the speeds of the disk that holds MODEL (without one, that of the file's folder), of the memory, and of "
+        Command::tune, "tune", "-m MODEL [--prompts FILE] | --measure [-m MODEL] -o MACHINE.toml",
+        "find the settings that are fastest for a model on this machine",
+        "Measures the machine, records which experts the text uses, simulates every policy on that, lets the best with and\n"
+        "without guesses and the defaults generate in turns, and writes what was fastest as the model's profile, which run, bench and\n"
+        "serve take up from then on ($XDG_CONFIG_HOME/stoker/MODEL'S FINGERPRINT.toml). What their command line says wins;\n"
+        "--profile none does without. Give the --ram that you are going to use. Ctrl-C keeps the profile there was. Loads the\n"
+        "model sixteen times.\n"
+        "--measure alone: the speeds of the disk that holds MODEL (without one, that of the file's folder), of the memory, and of "
         "the\n"
         "kernels of every format, as a machine file for `stoker simulate --machine FILE` and `stoker plan`. Takes a quarter "
         "of a\n"
@@ -439,7 +451,11 @@ void check_trace(const Options& o, std::vector<std::string>& problems) {
 }
 
 void check_tune(const Options& o, std::vector<std::string>& problems) {
-  if (!o.measure) problems.push_back("tune: say what to do: --measure");
+  if (!o.measure) {
+    if (o.model.empty()) problems.push_back("no model: give -m FILE, or --measure");
+    return;
+  }
+  if (!o.prompts.empty()) problems.push_back("--prompts: --measure reads no text");
   if (o.output.empty()) problems.push_back("no file to write: give -o MACHINE.toml");
   if (!o.output.empty() && !o.output.ends_with(".toml"))
     problems.push_back(fmt::format("-o {}: the name of a machine file ends in .toml", o.output));

@@ -35,6 +35,11 @@ struct ByteSize {
   i64 bytes = 0;
 };
 
+// An option by its long name without dashes, and its value: "policy", "lru".
+struct Setting {
+  std::string name, value;
+};
+
 struct Options {
   // What to read.
   std::string model;
@@ -153,7 +158,11 @@ struct Options {
 
   // tune; its output is the one above
   bool measure = false;
+  std::string prompts;
+  i64 tune_tokens = 256;
+  std::string tune_profile = "auto";  // run, bench, serve: none, auto or a file
 
+  std::vector<std::string_view> given;  // names of the rows that the command line sets
   std::vector<std::string> positional;
 };
 
@@ -199,6 +208,9 @@ std::vector<std::string> validate(Command command, const Options& options);
 
 std::string overview_help();
 std::string command_help(Command command);
+
+// Sets what the command line did not give. Returns everything that is wrong; `options` is then of no use.
+std::vector<std::string> apply_settings(Command command, std::span<const Setting> settings, Options& options);
 
 // "8GiB" -> bytes; false when it is not a size. K, M, G, T and KiB .. TiB are powers of 1024, KB .. TB of
 // 1000.

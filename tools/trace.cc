@@ -1,5 +1,4 @@
 // stoker trace: what is in a routing trace, what it says about caches, other forms of it, and made-up ones.
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -20,6 +19,7 @@
 #include "tools/terminal.h"
 #include "tools/text_file.h"
 #include "tools/trace_plots.h"
+#include "tools/trace_popularity.h"
 
 namespace stoker {
 
@@ -187,14 +187,7 @@ int from_text(const Options& o) {
 int to_popularity(const std::string& from, const std::string& to) {
   TraceReader reader(from);
   const TraceHeader& h = reader.header();
-  Popularity popularity(h.layers, h.experts);
-  std::vector<i32> ids(static_cast<size_t>(h.top_k));
-  for (TraceRecord record; reader.next(record);)
-    for (i64 l = 0; l < h.layers; l++) {
-      std::copy_n(record.ids.begin() + l * h.top_k, h.top_k, ids.begin());
-      popularity.add(l, 1, ids);
-    }
-  write_popularity(to, {h.model_hash, popularity});
+  write_popularity(to, {h.model_hash, popularity_of(reader)});
   print(fmt::format("{}: popularity of {} layers of {} experts, by {} tokens\n", to, h.layers, h.experts, reader.records()));
   return 0;
 }

@@ -1,18 +1,36 @@
-// stoker tune: measures this machine, and writes down what is best for it.
+// stoker tune: measures this machine, and finds the settings that are best for a model on it.
+#include <unistd.h>
+
+#include <algorithm>
 #include <filesystem>
 
 #include "kernels/base/error.h"
 #include "runtime/arch/deepseek2.h"
+#include "runtime/recording_router.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/model_file/gguf.h"
+#include "scheduler/popularity_file.h"
+#include "scheduler/trace/trace_reader.h"
+#include "tools/bench_text.h"
 #include "tools/commands.h"
 #include "tools/terminal.h"
 #include "tools/text_file.h"
+#include "tools/text_input.h"
+#include "tools/trace_popularity.h"
 #include "tools/tune/machine_measure.h"
+#include "tools/tune/profile.h"
+#include "tools/tune/search.h"
+#include "tools/tune/trial.h"
 
 namespace stoker {
 
 namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kRounds = 3;        // of the trials, one of each candidate per round
+constexpr f64 kLeastGain = 1.02;  // over the defaults, to be worth other settings
 
 // The file that the experts are in, and their size.
 MeasureRequest measure_model(const Options& o) {
@@ -29,7 +47,7 @@ MeasureRequest measure_model(const Options& o) {
 int measure(const Options& o) {
   std::string text;
   if (o.model.empty()) {
-    ScratchFile scratch(std::filesystem::path(o.output).parent_path().string());
+    ScratchFile scratch(fs::path(o.output).parent_path().string());
     MachineMeasure m = measure_machine({.file = scratch.path(), .threads = static_cast<int>(o.threads)});
     print(measure_text(m));
     text = measure_toml(m);
@@ -43,8 +61,150 @@ int measure(const Options& o) {
   return 0;
 }
 
+// A folder for what is only needed meanwhile.
+class WorkFolder {
+ public:
+  WorkFolder() : path_((fs::temp_directory_path() / "stoker-tune-XXXXXX").string()) {
+    if (::mkdtemp(path_.data()) == nullptr) fail("{}: cannot make a folder there", fs::temp_directory_path().string());
+  }
+  ~WorkFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  WorkFolder(const WorkFolder&) = delete;
+  WorkFolder& operator=(const WorkFolder&) = delete;
+  std::string file(const char* name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+class Tuning {
+ public:
+  explicit Tuning(const Options& o) : options_(o), gguf_(Gguf::open(o.model)), hparams_(read_deepseek2(gguf_)) {
+    if (hparams_.moe_layers() == 0) fail("{}: the model has no routed experts: nothing of it streams", o.model);
+    fingerprint_ = model_fingerprint(gguf_, hparams_);
+    path_ = o.output.empty() ? default_profile_path(fingerprint_) : o.output;
+    if (path_.empty()) fail("no place for a profile: neither XDG_CONFIG_HOME nor HOME is set; give -o FILE");
+    read_text();
+  }
+
+  int run() {
+    print("1 of 4: measuring this machine\n");
+    MachineMeasure m = measure_machine(measure_model(options_));
+    print(measure_text(m));
+    write_text_file(work_.file("machine.toml"), measure_toml(m));
+
+    print(fmt::format("2 of 4: recording the routing of {} tokens\n", text_.tokens.size()));
+    Candidate defaults{.options = engine_defaults()};
+    Recording recording = record_trial(defaults.options, text_, work_.file("routing.trace"));
+    if (recording.all_resident) {
+      print(fmt::format("all experts fit into the {} there are for them: nothing streams, so there is nothing to tune\n",
+                        human_bytes(recording.ram_bytes)));
+      return 0;
+    }
+    defaults.options.ram.bytes = recording.ram_bytes;
+
+    print("3 of 4: simulating\n");
+    Options searched = defaults.options;
+    searched.ring_depth = m.best_disk().depth;
+    searched.piece.bytes = m.best_disk().piece_bytes;
+    std::vector<Candidate> policies =
+        search_policies({.options = searched, .machine = work_.file("machine.toml"), .routing = work_.file("routing.trace")});
+    for (const Candidate& c : policies)
+      print(fmt::format("  {:.2f} tokens/s with {}\n", c.simulated_tokens_per_second, c.options.policy));
+
+    print(fmt::format("4 of 4: {} rounds for real, {} tokens each\n", kRounds,
+                      static_cast<i64>(text_.tokens.size()) - text_.warm_up));
+    std::vector<Candidate> candidates = finalists(defaults, policies);
+    finish(candidates, trials(candidates));
+    return 0;
+  }
+
+ private:
+  // What a run without options and without a profile has, with the budget that is asked for.
+  Options engine_defaults() const {
+    Options o;
+    o.model = options_.model;
+    o.ram = options_.ram;
+    o.threads = options_.threads;
+    return o;
+  }
+
+  void read_text() {
+    std::string text = options_.prompts.empty() ? std::string(bench_text()) : read_text_file(options_.prompts);
+    std::string where = options_.prompts.empty() ? "built-in text" : options_.prompts;
+    require_utf8(text, where);
+    text_.tokens = Tokenizer::from_gguf(gguf_).encode(text, /*add_bos=*/false);
+    if (text_.tokens.size() > static_cast<size_t>(options_.tune_tokens)) text_.tokens.resize(static_cast<size_t>(options_.tune_tokens));
+    if (text_.tokens.size() < 32) fail("{}: {} tokens are too few to tune on; give at least 32", where, text_.tokens.size());
+    text_.warm_up = static_cast<i64>(text_.tokens.size()) / 4;
+  }
+
+  // The defaults first; then the best policy guessing one, two or no layers ahead, and the second best.
+  static std::vector<Candidate> finalists(const Candidate& defaults, const std::vector<Candidate>& policies) {
+    std::vector<Candidate> all = {defaults, policies[0], policies[0], policies[0], policies[1]};
+    all[2].options.lookahead = 2;
+    all[3].options.predictor = "none";
+    all[3].options.prefetch = "off";
+    return all;
+  }
+
+  // [candidates] medians. Alternating, because machines get warm and neighbours come and go.
+  std::vector<f64> trials(const std::vector<Candidate>& candidates) const {
+    std::vector<std::vector<f64>> speeds(candidates.size());
+    for (int round = 0; round < kRounds; round++)
+      for (size_t i = 0; i < candidates.size(); i++)
+        speeds[i].push_back(trial_tokens_per_second(
+            candidates[i].options, text_, fmt::format("round {}, {} of {}", round + 1, i + 1, candidates.size())));
+    std::vector<f64> medians;
+    for (size_t i = 0; i < candidates.size(); i++) {
+      std::sort(speeds[i].begin(), speeds[i].end());
+      medians.push_back(speeds[i][kRounds / 2]);
+      print(fmt::format("  {:.2f} tokens/s ({:.2f} to {:.2f}): {}{}\n", medians[i], speeds[i].front(), speeds[i].back(),
+                        i == 0 ? "defaults: " : "", candidates[i].describe()));
+    }
+    return medians;
+  }
+
+  void finish(const std::vector<Candidate>& candidates, const std::vector<f64>& speeds) {
+    size_t best = static_cast<size_t>(std::max_element(speeds.begin(), speeds.end()) - speeds.begin());
+    if (speeds[best] < kLeastGain * speeds[0]) best = 0;
+    Profile profile{.model = hparams_.name,
+                    .fingerprint = fingerprint_,
+                    .machine = machine_name(),
+                    .ram_bytes = candidates[best].options.ram.bytes,
+                    .default_tokens_per_second = speeds[0],
+                    .tokens_per_second = speeds[best],
+                    .settings = candidates[best].settings()};
+    fs::create_directories(fs::path(path_).parent_path().empty() ? "." : fs::path(path_).parent_path());
+    std::string popularity = fs::path(path_).replace_extension(".popularity").string();
+    if (!fs::exists(popularity)) write_popularity(popularity, popularity_of_recording());  // else runs have added to it
+    profile.settings.push_back({"popularity", fs::absolute(popularity).string()});
+    write_text_file(path_, profile_toml(profile));
+    if (best == 0)
+      print("the defaults are best here, within 2 %\n");
+    else
+      print(fmt::format("gained {:+.1f} %: {:.2f} instead of {:.2f} tokens/s with {}\n", 100 * (speeds[best] / speeds[0] - 1),
+                        speeds[best], speeds[0], candidates[best].describe()));
+    print(fmt::format("{}: written; run, bench and serve use it\n", path_));
+  }
+
+  PopularityFile popularity_of_recording() const {
+    TraceReader reader(work_.file("routing.trace"));
+    return {reader.header().model_hash, popularity_of(reader)};
+  }
+
+  const Options& options_;
+  Gguf gguf_;
+  Hparams hparams_;
+  std::string fingerprint_, path_;
+  TrialText text_;
+  WorkFolder work_;
+};
+
 }  // namespace
 
-int tune_command(const Options& options) { return measure(options); }
+int tune_command(const Options& options) { return options.measure ? measure(options) : Tuning(options).run(); }
 
 }  // namespace stoker

@@ -4,11 +4,15 @@
 
 import json
 import os
+import re
+import signal
+import subprocess
 import sys
+import time
 import xml.dom.minidom
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from cli_support import Folder, MODEL, PROMPT, answer, budgets, expect, main  # noqa: E402
+from cli_support import Folder, MODEL, PROMPT, STOKER, TIME_LIMIT, answer, budgets, expect, main  # noqa: E402
 
 
 def read(path):
@@ -69,6 +73,140 @@ class Popularity(Folder):
 
     def test_static_needs_it(self):
         self.assertIn("--popularity FILE", self.error("run", "-m", MODEL, "-p", PROMPT, "--policy", "static"))
+
+
+class Tuning(Folder):
+    """With a budget that makes the model stream, and a configuration folder of its own."""
+
+    def setUp(self):
+        super().setUp()
+        self.environment = dict(os.environ, XDG_CONFIG_HOME=self.folder)
+        smallest, _ = budgets(self)
+        self.ram = "%dB" % (2 * smallest)
+
+    def tune_arguments(self):
+        return ("tune", "-m", MODEL, "--ram", self.ram, "--tokens", "40")
+
+    def profile(self):
+        folder = self.path("stoker")
+        names = [name for name in os.listdir(folder) if name.endswith(".toml")] if os.path.isdir(folder) else []
+        self.assertLessEqual(len(names), 1)
+        return os.path.join(folder, names[0]) if names else None
+
+    def run_says(self, *arguments):
+        result = expect(self, 0, "run", "-m", MODEL, "-p", PROMPT, "-n", "3", "--temp", "0", "--ram", self.ram, "--json",
+                        *arguments, env=self.environment)
+        return result.stderr.decode(), json.loads(result.stdout)["logits_hash"]
+
+    def test_tuning_writes_a_profile_that_runs_use_and_that_a_kill_does_not_take(self):
+        text, plain = self.run_says()
+        self.assertNotIn("profile", text)
+        report = expect(self, 0, *self.tune_arguments(), env=self.environment).stdout.decode()
+        for part in ("1 of 4", "2 of 4", "3 of 4", "4 of 4", "written; run, bench and serve use it"):
+            self.assertIn(part, report)
+        self.assertRegex(report, "gained|defaults are best")
+        good = read(self.profile())
+
+        text, tuned = self.run_says()
+        self.assertIn("profile " + self.profile(), text)
+        self.assertEqual(tuned, plain)
+        text, _ = self.run_says("--profile", "none")
+        self.assertNotIn("profile", text)
+
+        for seconds in (0.2, 2, 5, 8):
+            process = subprocess.Popen([STOKER, *self.tune_arguments()], env=self.environment, stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+            time.sleep(seconds)
+            process.kill()
+            process.wait()
+            text, _ = self.run_says()
+            self.assertIn("profile " + self.profile(), text)
+            self.assertNotIn("warning", text)
+        process = subprocess.Popen([STOKER, *self.tune_arguments()], env=self.environment, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(timeout=TIME_LIMIT), 130)
+        self.assertEqual(read(self.profile()), good)
+
+    def write_profile(self, text, name=None):
+        path = self.path(name or "p.toml")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            file.write(text)
+        return path
+
+    def test_what_the_command_line_says_wins_over_a_profile(self):
+        path = self.path("own.toml")
+        expect(self, 0, *self.tune_arguments(), "-o", path, env=self.environment)
+        text = read(path).decode()
+        lru = self.write_profile(re.sub('policy = .*', 'policy = "lru"', text))
+        bench = ("bench", "-m", MODEL, "--ram", self.ram, "-p", "0", "-n", "4", "-r", "1", "--json", "--profile", lru)
+        result = expect(self, 0, *bench, env=self.environment)
+        self.assertIn(b"policy lru", result.stderr)
+        wrong = self.write_profile(re.sub('predictor = .*', 'predictor = "none"', text))
+        rows = json.loads(expect(self, 0, *bench[:-1], wrong, env=self.environment).stdout)
+        self.assertEqual(rows[0]["predictor"], "none")
+        rows = json.loads(expect(self, 0, *bench[:-1], wrong, "--predictor", "count", env=self.environment).stdout)
+        self.assertEqual(rows[0]["predictor"], "count")
+
+        # Damaged and foreign ones: an error when asked for, a warning when found.
+        fingerprint = re.search('fingerprint = "(.*)"', text).group(1)
+        for change, says in ((("policy = ", "polcy = "), "polcy is no key of a profile"),
+                             (("[settings]", "[settings"), "not TOML"),
+                             (("policy = ", "policy = 1 #"), "policy must be a text"),
+                             (("format = 1", "format = 2"), "a profile of format 2"),
+                             (("lookahead = \"", "lookahead = \"9"), "must be from 1 to 3"),
+                             ((fingerprint, "0" * 16), "the profile of another model"),
+                             (("machine = \"", "machine = \"no "), "the profile of another machine")):
+            self.assertIn(change[0], text)
+            bad = text.replace(*change)
+            error = self.error("run", "-m", MODEL, "-p", "a", "-n", "1", "--profile", self.write_profile(bad),
+                               env=self.environment)
+            self.assertIn(says, error)
+            self.write_profile(bad, "stoker/%s.toml" % fingerprint)
+            said, _ = self.run_says()
+            self.assertIn("warning", said)
+            self.assertIn(says, said)
+        for length in range(0, len(text), 97):
+            self.write_profile(text[:length], "stoker/%s.toml" % fingerprint)
+            said, _ = self.run_says()
+            self.assertIn("warning", said)
+
+    def test_mistakes_are_named(self):
+        self.assertIn("no model", self.error("tune"))
+        self.assertIn("too few", self.error("tune", "-m", MODEL, "--prompts", self.file("t", b"a few words")))
+        self.assertIn("cannot read this profile", self.error("run", "-m", MODEL, "-p", "a", "--profile", self.path("none")))
+
+    def test_with_all_experts_in_memory_there_is_nothing_to_tune(self):
+        result = expect(self, 0, "tune", "-m", MODEL, "--tokens", "40", "--ram", "1G", env=self.environment)
+        self.assertIn(b"nothing to tune", result.stdout)
+        self.assertIsNone(self.profile())
+
+
+class KilledRecording(Folder):
+    def test_a_trace_has_all_but_the_last_second_of_a_run_that_is_killed(self):
+        path = self.path("t.trace")
+        smallest, _ = budgets(self)
+        run = ("run", "-m", MODEL, "-p", PROMPT, "--raw", "--temp", "0", "--ram", "%dB" % smallest)
+        process = subprocess.Popen([STOKER, *run, "-n", "3000", "--trace", path], stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL)
+        shown = b""
+        while len(shown) < 60:
+            piece = os.read(process.stdout.fileno(), 4096)
+            self.assertTrue(piece)
+            shown += piece
+        time.sleep(1)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        info = json.loads(expect(self, 0, "trace", "info", path, "--json").stdout)
+        expect(self, 0, "trace", "stats", path)
+        facts = answer(self, "-p", PROMPT, "--raw", "-n", "1")
+        generated = info["tokens"] - facts["prompt"]["tokens"]
+        self.assertGreater(generated, 0)
+        text = answer(self, "-p", PROMPT, "--raw", "-n", str(generated + 1))["text"].encode()
+        self.assertTrue(text.startswith(shown[:50]), (text, shown))
 
 
 class Charts(Folder):

@@ -51,13 +51,6 @@ i64 ram_bytes() {
   return limited ? machine.available_bytes : machine.total_ram_bytes;
 }
 
-std::string cpu_name() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("model name")) return line.substr(std::min(line.size(), line.find(':') + 2));
-  return "CPU";
-}
-
 void measure_drive(const MeasureRequest& r, MachineMeasure& m, Steps& steps) {
   std::error_code error;
   i64 bytes = static_cast<i64>(std::filesystem::file_size(r.file, error));
@@ -91,6 +84,17 @@ const DiskSpeed& MachineMeasure::best_disk() const {
   return *best;
 }
 
+std::string machine_name() {
+  std::string cpu = "CPU";
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("model name")) {
+      cpu = line.substr(std::min(line.size(), line.find(':') + 2));
+      break;
+    }
+  return fmt::format("{}, {} cores", cpu, read_machine().physical_cores);
+}
+
 MachineMeasure measure_machine(const MeasureRequest& r) {
   MachineMeasure m;
   Steps steps;
@@ -106,7 +110,7 @@ MachineMeasure measure_machine(const MeasureRequest& r) {
   m.machine.ssd_gb_per_second = std::min(ssd, .499 * m.machine.dram_gb_per_second);
   m.disk_capped = m.machine.ssd_gb_per_second < ssd;
   m.machine.ram_bytes = ram_bytes();
-  m.machine.name = fmt::format("{}, {} cores, {}", cpu_name(), m.threads, human_bytes(m.machine.ram_bytes));
+  m.machine.name = fmt::format("{}, {}", machine_name(), human_bytes(m.machine.ram_bytes));
   return m;
 }
 

@@ -8,6 +8,9 @@
 
 namespace stoker {
 
+// "AMD Ryzen 9 7900X, 12 cores"
+std::string machine_name();
+
 struct DiskSpeed {
   i64 piece_bytes, depth;
   f64 gb_per_second;
@@ -28,7 +31,7 @@ struct MeasureRequest {
   std::string file;         // on the drive to be measured; a megabyte at least
   i64 request_bytes = 0;    // an expert's; 0: 8 MiB, or what the file holds
   int threads = 0;          // 0: one per physical core
-  f64 seconds = .7;         // of each figure of the disk
+  f64 seconds = .4;         // of each figure of the disk
 };
 
 // Shows progress on stderr. Throws Error, or Interrupted after Ctrl-C.
