@@ -7,7 +7,8 @@ namespace stoker {
 Forecaster::Forecaster(Scheduler& scheduler, const Options& options)
     : scheduler_(scheduler),
       options_(options),
-      predictor_({scheduler.table().moe_layers(), scheduler.table().experts_per_layer(), scheduler.table().top_k()}) {
+      predictor_({scheduler.table().moe_layers(), scheduler.table().experts_per_layer(), scheduler.table().top_k(),
+                  options.kind == PredictorKind::pair}) {
   CHECK(options.distance >= 1 && options.distance <= Predictor::kMaxDistance);
   hint_.reserve(static_cast<size_t>(scheduler.table().experts_per_layer()));
 }
@@ -43,6 +44,8 @@ void Forecaster::forecast(LayerId target, i64 moe_layer, i64 distance, i64 rows,
       predictor_.add_row(moe_layer, distance, gates.rank(row, predictor_.width(distance)));
     else if (options_.kind == PredictorKind::count)
       predictor_.add_row(moe_layer, distance, predictor_.by_count(moe_layer));
+    else if (options_.kind == PredictorKind::pair)
+      predictor_.add_row(moe_layer, distance, predictor_.by_pair(moe_layer));
     else
       predictor_.add_row(moe_layer, distance, predictor_.by_previous(moe_layer));
   }

@@ -7,6 +7,9 @@ namespace stoker {
 namespace {
 
 constexpr i64 kComparison = 4;             // windows: on, off, off, on
+// Before the first comparison. They fill the cache and are slow whatever is read ahead: with the first of them as a window
+// with prefetch, prefetch seemed to cost 27 % where it gains 2. It is on meanwhile.
+constexpr i64 kWarmUpWindows = 4;
 constexpr f64 kLeastGain = 0.01;           // below it prefetch does not pay
 constexpr i64 kFirstRest = 8;              // windows until a verdict is tried again
 constexpr i64 kLongestRest = 256;
@@ -28,10 +31,10 @@ Governor::State first_state(PrefetchMode mode) {
 }  // namespace
 
 Governor::Governor(PrefetchMode mode)
-    : state_(first_state(mode)), threshold_(kFirstThreshold), rest_windows_(kFirstRest) {}
+    : state_(first_state(mode)), threshold_(kFirstThreshold), windows_done_(-kWarmUpWindows), rest_windows_(kFirstRest) {}
 
 bool Governor::prefetching() const {
-  if (state_ == State::measuring) return windows_done_ == 0 || windows_done_ == kComparison - 1;
+  if (state_ == State::measuring) return windows_done_ <= 0 || windows_done_ == kComparison - 1;
   return state_ == State::fixed_on || state_ == State::paying;
 }
 
@@ -66,6 +69,10 @@ Governor::Verdict Governor::end_window() {
     case State::fixed_on:
       return Verdict::none;
     case State::measuring: {
+      if (windows_done_ < 0) {
+        windows_done_++;
+        return Verdict::none;
+      }
       Sum& sum = prefetching() ? with_ : without_;
       sum.tokens += window_.tokens;
       sum.ns += window_.ns;

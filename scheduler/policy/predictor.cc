@@ -11,6 +11,8 @@ namespace {
 
 constexpr f32 kDecay = 0.9786f;        // of a count per token: half in 32
 constexpr f32 kLearningRate = 0.05f;   // slow enough for a token's noise, fast enough for a hundred tokens
+constexpr f32 kPairStep = 0.03f;       // what a token counts for in a pair's share
+constexpr f32 kCountShare = 0.5f;      // of the layer's own counts beside one pair's share
 constexpr f32 kLeastCount = 0.05f;     // an expert that was not seen lately
 
 f32 logistic(f32 x) { return 1.0f / (1.0f + std::exp(-x)); }
@@ -18,7 +20,7 @@ f32 logistic(f32 x) { return 1.0f / (1.0f + std::exp(-x)); }
 }  // namespace
 
 std::string_view name(PredictorKind kind) {
-  constexpr std::array<std::string_view, 5> names = {"none", "previous", "count", "gate", "gate+shared"};
+  constexpr std::array<std::string_view, 6> names = {"none", "previous", "count", "pair", "gate", "gate+shared"};
   return names[static_cast<size_t>(kind)];
 }
 
@@ -30,6 +32,8 @@ Predictor::Predictor(const Shape& shape)
     : shape_(shape),
       counts_(static_cast<size_t>(shape.moe_layers * shape.experts)),
       previous_(static_cast<size_t>(shape.moe_layers * shape.top_k), -1),
+      pairs_(shape.pairs ? static_cast<size_t>(shape.moe_layers * shape.experts * shape.experts) : 0),
+      pair_scores_(static_cast<size_t>(shape.experts)),
       forecasts_(static_cast<size_t>(shape.moe_layers * kMaxDistance)),
       unwanted_(static_cast<size_t>(shape.experts)) {
   CHECK(shape.top_k > 0 && shape.top_k <= shape.experts);
@@ -68,6 +72,28 @@ std::span<const RankedExpert> Predictor::by_previous(i64 moe_layer) {
     i32 expert = previous_[static_cast<size_t>(moe_layer * shape_.top_k + k)];
     if (expert >= 0) ranking_.push_back({ExpertId(expert), 0});
   }
+  return ranking_;
+}
+
+std::span<const RankedExpert> Predictor::by_pair(i64 moe_layer) {
+  if (moe_layer == 0 || last_chosen(moe_layer - 1)[0] < 0) return by_count(moe_layer);
+  CHECK(shape_.pairs);
+  for (i64 e = 0; e < shape_.experts; e++)
+    pair_scores_[static_cast<size_t>(e)] = kCountShare * count(moe_layer, e) * (1 - kDecay);
+  for (i32 before : last_chosen(moe_layer - 1)) {
+    const f32* shares = together(moe_layer, before);
+    for (i64 e = 0; e < shape_.experts; e++) pair_scores_[static_cast<size_t>(e)] += shares[e];
+  }
+  ranking_.clear();
+  for (i64 e = 0; e < shape_.experts; e++) ranking_.push_back({ExpertId(e), pair_scores_[static_cast<size_t>(e)]});
+  auto end = ranking_.begin() + static_cast<std::ptrdiff_t>(width(1));
+  std::partial_sort(ranking_.begin(), end, ranking_.end(), [](const RankedExpert& a, const RankedExpert& b) {
+    return a.margin != b.margin ? a.margin > b.margin : a.expert < b.expert;
+  });
+  ranking_.erase(end, ranking_.end());
+  f32 last = ranking_[static_cast<size_t>(shape_.top_k - 1)].margin;
+  f32 spread = std::max(ranking_.front().margin - ranking_.back().margin, 1e-6f);
+  for (RankedExpert& r : ranking_) r.margin = (r.margin - last) / spread;
   return ranking_;
 }
 
@@ -112,7 +138,18 @@ void Predictor::observe(i64 moe_layer, std::span<const i32> ids, std::span<const
     if (f.rows == rows) judge(f, distance, ids, weights);
     begin(moe_layer, distance);
   }
+  if (shape_.pairs && moe_layer > 0) update_pairs(moe_layer, ids.last(static_cast<size_t>(shape_.top_k)));
   update_counts(moe_layer, ids, rows);
+}
+
+// The last row's: the layer before has just been observed with the same rows.
+void Predictor::update_pairs(i64 moe_layer, std::span<const i32> ids) {
+  for (i32 before : last_chosen(moe_layer - 1)) {
+    if (before < 0) return;
+    f32* shares = together(moe_layer, before);
+    for (i64 e = 0; e < shape_.experts; e++) shares[e] *= 1 - kPairStep;
+    for (i32 id : ids) shares[id] += kPairStep;
+  }
 }
 
 void Predictor::judge(const Forecast& f, i64 distance, std::span<const i32> ids, std::span<const f32> weights) {

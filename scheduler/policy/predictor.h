@@ -20,12 +20,13 @@ enum class PredictorKind : u8 {
   none,
   previous,     // what the previous token used in the layer
   count,        // what was used most lately in the layer
+  pair,         // what went together lately with the experts of the layer before
   gate,         // the coming layer's router, on what is known of its input
   gate_shared,  // the same with the shared expert's output added
 };
 
 inline constexpr std::array kPredictorKinds = {PredictorKind::none, PredictorKind::previous, PredictorKind::count,
-                                               PredictorKind::gate, PredictorKind::gate_shared};
+                                               PredictorKind::pair, PredictorKind::gate, PredictorKind::gate_shared};
 std::string_view name(PredictorKind kind);  // "gate+shared"
 inline bool is_gate(PredictorKind kind) { return kind == PredictorKind::gate || kind == PredictorKind::gate_shared; }
 
@@ -66,6 +67,7 @@ class Predictor {
 
   struct Shape {
     i64 moe_layers = 0, experts = 0, top_k = 0;
+    bool pairs = false;  // by_pair() will be asked: 4 bytes per layer and pair of experts
   };
   explicit Predictor(const Shape& shape);
 
@@ -74,6 +76,9 @@ class Predictor {
   // Rankings without a gate, best first.
   std::span<const RankedExpert> by_count(i64 moe_layer);
   std::span<const RankedExpert> by_previous(i64 moe_layer);
+  // By how often each expert was chosen lately when those were that the layer before has chosen, for the batch's last row;
+  // by_count() for the first layer.
+  std::span<const RankedExpert> by_pair(i64 moe_layer);
 
   // A forecast for the next batch at this layer, from a ranking per row; replaces one of the same distance.
   void begin(i64 moe_layer, i64 distance);
@@ -106,11 +111,20 @@ class Predictor {
   void judge(const Forecast& forecast, i64 distance, std::span<const i32> ids, std::span<const f32> weights);
   void judge_row(std::span<const Candidate> row, i64 distance, std::span<const i32> ids, std::span<const f32> weights);
   void learn(Fit& fit, const Candidate& candidate, bool wanted);
+  f32* together(i64 moe_layer, i64 before) {
+    return pairs_.data() + (moe_layer * shape_.experts + before) * shape_.experts;
+  }
+  std::span<const i32> last_chosen(i64 moe_layer) const {
+    return std::span(previous_).subspan(static_cast<size_t>(moe_layer * shape_.top_k), static_cast<size_t>(shape_.top_k));
+  }
+  void update_pairs(i64 moe_layer, std::span<const i32> ids);
   void update_counts(i64 moe_layer, std::span<const i32> ids, i64 rows);
 
   Shape shape_;
   std::vector<f32> counts_;             // [moe layers * experts], decayed per token
   std::vector<i32> previous_;           // [moe layers * top_k], -1: none yet
+  std::vector<f32> pairs_;              // [moe layers, experts before, experts]: share of their tokens, decayed
+  std::vector<f32> pair_scores_;        // [experts] scratch
   std::vector<Forecast> forecasts_;     // [moe layers * distances]
   std::array<Fit, kMaxDistance> fits_;
   std::array<ForecastScore, kMaxDistance> scores_;

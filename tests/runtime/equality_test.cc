@@ -165,8 +165,7 @@ TEST_CASE("the residency policy does not show") {
 TEST_CASE("predictions and prefetch do not show") {
   i64 smallest = smallest_ram();
   bool read = false;
-  for (PredictorKind kind : {PredictorKind::none, PredictorKind::previous, PredictorKind::count, PredictorKind::gate,
-                             PredictorKind::gate_shared})
+  for (PredictorKind kind : kPredictorKinds)
     for (PrefetchMode prefetch : {PrefetchMode::off, PrefetchMode::on, PrefetchMode::automatic})
       for (i64 ram : {smallest, 3 * smallest}) {
         CAPTURE(std::string(name(kind)));

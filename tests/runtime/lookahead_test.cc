@@ -61,8 +61,7 @@ TEST_CASE("a layer's own gate on its own input names all that the router chooses
 
 TEST_CASE("forecasts of a real pass are judged, at every distance asked for") {
   test::TinyModel model(test::tiny_options(BlockType::Q8_0));
-  for (PredictorKind kind : {PredictorKind::none, PredictorKind::previous, PredictorKind::count, PredictorKind::gate,
-                             PredictorKind::gate_shared}) {
+  for (PredictorKind kind : kPredictorKinds) {
     CAPTURE(std::string(name(kind)));
     EngineOptions options = streaming(model.path());
     options.predictor = kind;

@@ -8,6 +8,8 @@ using namespace stoker;
 
 namespace {
 
+constexpr i64 kWarmUpWindows = 4;  // before the first comparison
+
 // So many windows of passes that take `with_ns` per token while the governor prefetches and `without_ns` otherwise.
 // The last verdict.
 Governor::Verdict feed(Governor& governor, i64 windows, i64 with_ns, i64 without_ns, f64 busy = 0.8, f64 useful = 0.6) {
@@ -25,7 +27,24 @@ Governor::Verdict feed(Governor& governor, i64 windows, i64 with_ns, i64 without
   return last;
 }
 
+// One that has seen the cache fill.
+Governor warm() {
+  Governor governor(PrefetchMode::automatic);
+  feed(governor, kWarmUpWindows, 1000, 1000);
+  return governor;
+}
+
 }  // namespace
+
+TEST_CASE("tokens that fill the cache are not compared, and prefetch helps them") {
+  Governor governor(PrefetchMode::automatic);
+  for (i64 window = 0, ns = 8000; window < kWarmUpWindows; window++, ns /= 2) {
+    CHECK(governor.prefetching());
+    CHECK(feed(governor, 1, ns, ns) == Governor::Verdict::none);
+  }
+  CHECK(feed(governor, 4, 900, 1000) == Governor::Verdict::on);
+  CHECK(governor.gain() == doctest::Approx(1000.0 / 900 - 1));
+}
 
 TEST_CASE("a fixed mode stays whatever is measured") {
   Governor on(PrefetchMode::on), off(PrefetchMode::off);
@@ -36,7 +55,7 @@ TEST_CASE("a fixed mode stays whatever is measured") {
 }
 
 TEST_CASE("windows with and without prefetch take turns: on, off, off, on") {
-  Governor governor(PrefetchMode::automatic);
+  Governor governor = warm();
   for (bool expected : {true, false, false, true}) {
     CHECK(governor.state() == Governor::State::measuring);
     CHECK(governor.prefetching() == expected);
@@ -46,26 +65,26 @@ TEST_CASE("windows with and without prefetch take turns: on, off, off, on") {
 }
 
 TEST_CASE("prefetch that does not pay is turned off, that does is kept on") {
-  Governor slower(PrefetchMode::automatic), faster(PrefetchMode::automatic);
+  Governor slower = warm(), faster = warm();
   CHECK(feed(slower, 4, 1200, 1000) == Governor::Verdict::off);
   CHECK(!slower.prefetching());
   CHECK(slower.gain() == doctest::Approx(1000.0 / 1200 - 1));
   CHECK(feed(faster, 4, 900, 1000) == Governor::Verdict::on);
   CHECK(faster.prefetching());
   // Half a per cent is noise.
-  Governor same(PrefetchMode::automatic);
+  Governor same = warm();
   CHECK(feed(same, 4, 995, 1000) == Governor::Verdict::off);
 }
 
 TEST_CASE("a machine that becomes slower all the time does not decide it") {
-  Governor governor(PrefetchMode::automatic);
+  Governor governor = warm();
   i64 ns = 1000;
   for (int window = 0; window < 4; window++, ns += 300) feed(governor, 1, ns, ns);
   CHECK(governor.gain() == doctest::Approx(0));
 }
 
 TEST_CASE("a verdict is tried again, and overturned when things have changed") {
-  Governor governor(PrefetchMode::automatic);
+  Governor governor = warm();
   CHECK(feed(governor, 4, 1200, 1000) == Governor::Verdict::off);
   CHECK(feed(governor, 8, 800, 1000) == Governor::Verdict::none);
   CHECK(governor.state() == Governor::State::measuring);

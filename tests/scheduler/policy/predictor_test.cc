@@ -97,6 +97,28 @@ TEST_CASE("counts and the previous token rank by themselves") {
   CHECK(static_cast<i64>(predictor.by_count(0).size()) == predictor.width(1));
 }
 
+TEST_CASE("pairs tell the next layer by the one before") {
+  Predictor predictor({.moe_layers = 2, .experts = 16, .top_k = 2, .pairs = true});
+  std::vector<f32> weights(2, 0.5f);
+  Rng rng(4);
+  auto token = [&](i32 first) {
+    predictor.observe(0, std::vector<i32>{first, (first + 1) % 16}, weights, 1);
+    return std::vector<i32>{(first * 5) % 16, (first * 5 + 3) % 16};  // what layer 1 then chooses
+  };
+  for (int i = 0; i < 600; i++) predictor.observe(1, token(static_cast<i32>(rng.below(16))), weights, 1);
+  i64 found = 0;
+  for (i32 first = 0; first < 16; first++) {
+    std::vector<i32> wanted = token(first);
+    auto ranking = predictor.by_pair(1);
+    REQUIRE(static_cast<i64>(ranking.size()) == predictor.width(1));
+    CHECK(ranking[1].margin == 0);
+    for (i32 id : wanted) found += ranking[0].expert.value == id || ranking[1].expert.value == id;
+    predictor.observe(1, wanted, weights, 1);
+  }
+  CHECK(found >= 28);
+  CHECK(predictor.by_pair(0)[0].expert == predictor.by_count(0)[0].expert);
+}
+
 TEST_CASE("the width shrinks with distance") {
   Predictor predictor({.moe_layers = 1, .experts = 256, .top_k = 8});
   CHECK(predictor.width(1) == 16);
