@@ -227,7 +227,8 @@ class Charts(Folder):
             self.assertIn(part, texts)
 
     def test_a_sweep_of_budgets_gets_faster_and_is_drawn(self):
-        options = ("simulate", "--shape", "deepseek-v2-lite", "--experts", "Q8_0", "--tokens", "80", "--sweep-ram", "1G..12G")
+        options = ("simulate", "--shape", "deepseek-v2-lite", "--experts", "Q8_0", "--tokens", "80", "--sweep-ram", "1G..12G",
+                   "--machine", "cpu-only-24GB")
         rows = json.loads(expect(self, 0, *options, "--json", "--plot", self.path("ram.svg")).stdout)
         self.assertEqual(len(rows), 9)
         self.assertLess(rows[0]["warm"]["tokens_per_second"], rows[-1]["warm"]["tokens_per_second"])

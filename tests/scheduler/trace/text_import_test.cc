@@ -52,7 +52,8 @@ TEST_CASE("CSV: ranks, layers, phases and what was read; tokens that lack a laye
 
 TEST_CASE("CSV: what is exported is imported again") {
   TraceHeader h{.model_name = "m", .layers = 2, .first_layer = 1, .experts = 300, .top_k = 2};
-  TraceRecord r{.sequence = 1, .position = 0, .token = 42, .phase = TracePhase::decode, .ids = {1, 299, 3, 4}, .weights = {0.75f, 0.25f, 0.5f, 0.5f}, .served = {}};
+  TraceRecord r{.sequence = 1, .position = 0, .token = 42, .phase = TracePhase::decode, .ids = {1, 299, 3, 4},
+                .weights = {0.75f, 0.25f, 0.5f, 0.5f}, .served = {}, .scores = {}};
   std::string text = csv_heading(h);
   append_csv(h, r, text);
   TempFolder folder;

@@ -24,7 +24,9 @@ TraceHeader small_header(i64 experts = 256, bool served = false) {
 }
 
 TraceRecord random_record(const TraceHeader& h, Rng& rng, i64 position) {
-  TraceRecord r{.sequence = 7, .position = position, .token = rng.below(1000), .phase = position < 2 ? TracePhase::prompt : TracePhase::decode, .ids = {}, .weights = {}, .served = {}};
+  TraceRecord r{.sequence = 7, .position = position, .token = rng.below(1000),
+                .phase = position < 2 ? TracePhase::prompt : TracePhase::decode,
+                .ids = {}, .weights = {}, .served = {}, .scores = {}};
   r.resize(h);
   for (u16& id : r.ids) id = static_cast<u16>(rng.below(h.experts));
   for (f32& w : r.weights) w = static_cast<f32>(rng.below(1024)) / 1024;  // exact in f16
