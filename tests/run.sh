@@ -3,7 +3,7 @@
 #   tests/run.sh                    everything, in build/
 #   tests/run.sh --asan | --tsan    under AddressSanitizer + UndefinedBehaviorSanitizer, or ThreadSanitizer, in a build
 #                                   folder of its own
-#   --fast                          the fast suite only
+#   --fast                          the fast suite only: what a sanitizer can run in a few minutes
 #   --werror                        warnings are errors
 set -euo pipefail
 cd "$(dirname "$0")/.."
