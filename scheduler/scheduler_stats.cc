@@ -1,5 +1,7 @@
 #include "scheduler/scheduler_stats.h"
 
+#include <algorithm>
+
 namespace stoker {
 
 namespace {
@@ -36,6 +38,11 @@ SchedulerStats operator-(const SchedulerStats& a, const SchedulerStats& b) {
   SchedulerStats difference;
   for (auto count : kCounts) difference.*count = a.*count - b.*count;
   return difference;
+}
+
+f64 useful_share(const SchedulerStats& stats) {
+  if (stats.predicted_bytes == 0) return 0;
+  return std::min(1.0, static_cast<f64>(stats.useful_bytes) / static_cast<f64>(stats.predicted_bytes));
 }
 
 }  // namespace stoker

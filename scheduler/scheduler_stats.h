@@ -28,4 +28,7 @@ struct SchedulerStats {
 SchedulerStats& operator+=(SchedulerStats& a, const SchedulerStats& b);
 SchedulerStats operator-(const SchedulerStats& a, const SchedulerStats& b);
 
+// What of the predicted bytes was wanted. At most 1, also of a difference: what landed before it may be used in it.
+f64 useful_share(const SchedulerStats& stats);
+
 }  // namespace stoker

@@ -49,7 +49,6 @@ f64 Phase::ms_per_token(Stage stage) const {
   return ratio(stage_ns[static_cast<size_t>(stage)], tokens) * 1e-6;
 }
 f64 Phase::hit_rate() const { return experts.requests > 0 ? ratio(experts.hits + experts.device_hits, experts.requests) : 1; }
-f64 Phase::useful_share() const { return std::min(1.0, ratio(experts.useful_bytes, experts.predicted_bytes)); }
 f64 Phase::disk_busy_share() const { return std::min(1.0, ratio(experts.disk_busy_ns, wall_ns)); }
 f64 Phase::compute_share() const {
   return wall_ns > 0 ? 1 - ratio(stage_ns[static_cast<size_t>(Stage::disk_wait)], wall_ns) : 0;
@@ -111,7 +110,7 @@ nlohmann::ordered_json to_json(const Phase& p) {
       {"expert_evictions", p.experts.evictions},
       {"disk_read_bytes", p.experts.bytes_read},
       {"prefetch_bytes", p.experts.predicted_bytes},
-      {"prefetch_useful_share", p.useful_share()},
+      {"prefetch_useful_share", useful_share(p.experts)},
       {"prefetch_upgrades", p.experts.upgrades},
       {"disk_gb_per_second", p.disk_gb_per_second()},
       {"disk_gb_per_second_busy", p.disk_gb_per_second_busy()},
@@ -172,7 +171,7 @@ void note_prediction(const Engine& engine, const Phase& phase) {
   }
   const Governor& governor = engine.governor();
   note("prefetch {}, at probability {:.2f} and more: {} read, {:.0f} % of it useful", name(governor.state()),
-       governor.threshold(), human_bytes(phase.experts.predicted_bytes), phase.useful_share() * 100);
+       governor.threshold(), human_bytes(phase.experts.predicted_bytes), useful_share(phase.experts) * 100);
 }
 
 // Where the experts were that were wanted, and what was moved.

@@ -31,7 +31,6 @@ struct Phase {
   f64 tokens_per_second() const;
   f64 ms_per_token(Stage stage) const;
   f64 hit_rate() const;                 // of requests; 1 when there were none
-  f64 useful_share() const;             // of the bytes read because of predictions, this many were wanted
   f64 disk_busy_share() const;          // of wall time: at least one read was in flight
   f64 compute_share() const;            // of wall time: not waiting for the disk
   f64 disk_gb_per_second() const;       // bytes read / wall time

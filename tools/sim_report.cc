@@ -71,7 +71,7 @@ std::string prediction_text(const SimReport& r) {
   if (r.predictor != "none")
     text += fmt::format("prefetch  {}, at probability {:.2f} and more: {} per token, {:.0f} % of it useful; hits {:.1f} % with it\n",
                         r.prefetch, r.threshold, human_bytes(static_cast<i64>(per_token(t.stats.predicted_bytes, t))),
-                        100 * share(t.stats.useful_bytes, t.stats.predicted_bytes),
+                        100 * useful_share(t.stats),
                         100 * share(t.stats.hits + t.stats.device_hits, t.stats.requests));
   return text;
 }
@@ -132,7 +132,7 @@ nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
           {"uploaded_bytes", per_token(t.stats.uploaded_bytes, t)},
           {"downloaded_bytes", per_token(t.stats.downloaded_bytes, t)},
           {"prefetch_bytes", per_token(t.stats.predicted_bytes, t)},
-          {"prefetch_useful_share", share(t.stats.useful_bytes, t.stats.predicted_bytes)},
+          {"prefetch_useful_share", useful_share(t.stats)},
           {"belady_hit_rate", share(phase.belady_hits, t.stats.requests)},
           {"belady_vram_hit_rate", share(phase.belady_device_hits, t.stats.requests)},
           {"bytes_read", per_token(t.stats.bytes_read, t)},

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <filesystem>
+#include <mutex>
 
 #include "kernels/base/clock.h"
 #include "runtime/engine.h"
@@ -28,6 +29,9 @@ std::string file_path(const Service& service, const RequestBody& body) {
   return (std::filesystem::path(service.options().slot_save_path) / name).string();
 }
 
+// One file at a time: two slots saved under one name at once would share its partial file.
+std::mutex saving;
+
 f64 ms_since(i64 begin_ns) { return static_cast<f64>(steady_clock().now_ns() - begin_ns) / 1e6; }
 
 }  // namespace
@@ -51,6 +55,7 @@ Json slot_action(const Service& service, const std::string& id, const std::strin
     } else if (save) {
       out["filename"] = name;
       out["n_saved"] = slot.held();
+      std::lock_guard lock(saving);
       try {
         out["n_written"] = save_slot(path, service.model_id(), layers, slot.tokens(), slot.cache());
       } catch (const Error& e) {
