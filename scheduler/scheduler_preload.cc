@@ -1,0 +1,100 @@
+// Preload: every expert that has a slot is read once, in file order, and devices are filled layer by layer on the way.
+#include "scheduler/scheduler_impl.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/base/check.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 kPreloadTransfers = 32;  // experts under way at a time: enough to keep every queue full
+
+}  // namespace
+
+std::vector<i64> Scheduler::Impl::layers_in_file_order() const {
+  std::vector<i64> order(static_cast<size_t>(table.moe_layers()));
+  for (size_t i = 0; i < order.size(); i++) order[i] = static_cast<i64>(i);
+  auto place = [&](i64 moe_layer) {
+    const Extent& gate = table.layers()[static_cast<size_t>(moe_layer)].base[0];
+    return std::pair(gate.file, gate.offset);
+  };
+  std::stable_sort(order.begin(), order.end(), [&](i64 a, i64 b) { return place(a) < place(b); });
+  return order;
+}
+
+i64 Scheduler::Impl::preload_bytes() const {
+  i64 bytes = 0;
+  for (size_t i = 0; i < plan.classes.size(); i++) {
+    const SlotClass& c = plan.classes[i];
+    i64 slots = c.slots;
+    if (devices) slots += device_room(i) - c.exchange_slots;
+    i64 experts = std::min(slots, static_cast<i64>(c.moe_layers.size()) * table.experts_per_layer());
+    if (experts > 0) bytes += experts * table.expert_bytes(layer_of(c.moe_layers[0]));
+  }
+  return bytes;
+}
+
+// Invalid when the class has no more to come.
+SlotId Scheduler::Impl::wait_for_free_slot(i64 slot_class) {
+  for (;;) {
+    bool growing = slab.growing();
+    collect_memory();
+    if (devices) settle_exchanges(true);
+    SlotId slot = slab.take(slot_class);
+    bool leaving = devices && devices->under_way() > 0;
+    if (slot.valid() || (!growing && !leaving)) return slot;
+    poll();
+    if (growing)
+      slab.wait_growth(kWaitSliceNs);
+    else
+      devices->wait(kWaitSliceNs);
+  }
+}
+
+Status Scheduler::preload(bool (*progress)(i64 done, i64 total, void* context), void* context) {
+  Impl& s = *impl_;
+  CHECK(!s.leased);
+  s.other_failure = {};
+  i64 total = s.preload_bytes();
+  i64 started = 0;
+  auto settle = [&](i64 most_under_way) {
+    s.poll();
+    // After a failure all that is under way is waited for, so that every slot is accounted for.
+    while (s.streamer.under_way() > (s.other_failure.ok() ? most_under_way : 0)) {
+      s.streamer.wait(Impl::kWaitSliceNs);
+      s.poll();
+    }
+    return s.other_failure.ok() && (progress == nullptr || progress(started, total, context));
+  };
+  for (i64 moe_layer : s.layers_in_file_order()) {
+    for (i64 e = 0; e < s.table.experts_per_layer(); e++) {
+      ExpertKey key{moe_layer, ExpertId(e)};
+      if (s.entry(key).state != Impl::State::absent) continue;
+      SlotId slot = s.wait_for_free_slot(s.class_of(moe_layer));
+      if (!slot.valid() && s.devices) {
+        if (!settle(0)) return s.other_failure;
+        s.fill_devices(moe_layer);
+        slot = s.wait_for_free_slot(s.class_of(moe_layer));
+      }
+      if (!slot.valid()) break;
+      s.start_read(key, slot, ReadPriority::background);
+      if (!settle(kPreloadTransfers)) return s.other_failure;
+      started += s.table.expert_bytes(s.layer_of(moe_layer));
+    }
+    if (!s.devices) continue;
+    if (!settle(0)) return s.other_failure;
+    s.fill_devices(moe_layer);
+  }
+  settle(0);
+  while (s.devices && s.devices->under_way() > 0) {
+    s.poll();
+    s.settle_exchanges(true);
+    if (s.devices->under_way() > 0) s.devices->wait(Impl::kWaitSliceNs);
+  }
+  return s.other_failure;
+}
+
+}  // namespace stoker

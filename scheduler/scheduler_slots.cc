@@ -1,0 +1,102 @@
+// Slots and the reads into them: memory that has grown, a slot for an expert, what a landed read means for its entry.
+#include "scheduler/scheduler_impl.h"
+
+#include <utility>
+
+#include "kernels/base/check.h"
+
+namespace stoker {
+
+void Scheduler::Impl::collect_memory() {
+  if (!slab.collect()) return;
+  for (size_t c = 0; c < plan.classes.size(); c++) {
+    if (devices) keep_exchange_slots(c);
+    policy->on_capacity(static_cast<i64>(c), slab.usable_slots(static_cast<i64>(c)) - kept_slots[c]);
+  }
+}
+
+SlotId Scheduler::Impl::find_slot(i64 moe_layer) {
+  SlotId slot = slab.take(class_of(moe_layer));
+  if (slot.valid()) return slot;
+  std::optional<ExpertKey> victim = policy->choose_victim(moe_layer);
+  if (!victim) return {};
+  CHECK(entry(*victim).state == State::resident);
+  stats.evictions++;
+  evict(*victim);
+  return slab.take(class_of(moe_layer));
+}
+
+void Scheduler::Impl::start_read(ExpertKey key, SlotId slot, ReadPriority priority) {
+  Entry& e = entry(key);
+  e.slot = slot;
+  e.state = State::in_flight;
+  policy->on_admit(key);
+  fetch(key, slot, priority);
+}
+
+void Scheduler::Impl::fetch(ExpertKey key, SlotId slot, ReadPriority priority) {
+  streamer.start({.layer = layer_of(key.moe_layer),
+                  .expert = key.expert,
+                  .slot = slot,
+                  .to = slab.data(slot),
+                  .priority = priority});
+}
+
+void Scheduler::Impl::evict(ExpertKey key) {
+  Entry& e = entry(key);
+  policy->on_evict(key);
+  slab.give_back(e.slot);
+  e = {};
+}
+
+void Scheduler::Impl::land(const FetchDone& done) {
+  ExpertKey key{table.moe_index(done.layer), done.expert};
+  Entry& e = entry(key);
+  if (e.predicted) std::erase(predicted, key);
+  if (std::exchange(e.retry, false) && !done.status.ok() && e.want >= 0) {
+    fetch(key, e.slot, ReadPriority::demand);
+    return;
+  }
+  i32 want = std::exchange(e.want, -1);
+  policy->on_unpin(key);
+  if (done.status.ok()) {
+    e.state = State::resident;
+    if (e.predicted) stats.predicted_bytes += table.expert_bytes(done.layer);
+    if (want < 0) return;
+    wants[static_cast<size_t>(want)].phase = Phase::ready;
+    landed.push_back(want);
+    return;
+  }
+  if (want >= 0) {
+    policy->on_unpin(key);
+    wants[static_cast<size_t>(want)].phase = Phase::released;
+    if (lease_failure.ok()) lease_failure = done.status;
+  } else if (other_failure.ok() && !e.predicted) {
+    other_failure = done.status;
+  }
+  evict(key);
+}
+
+// Takes in what has happened since the last call: memory, landed reads.
+void Scheduler::Impl::poll() {
+  collect_memory();
+  streamer.pump();
+  FetchDone done;
+  while (streamer.next(done)) land(done);
+  if (devices) poll_devices();
+}
+
+void Scheduler::Impl::block() {
+  i64 begin = clock.now_ns();
+  if (streamer.under_way() > 0)
+    streamer.wait(kWaitSliceNs);
+  else if (slab.growing())
+    slab.wait_growth(kWaitSliceNs);
+  else if (devices && devices->under_way() > 0)
+    devices->wait(kWaitSliceNs);
+  else
+    CHECK(!"a lease waits for a slot although nothing is pinned");  // the policy broke its promise
+  stats.wait_ns += clock.now_ns() - begin;
+}
+
+}  // namespace stoker
