@@ -41,7 +41,8 @@ for option in "$@"; do
   esac
 done
 
-tools/install-packages.sh
+tools/install-packages.sh build tests
+tools/install-packages.sh clients browser || echo 'tests of clients and of the page will be skipped' >&2
 if [ -f $folder/build.ninja ]; then
   [ ${#setup[@]} -eq 0 ] || meson configure $folder "${setup[@]}"
 else
