@@ -243,6 +243,7 @@ TEST_CASE("who waits for a slot hears that the batcher stops") {
   std::thread waits([&] { batcher.with_slot(0, [](BatchSlot&) {}); });
   batcher.stop();
   waits.join();
+  endless.wait();  // the batcher's thread tells it that it has ended
 }
 
 TEST_CASE("the ways to end") {
