@@ -8,6 +8,7 @@
 #include <sstream>
 #include <vector>
 
+#include "kernels/base/byte_fields.h"
 #include "kernels/base/checksum.h"
 #include "kernels/base/error.h"
 #include "scheduler/model_file/output_file.h"
@@ -21,20 +22,6 @@ constexpr u32 kVersion = 1;
 constexpr size_t kHeaderBytes = 32;
 constexpr i64 kMostLayers = 4096, kMostExperts = 65536;
 constexpr f64 kUnit = 65535;
-
-// This program runs on little-endian machines only (x86), so memory order is file order.
-template <class T>
-void put(std::string& out, T value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof value);
-}
-
-template <class T>
-T take(std::string_view& bytes) {
-  T value;
-  std::memcpy(&value, bytes.data(), sizeof value);
-  bytes.remove_prefix(sizeof value);
-  return value;
-}
 
 u64 checksum_of(std::string_view bytes) { return checksum(std::as_bytes(std::span(bytes))); }
 

@@ -40,7 +40,7 @@ void fill_dequantize_avx2(LeafTable& table) {
   table.dequantize[static_cast<i64>(BlockType::F32)] = dequantize_f32;
   table.dequantize[static_cast<i64>(BlockType::F16)] = dequantize_f16;
   table.dequantize[static_cast<i64>(BlockType::BF16)] = dequantize_bf16;
-  ref::for_each_block_format([&table]<class Block>(BlockType type) {
+  for_each_block_format([&table]<class Block>(BlockType type) {
     table.dequantize[static_cast<i64>(type)] = dequantize<Block>;
   });
 }

@@ -220,7 +220,7 @@ void fill_matmul_float_avx2(LeafTable& table) {
   set(BlockType::F32, multiply_float_tile<WeightF32>);
   set(BlockType::F16, multiply_float_tile<WeightF16>);
   set(BlockType::BF16, multiply_float_tile<WeightBF16>);
-  ref::for_each_block_format([&]<class Block>(BlockType type) { set(type, multiply_exact_tile<Block>); });
+  for_each_block_format([&]<class Block>(BlockType type) { set(type, multiply_exact_tile<Block>); });
 }
 
 }  // namespace stoker

@@ -28,7 +28,7 @@ unsigned grid(i64 items, i64 each, const Card& card) {
 }  // namespace
 
 void start_pack(BlockType type, const PackArgs& args, const Card& card, CUstream_st* stream) {
-  for_each_packed_format([&]<class Block>(BlockType format) {
+  for_each_block_format([&]<class Block>(BlockType format) {
     if (format != type) return;
     const unsigned blocks = grid(div_up(args.rows, kPackedRows) * (args.cols / Block::kWeights), kPackWarps, card);
     if (blocks > 0) pack_kernel<Block><<<blocks, kWarp * kPackWarps, 0, stream>>>(args);
@@ -36,7 +36,7 @@ void start_pack(BlockType type, const PackArgs& args, const Card& card, CUstream
 }
 
 void start_float_rows(BlockType type, const FloatRowsArgs& args, const Card& card, CUstream_st* stream) {
-  for_each_packed_format([&]<class Block>(BlockType format) {
+  for_each_block_format([&]<class Block>(BlockType format) {
     if (format != type) return;
     const unsigned blocks = grid(args.rows * (args.cols / Block::kWeights), kRowThreads, card);
     if (blocks > 0) float_rows_kernel<Block><<<blocks, kRowThreads, 0, stream>>>(args);

@@ -35,7 +35,7 @@ void for_each_piece(BlockType type, i64 rows, i64 cols, Move&& move) {
     move(i64{0}, i64{0}, rows * row_bytes(type, cols));
     return;
   }
-  for_each_packed_format([&]<class Block>(BlockType format) {
+  for_each_block_format([&]<class Block>(BlockType format) {
     if (format == type) for_each_piece<Block>(rows, cols, move);
   });
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/base/byte_fields.h"
 #include "kernels/base/check.h"
 #include "kernels/base/checksum.h"
 #include "kernels/base/error.h"
@@ -17,20 +18,6 @@ constexpr u32 kServedFlag = 1;
 constexpr i64 kRecordHeadBytes = 16;
 constexpr size_t kNameAt = 64, kNameBytes = 64;
 constexpr i64 kMostLayers = 4096, kMostExperts = 65536;
-
-// This program runs on little-endian machines only (x86), so memory order is file order.
-template <class T>
-void put(std::string& out, T value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof value);
-}
-
-template <class T>
-T take(std::string_view& bytes) {
-  T value;
-  std::memcpy(&value, bytes.data(), sizeof value);
-  bytes.remove_prefix(sizeof value);
-  return value;
-}
 
 }  // namespace
 

@@ -208,7 +208,7 @@ void magnitudes(const std::byte* row, i64 cols, BlockType type, std::vector<f64>
     if (type == BlockType::F16) magnitude = std::abs(f16_to_f32(reinterpret_cast<const u16*>(row)[i]));
     if (type == BlockType::BF16) magnitude = std::abs(bf16_to_f32(reinterpret_cast<const u16*>(row)[i]));
   }
-  ref::for_each_block_format([&]<class Block>(BlockType format) {
+  for_each_block_format([&]<class Block>(BlockType format) {
     if (format == type) add_magnitudes<Block>(row, cols, type, out);
   });
 }

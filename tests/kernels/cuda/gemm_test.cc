@@ -80,7 +80,7 @@ void check(BlockType type, const Shape& s) {
 }  // namespace
 
 TEST_CASE("the tensor-core product is as exact as halves are, for every format and for tails") {
-  for_each_packed_format([]<class Block>(BlockType type) {
+  for_each_block_format([]<class Block>(BlockType type) {
     for (const Shape& s : {Shape{33, 768, 9, true}, Shape{70, 256, 66, false}})
       check<Block>(type, s);
     if (Block::kWeights == 32)  // half a step of columns

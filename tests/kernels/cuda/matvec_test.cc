@@ -86,7 +86,7 @@ template <class F>
 void for_each_case(F&& f) {
   for (const MatmulCase& c : matmul_cases()) {
     if (c.exact || c.rows * c.cols * c.tokens > 1500000) continue;
-    for_each_packed_format([&]<class Block>(BlockType type) {
+    for_each_block_format([&]<class Block>(BlockType type) {
       if (type == c.type) f.template operator()<Block>(c);
     });
   }

@@ -261,7 +261,7 @@ TEST_CASE("float matrices, one or one per head, multiply within the error of the
 }
 
 TEST_CASE("the card packs as the CPU does, and rows of the file become the twins' floats") {
-  for_each_packed_format([]<class Block>(BlockType type) {
+  for_each_block_format([]<class Block>(BlockType type) {
     CAPTURE(std::string(info(type).name));
     Rng rng(6);
     const i64 rows = 37, cols = 512;

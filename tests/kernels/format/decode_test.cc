@@ -131,7 +131,7 @@ TEST_CASE("rows that a tile lacks are zero, and nothing is written beyond the ti
 }
 
 TEST_CASE("packed blocks decode to the twins' integers and floats") {
-  for_each_packed_format([]<class Block>(BlockType type) {
+  for_each_block_format([]<class Block>(BlockType type) {
     Rows finite{type, 35, 512, {}};
     finite.file.resize(static_cast<size_t>(finite.rows * row_bytes(type, finite.cols)));
     Rng rng(3);
@@ -141,7 +141,7 @@ TEST_CASE("packed blocks decode to the twins' integers and floats") {
 }
 
 TEST_CASE("packed blocks of random bits decode to the twins' integers") {
-  for_each_packed_format([]<class Block>(BlockType type) {
+  for_each_block_format([]<class Block>(BlockType type) {
     CAPTURE(std::string(info(type).name));
     const Rows r = random_rows(type, 64, 1024, 11);
     i64 wrong = 0;
@@ -161,7 +161,7 @@ TEST_CASE("packed blocks of random bits decode to the twins' integers") {
 TEST_CASE("the reference rows of all block formats decode exactly when packed") {
   if (shared_file("data/quants/manifest.tsv").empty()) return;
   i64 formats = 0;
-  for_each_packed_format([&]<class Block>(BlockType type) {
+  for_each_block_format([&]<class Block>(BlockType type) {
     const std::string path = shared_file("data/quants/" + std::string(info(type).name) + ".blocks");
     std::ifstream in(path, std::ios::binary);
     Rows r{type, 12, 1024, std::vector<std::byte>(static_cast<size_t>(12 * row_bytes(type, 1024)))};
