@@ -183,18 +183,22 @@ i64 full_budget(const ExpertTable& table, i64 alignment) {
 }
 
 std::string plan_warning(const ExpertTable& table, const Plan& plan) {
-  i64 cycle_slots = 0, cycle_bytes = 0;
-  for (const SlotClass& c : plan.classes) {
-    i64 slots = static_cast<i64>(c.moe_layers.size()) * least_slots(table);
+  i64 cycle_slots = 0, cycle_bytes = 0, room = plan.ram_experts();
+  for (size_t d = 0; d < plan.devices.size(); d++) room += plan.device_experts(d);
+  for (size_t c = 0; c < plan.classes.size(); c++) {
+    i64 slots = static_cast<i64>(plan.classes[c].moe_layers.size()) * least_slots(table);
     cycle_slots += slots;
-    cycle_bytes += slots * c.slot_bytes;
+    // What RAM must have beside the devices, and beside what an exchange keeps free.
+    i64 in_ram = slots + plan.classes[c].exchange_slots;
+    for (const DevicePlan& d : plan.devices) in_ram -= d.slots[c] - d.exchange_slots[c];
+    cycle_bytes += std::max<i64>(in_ram, 0) * plan.classes[c].slot_bytes;
   }
-  if (plan.total_slots() >= cycle_slots) return "";
+  if (room >= cycle_slots) return "";
   return fmt::format(
       "memory for {} experts, but one token uses {}: most of them come from disk for every token. --ram {} "
       "({:.1f} "
       "GiB) holds one token's experts",
-      plan.total_slots(), cycle_slots, typed(cycle_bytes), gib(cycle_bytes));
+      room, cycle_slots, typed(cycle_bytes), gib(cycle_bytes));
 }
 
 i64 memory_margin(const Machine& machine) {

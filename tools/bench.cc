@@ -283,6 +283,8 @@ int bench_command(const Options& o) {
   if (o.bench_prompt > 0) results.push_back(bench.prompt_test());
   if (o.bench_generate > 0) results.push_back(bench.generation_test());
 
+  plot_recall(*engine, o.plot_recall);
+
   std::string format = o.json ? "json" : o.format;
   if (format == "md") {
     print(markdown(model, *engine, results) + "\nbuild: " STOKER_VERSION "\n");

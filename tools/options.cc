@@ -137,6 +137,9 @@ constexpr std::array kRows = {
     OptionRow{kEngine | kSimulate, "--prefetch", kPrefetchChoices, &O::prefetch,
               "read guessed experts before they are wanted; auto: while it makes tokens faster"},
 
+    OptionRow{kRun | kBench | bit(Command::simulate), "--plot-recall", "FILE.svg", &O::plot_recall,
+              "draw how many experts were guessed right, by layer and distance"},
+
     OptionRow{kRun | kBench, "--trace", "FILE", &O::trace_file,
               "record which experts the router chose for each token; `stoker trace` reads it"},
     OptionRow{kBench, "--routing", "WHAT", &O::routing,
@@ -412,6 +415,8 @@ void check_sweep(const Options& o, std::vector<std::string>& problems) {
     problems.push_back(fmt::format("--vram {}: must be sizes separated by commas, such as 20G or 20G,6G", o.vram));
   if (!o.sweep_ram.empty() && o.ram.bytes > 0) problems.push_back("--sweep-ram goes through budgets: leave --ram out");
   if (o.sweep_ram.empty() && !o.plot.empty()) problems.push_back("--plot draws what --sweep-ram A..B simulates: give both");
+  if (!o.sweep_ram.empty() && !o.plot_recall.empty())
+    problems.push_back("--plot-recall draws one simulation, not those of --sweep-ram: leave one of them out");
   check_plot("--plot", o.plot, problems);
 }
 
@@ -491,6 +496,9 @@ std::vector<std::string> validate(Command command, const Options& o) {
   }
   if (o.exact && !o.cache_type.empty() && o.cache_type != "f32")
     problems.push_back(fmt::format("--exact keeps the cache in f32: leave --cache-type {} out", o.cache_type));
+  check_plot("--plot-recall", o.plot_recall, problems);
+  if (!o.plot_recall.empty() && o.predictor == "none")
+    problems.push_back("--plot-recall has nothing to draw with --predictor none");
   if (command == Command::run) check_run(o, problems);
   if (command == Command::tokenize) check_text_sources(o, true, problems);
   if (command == Command::eval) check_eval(o, problems);

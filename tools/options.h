@@ -142,8 +142,8 @@ struct Options {
   std::string sim_routing = "synthetic:default";
   bool packed = false;
   std::string sweep_ram;  // "8G..100G"
-  // simulate and trace: charts, as SVG files
-  std::string plot, plot_residency;
+  // charts, as SVG files: of simulate and trace; of trace; of what predicts
+  std::string plot, plot_residency, plot_recall;
   // routing traces; the shape is V3's alone, the output is the one above
   std::string trace_file;  // where run and bench record
   std::string routing;     // bench: "": the model's gate

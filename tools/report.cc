@@ -5,6 +5,7 @@
 
 #include "runtime/engine.h"
 #include "scheduler/memory_probe.h"
+#include "tools/recall_chart.h"
 #include "tools/terminal.h"
 
 namespace stoker {
@@ -172,6 +173,15 @@ void note_prediction(const Engine& engine, const Phase& phase) {
   const Governor& governor = engine.governor();
   note("prefetch {}, at probability {:.2f} and more: {} read, {:.0f} % of it useful", name(governor.state()),
        governor.threshold(), human_bytes(phase.experts.predicted_bytes), useful_share(phase.experts) * 100);
+}
+
+void plot_recall(const Engine& engine, const std::string& path) {
+  if (path.empty()) return;
+  const Hparams& h = engine.hparams();
+  LayerRecall recall{.model = h.name, .predictor = std::string(name(engine.options().predictor)), .first_layer = h.dense_layers,
+                     .experts = h.experts, .top_k = h.top_k, .scores = {}};
+  if (engine.predictor() != nullptr) recall.scores = engine.predictor()->layer_scores();
+  write_recall_chart(path, recall);
 }
 
 // Where the experts were that were wanted, and what was moved.

@@ -66,6 +66,9 @@ nlohmann::ordered_json engine_json(const Engine& engine);
 nlohmann::ordered_json prediction_json(const Engine& engine);
 void note_prediction(const Engine& engine, const Phase& phase);  // nothing when nothing is predicted
 
+// Draws recall by layer; nothing when `path` is empty. Throws Error when nothing was predicted.
+void plot_recall(const Engine& engine, const std::string& path);
+
 void note_run_report(const Engine& engine, const RunReport& report);
 // --perf: per stage of the decode phase time, bytes of weights and GB/s, and what share that is of the memory's speed
 // (0: not measured).

@@ -153,7 +153,9 @@ int run_command(const Options& o) {
   settings.save_popularity = true;
   std::unique_ptr<Engine> engine = load_engine(settings);
   Run run{o, *engine, tokenizer, memory_speed};
-  return o.chat ? converse(run, conversation, text) : answer_once(run, prompt);
+  int code = o.chat ? converse(run, conversation, text) : answer_once(run, prompt);
+  plot_recall(*engine, o.plot_recall);
+  return code;
 }
 
 }  // namespace stoker

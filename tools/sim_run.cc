@@ -91,6 +91,8 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
     report.threshold = simulator.governor().threshold();
     for (i64 d = 1; d <= Predictor::kMaxDistance; d++)
       report.forecasts[static_cast<size_t>(d - 1)] = simulator.predictor()->score(d);
+    std::span<const ForecastScore> layers = simulator.predictor()->layer_scores();
+    report.layer_forecasts.assign(layers.begin(), layers.end());
   }
   report.resident_on_gpu = simulator.resident_on_gpu();
   for (size_t d = 0; d < setup.plan.devices.size(); d++) report.gpus.push_back(simulator.gpu(static_cast<i64>(d)));

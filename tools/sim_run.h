@@ -30,6 +30,7 @@ struct SimReport {
   std::string_view predictor = "none", prefetch = "off";
   f32 threshold = 0;  // least probability that is worth a read, in the end
   std::array<ForecastScore, Predictor::kMaxDistance> forecasts{};
+  std::vector<ForecastScore> layer_forecasts = {};  // [moe layers, Predictor::kMaxDistance]
   std::vector<SimPhase> phases;  // at least one; the last is the warmest
   f64 real_seconds = 0;
 };

@@ -38,7 +38,7 @@ Row simulate_with(const Options& options, i64 ram_bytes) {
   return {.ram_bytes = ram_bytes,
           .cold = cold,
           .warm = tokens_per_second(last.totals),
-          .hit_rate = static_cast<f64>(stats.hits) / static_cast<f64>(std::max<i64>(1, stats.requests)),
+          .hit_rate = static_cast<f64>(stats.hits + stats.device_hits) / static_cast<f64>(std::max<i64>(1, stats.requests)),
           .bounds = sim_bounds(report, last),
           .json = nlohmann::ordered_json::parse(sim_json(report, 0))};
 }

@@ -1,5 +1,6 @@
 // stoker simulate: how fast a model would decode on a machine that is not here.
 #include "tools/commands.h"
+#include "tools/recall_chart.h"
 #include "tools/sim_report.h"
 #include "tools/sim_run.h"
 #include "tools/sim_sweep.h"
@@ -7,10 +8,25 @@
 
 namespace stoker {
 
+namespace {
+
+void plot_recall(const std::string& path, const SimReport& report) {
+  const SimSetup& setup = report.setup;
+  write_recall_chart(path, {.model = setup.model + " (simulated)",
+                            .predictor = std::string(report.predictor),
+                            .first_layer = setup.routing.first_layer,
+                            .experts = setup.table.experts_per_layer(),
+                            .top_k = setup.table.top_k(),
+                            .scores = report.layer_forecasts});
+}
+
+}  // namespace
+
 int simulate_command(const Options& options) {
   if (!options.sweep_ram.empty()) return sweep_ram(options);
   SimSetup setup = sim_setup(options);
   SimReport report = run_simulation(options, setup);
+  if (!options.plot_recall.empty()) plot_recall(options.plot_recall, report);
   f64 foreseen = report.preloaded ? 0 : foreseen_tokens_per_second(report);
   print(options.json ? sim_json(report, foreseen) : sim_text(report, foreseen));
   return 0;

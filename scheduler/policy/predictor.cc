@@ -24,6 +24,17 @@ std::string_view name(PredictorKind kind) {
   return names[static_cast<size_t>(kind)];
 }
 
+ForecastScore& ForecastScore::operator+=(const ForecastScore& other) {
+  slots += other.slots;
+  found_narrow += other.found_narrow;
+  found_wide += other.found_wide;
+  weight += other.weight;
+  weight_found += other.weight_found;
+  judged += other.judged;
+  squared_error += other.squared_error;
+  return *this;
+}
+
 i64 ranking_width(i64 experts, i64 top_k, i64 distance) {
   return std::min(experts, std::max(top_k, top_k * (5 - distance) / 2));
 }
@@ -35,11 +46,18 @@ Predictor::Predictor(const Shape& shape)
       pairs_(shape.pairs ? static_cast<size_t>(shape.moe_layers * shape.experts * shape.experts) : 0),
       pair_scores_(static_cast<size_t>(shape.experts)),
       forecasts_(static_cast<size_t>(shape.moe_layers * kMaxDistance)),
+      scores_(forecasts_.size()),
       unwanted_(static_cast<size_t>(shape.experts)) {
   CHECK(shape.top_k > 0 && shape.top_k <= shape.experts);
   for (Forecast& f : forecasts_) f.candidates.reserve(static_cast<size_t>(kMaxRows * width(1)));
   ranking_.reserve(static_cast<size_t>(shape.experts));
   likely_.reserve(static_cast<size_t>(shape.experts));
+}
+
+ForecastScore Predictor::score(i64 distance) const {
+  ForecastScore sum;
+  for (i64 l = 0; l < shape_.moe_layers; l++) sum += scores_[static_cast<size_t>(l * kMaxDistance + distance - 1)];
+  return sum;
 }
 
 Predictor::Forecast& Predictor::forecast(i64 moe_layer, i64 distance) {
@@ -135,7 +153,7 @@ void Predictor::observe(i64 moe_layer, std::span<const i32> ids, std::span<const
   CHECK(static_cast<i64>(ids.size()) == rows * shape_.top_k && ids.size() == weights.size());
   for (i64 distance = 1; distance <= kMaxDistance; distance++) {
     Forecast& f = forecast(moe_layer, distance);
-    if (f.rows == rows) judge(f, distance, ids, weights);
+    if (f.rows == rows) judge(f, {moe_layer, distance}, ids, weights);
     begin(moe_layer, distance);
   }
   if (shape_.pairs && moe_layer > 0) update_pairs(moe_layer, ids.last(static_cast<size_t>(shape_.top_k)));
@@ -152,18 +170,18 @@ void Predictor::update_pairs(i64 moe_layer, std::span<const i32> ids) {
   }
 }
 
-void Predictor::judge(const Forecast& f, i64 distance, std::span<const i32> ids, std::span<const f32> weights) {
+void Predictor::judge(const Forecast& f, Place place, std::span<const i32> ids, std::span<const f32> weights) {
   size_t k = static_cast<size_t>(shape_.top_k);
   for (size_t row = 0; row < static_cast<size_t>(f.rows); row++) {
     size_t begin = static_cast<size_t>(f.row_begin[row]), end = static_cast<size_t>(f.row_begin[row + 1]);
-    judge_row(std::span(f.candidates).subspan(begin, end - begin), distance, ids.subspan(row * k, k),
+    judge_row(std::span(f.candidates).subspan(begin, end - begin), place, ids.subspan(row * k, k),
               weights.subspan(row * k, k));
   }
 }
 
-void Predictor::judge_row(std::span<const Candidate> row, i64 distance, std::span<const i32> ids,
+void Predictor::judge_row(std::span<const Candidate> row, Place place, std::span<const i32> ids,
                           std::span<const f32> weights) {
-  ForecastScore& score = scores_[static_cast<size_t>(distance - 1)];
+  ForecastScore& score = scores_[static_cast<size_t>(place.moe_layer * kMaxDistance + place.distance - 1)];
   score.slots += shape_.top_k;
   for (f32 w : weights) score.weight += static_cast<f64>(w);
   for (size_t i = 0; i < row.size(); i++) {
@@ -172,7 +190,7 @@ void Predictor::judge_row(std::span<const Candidate> row, i64 distance, std::spa
     f64 error = static_cast<f64>(row[i].probability) - (wanted ? 1 : 0);
     score.judged++;
     score.squared_error += error * error;
-    learn(fits_[static_cast<size_t>(distance - 1)], row[i], wanted);
+    learn(fits_[static_cast<size_t>(place.distance - 1)], row[i], wanted);
     if (!wanted) continue;
     score.found_wide++;
     if (static_cast<i64>(i) >= shape_.top_k) continue;

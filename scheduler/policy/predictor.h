@@ -55,6 +55,8 @@ struct ForecastScore {
   f64 recall_wide() const { return slots > 0 ? static_cast<f64>(found_wide) / static_cast<f64>(slots) : 0; }
   f64 gate_mass_recall() const { return weight > 0 ? weight_found / weight : 0; }
   f64 brier() const { return judged > 0 ? squared_error / static_cast<f64>(judged) : 0; }
+
+  ForecastScore& operator+=(const ForecastScore& other);
 };
 
 // How many experts a ranking for this distance should have: twice, one and a half times, once top_k.
@@ -90,7 +92,8 @@ class Predictor {
   // were forecast (a prompt) only update the counts.
   void observe(i64 moe_layer, std::span<const i32> ids, std::span<const f32> weights, i64 rows);
 
-  const ForecastScore& score(i64 distance) const { return scores_[static_cast<size_t>(distance - 1)]; }
+  ForecastScore score(i64 distance) const;                                      // of all layers together
+  std::span<const ForecastScore> layer_scores() const { return scores_; }  // [moe layers, kMaxDistance]
 
  private:
   struct Candidate {
@@ -108,8 +111,11 @@ class Predictor {
   Forecast& forecast(i64 moe_layer, i64 distance);
   f32& count(i64 moe_layer, i64 expert) { return counts_[static_cast<size_t>(moe_layer * shape_.experts + expert)]; }
   f32 frequency(i64 moe_layer, ExpertId expert);
-  void judge(const Forecast& forecast, i64 distance, std::span<const i32> ids, std::span<const f32> weights);
-  void judge_row(std::span<const Candidate> row, i64 distance, std::span<const i32> ids, std::span<const f32> weights);
+  struct Place {
+    i64 moe_layer, distance;
+  };
+  void judge(const Forecast& forecast, Place place, std::span<const i32> ids, std::span<const f32> weights);
+  void judge_row(std::span<const Candidate> row, Place place, std::span<const i32> ids, std::span<const f32> weights);
   void learn(Fit& fit, const Candidate& candidate, bool wanted);
   f32* together(i64 moe_layer, i64 before) {
     return pairs_.data() + (moe_layer * shape_.experts + before) * shape_.experts;
@@ -127,7 +133,7 @@ class Predictor {
   std::vector<f32> pair_scores_;        // [experts] scratch
   std::vector<Forecast> forecasts_;     // [moe layers * distances]
   std::array<Fit, kMaxDistance> fits_;
-  std::array<ForecastScore, kMaxDistance> scores_;
+  std::vector<ForecastScore> scores_;   // [moe layers * distances]
   std::vector<RankedExpert> ranking_;   // scratch
   std::vector<LikelyExpert> likely_;
   std::vector<f32> unwanted_;           // [experts] scratch: that no row wants it

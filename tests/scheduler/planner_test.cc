@@ -125,6 +125,20 @@ TEST_CASE("a budget below one token's experts works, with a warning that names t
   CHECK(plan_warning(table, make_plan(table, {.ram_bytes = mib * kMiB})) == "");
 }
 
+TEST_CASE("what devices hold of one token's experts is not missing in RAM") {
+  ExpertTable table = big_table();
+  PlanRequest request{.ram_bytes = 8 * kGiB, .devices = {{.vram_bytes = kGiB}}};
+  std::string alone = plan_warning(table, make_plan(table, {.ram_bytes = 8 * kGiB}));
+  std::string with_some = plan_warning(table, make_plan(table, request));
+  INFO(with_some);
+  i64 mib = std::stoll(with_some.substr(with_some.find("--ram ") + 6));
+  CHECK(mib < std::stoll(alone.substr(alone.find("--ram ") + 6)));
+  PlanRequest enough{.ram_bytes = mib * kMiB, .devices = request.devices};
+  CHECK(plan_warning(table, make_plan(table, enough)) == "");
+  request.devices[0].vram_bytes = 20 * kGiB;
+  CHECK(plan_warning(table, make_plan(table, request)) == "");
+}
+
 TEST_CASE("read sizes that do not suit the alignment are refused") {
   ExpertTable table = small_table({});
   CHECK_THROWS_AS(make_plan(table, {.ram_bytes = kGiB, .piece_bytes = 1000}), Error);
