@@ -80,6 +80,7 @@ ExpertBudget choose_budget(const EngineOptions& options, i64 resident_bytes, i64
 
 struct Engine::Impl {
   EngineOptions options;
+  std::unique_ptr<Timeline> timeline;  // or none
   Gguf gguf;
   Hparams hparams;
   ExpertTable experts;
@@ -120,6 +121,10 @@ struct Engine::Impl {
                                                                                   .hidden = hparams.hidden,
                                                                                   .ffn = hparams.expert_ffn,
                                                                                   .exact = options.exact});
+    if (!options.timeline) return;
+    timeline = std::make_unique<Timeline>();
+    timer.record(*timeline, "CPU");
+    devices->record(*timeline);
   }
 
   void make_plan_within_budget() {
@@ -153,6 +158,7 @@ struct Engine::Impl {
     scheduler = std::make_unique<Scheduler>(
         experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k(), known()), *reader,
         steady_clock(), SlabOptions{.fault_in = fault_in_if_available}, devices->copier());
+    if (timeline) scheduler->record(*timeline, "SSD");
     look_ahead();
     forward = make_forward(options.chunk);
     if (options.sequences > 1 && routers.size() == 1) between = make_forward(options.sequences);
@@ -263,6 +269,7 @@ IsaLevel Engine::isa() const { return impl_->stream->level(); }
 CacheType Engine::cache_type() const { return impl_->cache_type(); }
 std::string Engine::io_description() const { return impl_->reader->describe(); }
 const StageTimer& Engine::timer() const { return impl_->timer; }
+const Timeline* Engine::timeline() const { return impl_->timeline.get(); }
 const SchedulerStats& Engine::scheduler_stats() const { return impl_->scheduler->stats(); }
 
 ResidencyView Engine::residency() const { return impl_->scheduler->view(); }

@@ -63,6 +63,7 @@ struct EngineOptions {
   PredictorKind predictor = PredictorKind::gate_shared;
   i64 lookahead = 1;
   PrefetchMode prefetch = PrefetchMode::automatic;
+  bool timeline = false;  // records what cores, devices, links and disk do
 };
 
 // Called now and then while loading; returning false gives up (the constructor then throws Interrupted).
@@ -124,6 +125,8 @@ class Engine {
   bool has_between() const;
 
   const StageTimer& timer() const;
+  // None unless asked for. Lanes: "CPU" (passes alone: not what happens between two), "SSD", and of each device its own.
+  const Timeline* timeline() const;
   const SchedulerStats& scheduler_stats() const;
   ResidencyView residency() const;
   const Governor& governor() const;

@@ -35,6 +35,10 @@ std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_
   return requests;
 }
 
+void EngineDevices::record(Timeline& timeline) {
+  for (const std::unique_ptr<Device>& device : devices_) device->record(timeline);
+}
+
 void EngineDevices::allocate(const Plan& plan, IsaLevel level) {
   std::vector<DeviceCopier::Arena> arenas;
   lanes_.reserve(devices_.size());

@@ -26,6 +26,9 @@ class EngineDevices {
   // Throws Error when a device has less memory than that.
   void allocate(const Plan& plan, IsaLevel level);
 
+  // Before allocate(). The timeline must outlive this.
+  void record(Timeline& timeline);
+
   std::span<DeviceArenaLane> lanes() { return lanes_; }
   Copier* copier() { return copier_.get(); }
   std::string id(size_t device) const { return devices_[device]->properties().id; }

@@ -104,6 +104,7 @@ i64 Scheduler::experts_on_device(i64 device) const {
 }
 const Governor& Scheduler::governor() const { return impl_->governor; }
 void Scheduler::tend() { impl_->poll(); }
+void Scheduler::record(Timeline& timeline, std::string_view lane) { impl_->streamer.record(timeline, lane); }
 
 const ExpertTable& Scheduler::table() const { return impl_->table; }
 

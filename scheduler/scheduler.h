@@ -49,6 +49,7 @@ struct ReadyExpert {
 };
 
 class ResidencyPolicy;
+class Timeline;
 struct SlabOptions;
 
 class Scheduler {
@@ -113,6 +114,9 @@ class Scheduler {
   const Governor& governor() const;
   // Lets reads make progress while the runtime computes something else. Cheap.
   void tend();
+
+  // From now on the disk's reads are recorded in a lane of this name. The timeline must outlive the scheduler.
+  void record(Timeline& timeline, std::string_view lane);
 
   // Reads every expert that has a free slot, in file order, before the first token. `progress(done, total)`
   // is called with bytes now and then (may be null); returning false stops early (Ctrl-C): what has begun

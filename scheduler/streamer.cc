@@ -171,6 +171,7 @@ void Streamer::take_results() {
     // The drive was busy until the last of these landed, which may be long before anybody looked.
     if (pieces_in_flight_ > 0) continue;
     busy_ns_ += std::max<i64>(0, last_ns - busy_since_ns_);
+    if (timeline_ != nullptr) timeline_->add({busy_since_ns_, last_ns, "read", lane_});
     measure_bandwidth();
   }
 }

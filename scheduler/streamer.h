@@ -16,6 +16,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
 #include "kernels/base/ids.h"
+#include "kernels/base/timeline.h"
 #include "scheduler/model_file/expert_table.h"
 #include "scheduler/plan.h"
 #include "scheduler/tiers/reader.h"
@@ -43,6 +44,12 @@ class Streamer {
  public:
   // All must outlive the streamer. Throws Error when the reader's alignment does not suit the plan's.
   Streamer(const ExpertTable& table, const Plan& plan, Reader& reader, const Clock& clock, i64 slots);
+
+  // From now on the times with a piece in flight are spans of a lane. The timeline must outlive the streamer.
+  void record(Timeline& timeline, std::string_view lane) {
+    timeline_ = &timeline;
+    lane_ = timeline.lane(lane);
+  }
 
   void start(const Fetch& fetch);
   // Forgets the fetch of this slot if no byte of it has been asked for yet; false when it must be waited for.
@@ -120,6 +127,8 @@ class Streamer {
   i64 bytes_read_ = 0;
   i64 busy_ns_ = 0;
   i64 busy_since_ns_ = 0;  // while pieces are in flight
+  Timeline* timeline_ = nullptr;  // or none
+  i32 lane_ = 0;
 };
 
 }  // namespace stoker

@@ -15,6 +15,7 @@
 #include "tools/teacher.h"
 #include "tools/terminal.h"
 #include "tools/text_input.h"
+#include "tools/timeline_report.h"
 
 namespace stoker {
 
@@ -214,7 +215,7 @@ std::string csv(const nlohmann::ordered_json& rows) {
   for (size_t i = 0; i < rows.size(); ++i) {
     std::string header, line;
     for (const auto& [key, value] : rows[i].items()) {
-      if (value.is_array()) continue;
+      if (value.is_structured()) continue;
       header += fmt::format("{}{}", header.empty() ? "" : ",", key);
       line += fmt::format("{}{}", line.empty() ? "" : ",", value.dump());  // strings keep their quotes
     }
@@ -236,7 +237,7 @@ std::vector<i32> bench_tokens(const Options& o, const Gguf& gguf) {
   return tokens;
 }
 
-void note_details(const BenchModel& model, const Engine& engine, const std::vector<TestResult>& results, u64 hash) {
+void note_details(const BenchModel& model, const Engine& engine, const std::vector<TestResult>& results, u64 hash, bool perf) {
   EngineFootprint f = engine.footprint();
   for (const TestResult& r : results) {
     const Phase& p = r.all;
@@ -252,6 +253,8 @@ void note_details(const BenchModel& model, const Engine& engine, const std::vect
         p.ms_per_token(Stage::experts), p.ms_per_token(Stage::disk_wait), p.ms_per_token(Stage::rest),
         human_bytes(p.experts.bytes_read), p.disk_gb_per_second_busy(),
         describe(p.bottleneck()));
+    if (perf && r.generated_tokens > 0) note_perf_table(engine, p, model.memory_gb_per_second);
+    if (perf && r.generated_tokens == 0) note_lanes(p.lanes);
   }
   note("memory {} peak RSS; {} resident weights, {} KV cache, {} scratch, {} budget for {} of {} experts",
        human_bytes(peak_rss_bytes()), human_bytes(f.resident_bytes), human_bytes(f.kv_bytes),
@@ -284,11 +287,11 @@ int bench_command(const Options& o) {
   if (o.bench_generate > 0) results.push_back(bench.generation_test());
 
   plot_recall(*engine, o.plot_recall);
-
+  if (!o.timeline_file.empty()) write_chrome_trace(*engine->timeline(), o.timeline_file);
   std::string format = o.json ? "json" : o.format;
   if (format == "md") {
     print(markdown(model, *engine, results) + "\nbuild: " STOKER_VERSION "\n");
-    note_details(model, *engine, results, bench.hash());
+    note_details(model, *engine, results, bench.hash(), o.perf);
     return 0;
   }
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();

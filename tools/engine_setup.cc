@@ -63,6 +63,7 @@ EngineOptions engine_options(const Options& o) {
   e.predictor = predictor_kind(o);
   e.lookahead = o.lookahead;
   e.prefetch = prefetch_mode(o);
+  e.timeline = o.perf || !o.timeline_file.empty();
   return e;
 }
 

@@ -85,6 +85,7 @@ struct Options {
 
   // What to print.
   bool perf = false;
+  std::string timeline_file;
   bool json = false;
   bool verbose = false;
 

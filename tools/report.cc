@@ -7,6 +7,7 @@
 #include "scheduler/memory_probe.h"
 #include "tools/recall_chart.h"
 #include "tools/terminal.h"
+#include "tools/timeline_report.h"
 
 namespace stoker {
 
@@ -66,6 +67,12 @@ Phase& Phase::operator+=(const Phase& other) {
   wall_ns += other.wall_ns;
   for (size_t i = 0; i < stage_ns.size(); ++i) stage_ns[i] += other.stage_ns[i];
   experts += other.experts;
+  if (lanes.empty()) lanes.resize(other.lanes.size());
+  for (size_t i = 0; i < other.lanes.size(); ++i) {
+    lanes[i].lane = other.lanes[i].lane;
+    lanes[i].busy_ns += other.lanes[i].busy_ns;
+    lanes[i].window_ns += other.lanes[i].window_ns;
+  }
   return *this;
 }
 
@@ -79,6 +86,7 @@ Phase PhaseMeter::stop(i64 tokens) const {
   Phase p;
   p.tokens = tokens;
   p.wall_ns = steady_clock().now_ns() - start_ns_;
+  if (engine_.timeline() != nullptr) p.lanes = engine_.timeline()->use(start_ns_, start_ns_ + p.wall_ns);
   p.experts = engine_.scheduler_stats() - experts_;
   std::array<i64, kStages> now = engine_.timer().all_ns();
   // The engine's timer runs within its passes only. What the wall saw beyond them (sampling, printing) is
@@ -93,7 +101,7 @@ Phase PhaseMeter::stop(i64 tokens) const {
 }
 
 nlohmann::ordered_json to_json(const Phase& p) {
-  return {
+  nlohmann::ordered_json json = {
       {"tokens", p.tokens},
       {"seconds", p.seconds()},
       {"tokens_per_second", p.tokens_per_second()},
@@ -118,6 +126,8 @@ nlohmann::ordered_json to_json(const Phase& p) {
       {"disk_busy_share", p.disk_busy_share()},
       {"bottleneck", name(p.bottleneck())},
   };
+  if (!p.lanes.empty()) json["lanes"] = lanes_json(p.lanes);
+  return json;
 }
 
 nlohmann::ordered_json engine_json(const Engine& engine) {
@@ -255,6 +265,7 @@ void note_perf_table(const Engine& engine, const Phase& decode, f64 memory_gb_pe
          total_ms > 0 ? ms / total_ms * 100 : 0, line.bytes / static_cast<f64>(kMiB), speed,
          from_memory ? fmt::format("{:.0f} %", speed / memory_gb_per_second * 100) : "-");
   }
+  note_lanes(decode.lanes);
 }
 
 f64 measure_memory_roof(int threads) {

@@ -7,8 +7,10 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/base/stats.h"
+#include "kernels/base/timeline.h"
 #include "scheduler/scheduler.h"
 
 namespace stoker {
@@ -26,6 +28,7 @@ struct Phase {
   i64 wall_ns = 0;
   std::array<i64, kStages> stage_ns{};  // their sum is wall_ns
   SchedulerStats experts;
+  std::vector<Timeline::LaneUse> lanes = {};  // none without a timeline
 
   f64 seconds() const { return static_cast<f64>(wall_ns) * 1e-9; }
   f64 tokens_per_second() const;
@@ -71,7 +74,7 @@ void plot_recall(const Engine& engine, const std::string& path);
 
 void note_run_report(const Engine& engine, const RunReport& report);
 // --perf: per stage of the decode phase time, bytes of weights and GB/s, and what share that is of the memory's speed
-// (0: not measured).
+// (0: not measured); and how idle each lane was.
 void note_perf_table(const Engine& engine, const Phase& decode, f64 memory_gb_per_second);
 
 // What this machine's cores can read from memory, GB/s (scheduler/memory_probe). Before a model takes the memory. 0, with

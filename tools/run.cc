@@ -14,6 +14,7 @@
 #include "tools/report.h"
 #include "tools/terminal.h"
 #include "tools/text_input.h"
+#include "tools/timeline_report.h"
 
 namespace stoker {
 
@@ -155,6 +156,7 @@ int run_command(const Options& o) {
   Run run{o, *engine, tokenizer, memory_speed};
   int code = o.chat ? converse(run, conversation, text) : answer_once(run, prompt);
   plot_recall(*engine, o.plot_recall);
+  if (!o.timeline_file.empty()) write_chrome_trace(*engine->timeline(), o.timeline_file);
   return code;
 }
 

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "kernels/base/clock.h"
+#include "kernels/base/timeline.h"
 #include "kernels/base/types.h"
 
 namespace stoker {
@@ -18,15 +19,22 @@ enum class Stage {
 };
 constexpr i64 kStages = 5;
 
-constexpr std::string_view name(Stage stage) {
-  constexpr std::array<std::string_view, kStages> names = {"attention", "experts", "device_wait", "disk_wait", "rest"};
+constexpr const char* name(Stage stage) {
+  constexpr std::array<const char*, kStages> names = {"attention", "experts", "device_wait", "disk_wait", "rest"};
   return names[static_cast<size_t>(stage)];
 }
+
+constexpr bool is_wait(Stage stage) { return stage == Stage::device_wait || stage == Stage::disk_wait; }
 
 // Time per stage. One owner thread; stages do not nest: switching charges the time since the last switch.
 class StageTimer {
  public:
   explicit StageTimer(const Clock& clock) : clock_(clock) {}
+  // Stages become spans of a lane; waiting is not being busy. The timeline must outlive the timer.
+  void record(Timeline& timeline, std::string_view lane) {
+    timeline_ = &timeline;
+    lane_ = timeline.lane(lane);
+  }
 
   void start(Stage stage) {
     stage_ = stage;
@@ -36,6 +44,7 @@ class StageTimer {
   void enter(Stage stage) {
     i64 now = clock_.now_ns();
     ns_[static_cast<size_t>(stage_)] += now - since_ns_;
+    if (timeline_ != nullptr) timeline_->add({since_ns_, now, name(stage_), lane_, !is_wait(stage_)});
     since_ns_ = now;
     stage_ = stage;
   }
@@ -52,6 +61,8 @@ class StageTimer {
  private:
   const Clock& clock_;
   std::array<i64, kStages> ns_{};
+  Timeline* timeline_ = nullptr;  // or none
+  i32 lane_ = 0;
   Stage stage_ = Stage::rest;
   i64 since_ns_ = 0;
 };

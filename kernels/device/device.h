@@ -73,9 +73,15 @@ class DeviceStream {
 
 enum class DeviceKind { host, cuda };
 
+class Timeline;
+
 class Device {
  public:
   virtual ~Device() = default;
+
+  // Before the first stream is made: what computes and copies is recorded from now on, in lanes "ID", "ID up" and
+  // "ID down". Devices that do not know when something ran record nothing. The timeline must outlive the device.
+  virtual void record(Timeline& /*timeline*/) {}
 
   virtual DeviceKind kind() const = 0;
   virtual DeviceProperties properties() const = 0;

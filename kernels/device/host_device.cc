@@ -11,6 +11,13 @@ class HostDevice final : public Device {
  public:
   HostDevice(const HostDeviceOptions& options, const std::string& id) : state_(options, id) {}
 
+  void record(Timeline& timeline) override {
+    state_.timeline = &timeline;
+    state_.compute.lane = timeline.lane(state_.id);
+    state_.up.lane = timeline.lane(state_.id + " up");
+    state_.down.lane = timeline.lane(state_.id + " down");
+  }
+
   DeviceKind kind() const override { return DeviceKind::host; }
   DeviceProperties properties() const override {
     return {.id = state_.id,

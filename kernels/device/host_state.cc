@@ -8,12 +8,13 @@
 
 namespace stoker {
 
-i64 ModelledSpeed::reserve(i64 bytes) {
+ModelledSpeed::Turn ModelledSpeed::reserve(i64 bytes) {
   i64 now = steady_clock().now_ns();
-  if (gb_per_second_ <= 0) return now;
+  if (gb_per_second_ <= 0) return {now, now};
   std::lock_guard lock(mutex_);
-  free_at_ns_ = std::max(free_at_ns_, now) + static_cast<i64>(static_cast<f64>(bytes) / gb_per_second_);
-  return free_at_ns_;
+  i64 begin_ns = std::max(free_at_ns_, now);
+  free_at_ns_ = begin_ns + static_cast<i64>(static_cast<f64>(bytes) / gb_per_second_);
+  return {begin_ns, free_at_ns_};
 }
 
 bool PinnedRanges::add(const void* begin, i64 bytes, bool mapped) {

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 
+#include "kernels/base/timeline.h"
 #include "kernels/device/host_device.h"
 #include "kernels/device/host_memory.h"
 
@@ -16,8 +17,13 @@ class ModelledSpeed {
  public:
   explicit ModelledSpeed(f64 gb_per_second) : gb_per_second_(gb_per_second) {}
 
-  // When a transfer of so many bytes that comes now will have ended, on the steady clock.
-  i64 reserve(i64 bytes);
+  // When a transfer of so many bytes that comes now is served, on the steady clock.
+  struct Turn {
+    i64 begin_ns, end_ns;
+  };
+  Turn reserve(i64 bytes);
+
+  i32 lane = 0;  // of the device's timeline, when it has one
 
  private:
   f64 gb_per_second_;  // or 0: any amount at once
@@ -53,6 +59,7 @@ class HostDeviceState {
   HostMemory memory;
   ModelledSpeed up, down, compute;
   PinnedRanges pinned;
+  Timeline* timeline = nullptr;  // or none; set before there are streams
 
   // Any thread. Once lost, everything fails.
   void lose() { lost_.store(true); }

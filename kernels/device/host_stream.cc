@@ -166,12 +166,18 @@ Status HostStream::execute(Task& task) {
   if (!status.ok() || task.kind == Task::Kind::record) return status;
   if (task.kind == Task::Kind::wait) return task.event->wait_for(task.ticket);
   if (task.fault == HostFault::copy) return Status::failure(fmt::format("{}: a copy has failed", state_.id));
-  i64 end_ns = task.speed->reserve(task.bytes);
-  if (task.peer_speed != nullptr) end_ns = std::max(end_ns, task.peer_speed->reserve(task.bytes));
+  auto [begin_ns, end_ns] = task.speed->reserve(task.bytes);
+  if (task.peer_speed != nullptr) end_ns = std::max(end_ns, task.peer_speed->reserve(task.bytes).end_ns);
   // A copy reads and writes at its end, so that nobody gets away with changing the source or looking at the target
   // before.
   if (task.kind == Task::Kind::copy) sleep_until(end_ns);
   task.work();
+  if (state_.timeline != nullptr) {
+    // Waking up late is no work of a modelled copy; what is not modelled took what it took.
+    bool copy = task.kind == Task::Kind::copy, modelled = end_ns > begin_ns;
+    i64 ended_ns = copy && modelled ? end_ns : std::max(end_ns, steady_clock().now_ns());
+    state_.timeline->add({begin_ns, ended_ns, copy ? "copy" : "compute", task.speed->lane});
+  }
   sleep_until(end_ns);
   return state_.status();
 }

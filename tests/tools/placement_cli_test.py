@@ -53,6 +53,28 @@ class Devices(Folder):
         self.assertLessEqual(run["engine"]["devices"][1]["expert_bytes"], 2 << 20)
         self.assertIn("there is no device", self.error("run", "-m", MODEL, "-p", "x", "--vram", "1G", "--device", "cpu"))
 
+    def test_a_timeline_has_a_lane_for_cores_disk_and_each_device_and_its_link(self):
+        path = self.path("timeline.json")
+        run = answer(self, "-p", PROMPT, "-n", "6", "--device", "host:2,vram=32MiB", "--vram", "4M,2M", "--ram", "6M",
+                     "--timeline", path)
+        lanes = ["CPU", "SSD"] + [d + way for d in ("host:0", "host:1") for way in ("", " up", " down")]
+        self.assertEqual(sorted(run["decode"]["lanes"]), sorted(lanes))
+        for lane, use in run["decode"]["lanes"].items():
+            self.assertGreaterEqual(use["idle_share"], 0, lane)
+            self.assertLess(use["idle_share"], 1, lane)
+        with open(path) as chart:
+            events = json.load(chart)["traceEvents"]
+        names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        self.assertEqual(sorted(names.values()), sorted(lanes))
+        spans = [e for e in events if e["ph"] == "X"]
+        self.assertEqual({names[e["tid"]] for e in spans}, set(lanes))
+        self.assertTrue(all(e["ts"] >= 0 and e["dur"] > 0 for e in spans))
+        self.assertEqual({e["name"] for e in spans if names[e["tid"]] == "CPU"} - {"device_wait", "disk_wait"},
+                         {"attention", "experts", "rest"})
+        bench = expect(self, 0, "bench", "-m", MODEL, "-p", "8", "-n", "4", "-r", "1", "--perf", "--device", "host:1,vram=32MiB")
+        self.assertIn(b"lane host:0 up", bench.stderr)
+        self.assertNotIn("lanes", answer(self, "-p", PROMPT, "-n", "1")["decode"])
+
     def test_a_device_that_is_lost_while_it_answers_is_an_error(self):
         result = expect(self, 1, "run", "-m", MODEL, "-p", PROMPT, "-n", "200", "--temp", "0", "--ram", "12M",
                         "--device", "host:1,vram=32MiB,lose-at=2000")
