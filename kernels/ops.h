@@ -158,6 +158,7 @@ struct PromptAttentionArgs {
   f32* out;  // [tokens, heads, v]
   i64 heads, nope, rope, latent, v;
   f32 scale;
+  i64 first_head = 0, some_heads = 0;  // a part of the heads, the others' outputs are left alone; 0: all (CUDA knows no parts)
   std::byte* scratch;  // prompt_attention_scratch_bytes(...)
   i64 scratch_bytes;
 };

@@ -43,8 +43,8 @@ i64 AttentionLayer::scratch_bytes() const {
          scratch_.bytes();
 }
 
-void AttentionLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, const Batch& batch, f32* x,
-                         f32* normed) {
+bool AttentionLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, const Batch& batch, f32* x,
+                         f32* normed, PassBreaks& breaks) {
   DCHECK(batch.rows <= limits_.rows);
   ops_.rms_norm(stream, {.x = x,
                          .weight = w.attention_norm,
@@ -54,13 +54,13 @@ void AttentionLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, c
                          .x_stride = h_.hidden,
                          .y_stride = h_.hidden,
                          .epsilon = h_.rms_epsilon});
-  project(stream, w, batch, normed);
+  if (!project(stream, w, batch, normed, breaks)) return false;
   rotate(stream, batch);
   store(stream, layer, batch);
 
   for (size_t i = 0; i < batch.runs.size();) {
     if (batch.runs[i].is_prompt()) {
-      attend_prompt(stream, layer, w, batch.runs[i++]);
+      if (!attend_prompt(stream, layer, w, batch.runs[i++], breaks)) return false;
       continue;
     }
     size_t end = i;
@@ -72,9 +72,11 @@ void AttentionLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, c
   inputs_.set(floats(out_), batch.rows, h_.heads * h_.v);
   inputs_.multiply(stream, w.attention_output, limits_.exact, normed, h_.hidden);
   ops_.add(stream, x, normed, batch.rows * h_.hidden);
+  return true;
 }
 
-void AttentionLayer::project(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* normed) {
+bool AttentionLayer::project(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* normed,
+                             PassBreaks& breaks) {
   i64 rows = batch.rows;
   inputs_.set(normed, rows, h_.hidden);
   inputs_.multiply(stream, w.kv_a, limits_.exact, floats(kv_), h_.cache_row());
@@ -98,8 +100,10 @@ void AttentionLayer::project(Stream& stream, const LayerWeights& w, const Batch&
                            .y_stride = h_.q_lora,
                            .epsilon = h_.rms_epsilon});
     inputs_.set(floats(q_a_), rows, h_.q_lora);
+    if (!breaks.pause()) return false;
   }
   inputs_.multiply(stream, w.q, limits_.exact, floats(q_), h_.heads * h_.key());
+  return breaks.pause();
 }
 
 void AttentionLayer::rotate(Stream& stream, const Batch& batch) {
@@ -130,25 +134,39 @@ void AttentionLayer::store(Stream& stream, LayerId layer, const Batch& batch) {
   }
 }
 
-void AttentionLayer::attend_prompt(Stream& stream, LayerId layer, const LayerWeights& w, const SequenceRun& run) {
-  ops_.prompt_attention(stream, {.q = floats(q_) + run.first_row * h_.heads * h_.key(),
-                                 .cache = run.cache->row(layer, 0),
-                                 .cache_type = run.cache->type(),
-                                 .first = run.position,
-                                 .tokens = run.rows,
-                                 .k_b = w.k_b,
-                                 .k_b_head_stride_bytes = w.k_b_head_bytes,
-                                 .v_b = w.v_b,
-                                 .v_b_head_stride_bytes = w.v_b_head_bytes,
-                                 .out = floats(out_) + run.first_row * h_.heads * h_.v,
-                                 .heads = h_.heads,
-                                 .nope = h_.nope,
-                                 .rope = h_.rope,
-                                 .latent = h_.latent,
-                                 .v = h_.v,
-                                 .scale = h_.attention_scale,
-                                 .scratch = scratch_.data(),
-                                 .scratch_bytes = scratch_.bytes()});
+// A few heads at a time where others wait: a worker takes a head, so as many as there are workers lose nothing.
+bool AttentionLayer::attend_prompt(Stream& stream, LayerId layer, const LayerWeights& w, const SequenceRun& run,
+                                   PassBreaks& breaks) {
+  i64 step = breaks.wanted() ? limits_.workers : h_.heads;
+  for (i64 first = 0; first < h_.heads; first += step) {
+    ops_.prompt_attention(stream, prompt_args(layer, w, run, first, std::min(step, h_.heads - first)));
+    if (!breaks.pause()) return false;
+  }
+  return true;
+}
+
+PromptAttentionArgs AttentionLayer::prompt_args(LayerId layer, const LayerWeights& w, const SequenceRun& run,
+                                                i64 first_head, i64 heads) {
+  return {.q = floats(q_) + run.first_row * h_.heads * h_.key(),
+          .cache = run.cache->row(layer, 0),
+          .cache_type = run.cache->type(),
+          .first = run.position,
+          .tokens = run.rows,
+          .k_b = w.k_b,
+          .k_b_head_stride_bytes = w.k_b_head_bytes,
+          .v_b = w.v_b,
+          .v_b_head_stride_bytes = w.v_b_head_bytes,
+          .out = floats(out_) + run.first_row * h_.heads * h_.v,
+          .heads = h_.heads,
+          .nope = h_.nope,
+          .rope = h_.rope,
+          .latent = h_.latent,
+          .v = h_.v,
+          .scale = h_.attention_scale,
+          .first_head = first_head,
+          .some_heads = heads,
+          .scratch = scratch_.data(),
+          .scratch_bytes = scratch_.bytes()};
 }
 
 void AttentionLayer::attend_generated(Stream& stream, LayerId layer, const LayerWeights& w,

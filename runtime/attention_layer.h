@@ -10,6 +10,7 @@
 #include "runtime/batch_row.h"
 #include "runtime/hparams.h"
 #include "runtime/kv_cache.h"
+#include "runtime/pass_breaks.h"
 #include "runtime/weights.h"
 
 namespace stoker {
@@ -43,15 +44,18 @@ class AttentionLayer {
     const i32* positions;
     i64 rows;
   };
-  void run(Stream& stream, LayerId layer, const LayerWeights& w, const Batch& batch, f32* x, f32* normed);
+  // False: it was interrupted, x and what the caches have of these rows are undefined.
+  bool run(Stream& stream, LayerId layer, const LayerWeights& w, const Batch& batch, f32* x, f32* normed,
+           PassBreaks& breaks);
 
   i64 scratch_bytes() const;
 
  private:
-  void project(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* normed);
+  bool project(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* normed, PassBreaks& breaks);
   void rotate(Stream& stream, const Batch& batch);
   void store(Stream& stream, LayerId layer, const Batch& batch);
-  void attend_prompt(Stream& stream, LayerId layer, const LayerWeights& w, const SequenceRun& run);
+  bool attend_prompt(Stream& stream, LayerId layer, const LayerWeights& w, const SequenceRun& run, PassBreaks& breaks);
+  PromptAttentionArgs prompt_args(LayerId layer, const LayerWeights& w, const SequenceRun& run, i64 first_head, i64 heads);
   void attend_generated(Stream& stream, LayerId layer, const LayerWeights& w, std::span<const SequenceRun> runs);
   // y(t, h) = w(h) x(t, h); x is [tokens, heads, w.cols] with head rows `x_stride` apart.
   void multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride, i64 tokens, f32* y);

@@ -89,11 +89,13 @@ void BatchSlot::feed_prompt(std::span<f32> logits, const std::function<void()>& 
     rows_.push_back(make_row(sequence_, i, generation_->prompt[static_cast<size_t>(i)], last && i + 1 == end,
                              RowRole::prompt));
   Status status = engine_.forward(rows_, last ? logits : std::span<f32>(), &generation_->cancelled, between);
-  if (cancelled()) return;  // noticed at the next step
-  if (!status.ok()) return fail(status);
+  if (!status.ok()) {
+    if (!cancelled()) fail(status);
+    return;
+  }
   tokens_.insert(tokens_.end(), generation_->prompt.begin() + begin, generation_->prompt.begin() + end);
   note_time();
-  if (last) sample(logits);
+  if (last && !cancelled()) sample(logits);
 }
 
 BatchRow BatchSlot::next_row() const { return make_row(sequence_, held(), *pending_, true, RowRole::generated); }

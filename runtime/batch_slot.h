@@ -40,7 +40,8 @@ class BatchSlot {
   void begin(std::shared_ptr<Generation> generation);
 
   // One more piece of the prompt. Its borders are multiples of the engine's chunk, so they depend on the prompt alone.
-  // `logits` [vocab]; `between`: see Engine::forward.
+  // `logits` [vocab]; `between`: see Engine::forward. One whose generation is cancelled meanwhile is given up: the cache
+  // has whole pieces only.
   void feed_prompt(std::span<f32> logits, const std::function<void()>& between = {});
 
   BatchRow next_row() const;  // of the token sampled last

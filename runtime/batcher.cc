@@ -8,6 +8,14 @@
 
 namespace stoker {
 
+namespace {
+
+// What a prompt gets at least between two tokens of the others. Models whose rows take less than that would go back and
+// forth after every step, and a stream's tokens would come as unevenly as steps are long.
+constexpr i64 kPromptTurnNs = 3'000'000;
+
+}  // namespace
+
 Batcher::Batcher(const Load& load, i64 queue) : queue_(queue) {
   thread_ = std::thread([this, &load] { run(load); });
   std::unique_lock lock(mutex_);
@@ -130,9 +138,7 @@ void Batcher::run(const Load& load) {
 
 void Batcher::work() {
   while (wait_for_work()) {
-    end_cancelled();
-    lend();
-    admit();
+    turn_over_slots();
     step_prompt();
     step_decode();
     publish();
@@ -219,9 +225,16 @@ BatchSlot& Batcher::choose_slot(const Generation& generation) {
   return *best;
 }
 
+// Also inside a prompt's pass, so that nobody waits for its end to be rid of a slot or to get one.
+void Batcher::turn_over_slots() {
+  end_cancelled();
+  lend();
+  admit();
+}
+
 void Batcher::end_cancelled() {
   for (BatchSlot& slot : slots_) {
-    if (!slot.cancelled()) continue;
+    if (!slot.cancelled() || &slot == prompt_) continue;  // the pass sees it and ends first
     slot.end(GenerationEnd::cancelled);
     account(slot);
   }
@@ -236,17 +249,20 @@ void Batcher::step_prompt() {
     i64 held = slot.held();
     std::function<void()> between;
     if (engine_->has_between()) between = [this] { inside_prompt(); };
+    prompt_ = &slot;
     slot.feed_prompt(std::span(logits_).first(static_cast<size_t>(engine_->hparams().vocab)), between);
+    prompt_ = nullptr;
     state_.prompt_rows += slot.held() - held;
     if (!slot.busy()) account(slot);
+    end_cancelled();
     return;
   }
 }
 
 void Batcher::inside_prompt() {
-  in_prompt_ = true;
-  if (steady_clock().now_ns() - decoded_ns_ >= decode_ns_) step_decode();
-  in_prompt_ = false;
+  turn_over_slots();
+  if (steady_clock().now_ns() - decoded_ns_ < std::max(decode_ns_, kPromptTurnNs)) return;
+  step_decode();
   publish();
   show_residency();
 }
@@ -271,7 +287,7 @@ void Batcher::decode(std::span<BatchSlot* const> slots) {
   rows_.clear();
   for (BatchSlot* slot : slots) rows_.push_back(slot->next_row());
   std::span<f32> logits = std::span(logits_).first(slots.size() * vocab);
-  Status status = in_prompt_ ? engine_->forward_between(rows_, logits) : engine_->forward(rows_, logits);
+  Status status = prompt_ != nullptr ? engine_->forward_between(rows_, logits) : engine_->forward(rows_, logits);
   if (!status.ok() && slots.size() > 1) {
     for (size_t i = 0; i < slots.size(); i++) decode(slots.subspan(i, 1));
     return;

@@ -90,6 +90,7 @@ class Batcher {
   bool is_lent(size_t index) const;
   std::shared_ptr<Generation> take_waiting();
   BatchSlot& choose_slot(const Generation& generation);
+  void turn_over_slots();
   void end_cancelled();
   void step_prompt();
   void inside_prompt();
@@ -109,7 +110,7 @@ class Batcher {
   std::vector<f32> logits_;  // [slots, vocab]
   std::vector<BatchRow> rows_;
   size_t next_prompt_ = 0;
-  bool in_prompt_ = false;               // inside a prompt's pass
+  BatchSlot* prompt_ = nullptr;          // whose chunk is being computed
   i64 decoded_ns_ = 0, decode_ns_ = 0;   // when the last rows were computed, and how long that took
   BatcherStatus state_;
 

@@ -115,7 +115,8 @@ class Engine {
 
   // Computes the rows (at most options().chunk) and appends them to their sequences' caches; each sequence's cache
   // must be at the first row's position. `logits` gets [number of rows that want them, vocab] in row order.
-  // Failure (a read failed, a device is lost, or *interrupt was set between two layers): the caches are as before the call and the
+  // Failure (a read failed, a device is lost, or *interrupt was set, which is seen at the next step inside a layer):
+  // the caches are as before the call and the
   // engine goes on working.
   Status forward(std::span<const BatchRow> rows, std::span<f32> logits,
                  const std::atomic<bool>* interrupt = nullptr, const std::function<void()>& between = {});

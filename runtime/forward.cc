@@ -55,26 +55,20 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   timer.start(Stage::rest);
   i64 before_ns = timer.total_ns();
   embed(rows);
-  auto make_room = [&] {
-    if (!between) return;
-    timer.stop();
-    between();
-    timer.start(Stage::rest);
-  };
+  PassBreaks breaks(timer, interrupt, between);
   for (i64 i = 0; i < h_.layers; i++) {
     const LayerWeights& w = weights_.layers()[static_cast<size_t>(i)];
     timer.enter(Stage::attention);
     scheduler_.tend();
-    attention_.run(stream_, LayerId(i), w, {runs_, positions_.data(), count}, floats(x_), floats(normed_));
-    make_room();
-    Status status = moe_.run(stream_, LayerId(i), w, count, floats(x_), floats(normed_), timer);
-    if (status.ok() && interrupt != nullptr && interrupt->load(std::memory_order_relaxed))
-      status = Status::failure("interrupted");
+    bool attended = attention_.run(stream_, LayerId(i), w, {runs_, positions_.data(), count}, floats(x_), floats(normed_), breaks);
+    Status status;
+    if (attended && breaks.pause())
+      status = moe_.run(stream_, LayerId(i), w, count, floats(x_), floats(normed_), timer, breaks);
+    if (status.ok() && !breaks.pause()) status = Status::failure("interrupted");
     if (!status.ok()) {
       timer.stop();
       return status;
     }
-    make_room();
   }
   timer.enter(Stage::rest);
   output_head(rows, logits);

@@ -29,8 +29,7 @@ class Forward {
   Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
           Router& router, const Limits& limits, Lookahead* lookahead = nullptr, std::span<DeviceArenaLane> lanes = {});
 
-  // See Engine::forward. `caches` [sequences]. `between`, when there is one, is called after each layer's
-  // attention and after its FFN, and may run another Forward on the same timer and scheduler, for other sequences.
+  // See Engine::forward and PassBreaks. `caches` [sequences].
   Status run(std::span<const BatchRow> rows, std::span<KvCache* const> caches, std::span<f32> logits,
              StageTimer& timer, const std::atomic<bool>* interrupt, const std::function<void()>& between = {});
 

@@ -17,6 +17,8 @@ i64 scratch_bytes_needed(const Hparams& h, i64 rows) {
   return std::max(expert_scratch_bytes(rows, resident), expert_scratch_bytes(std::max(rows, h.top_k), h.expert_ffn));
 }
 
+Status interrupted() { return Status::failure("interrupted"); }
+
 }  // namespace
 
 MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router,
@@ -51,7 +53,7 @@ MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits,
 i64 MoeLayer::scratch_bytes() const { return expert_rows_.bytes() + shared_rows_.bytes() + scratch_.bytes(); }
 
 Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, f32* x, f32* normed,
-                     StageTimer& timer) {
+                     StageTimer& timer, PassBreaks& breaks) {
   DCHECK(rows <= limits_.rows);
   timer.enter(Stage::rest);
   ops_.rms_norm(stream, {.x = x,
@@ -74,7 +76,7 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
   router_.route(stream, layer, w, normed, rows, ids_.data(), gate_weights_.data());
   group_by_expert(rows);
   bool shared = w.gate.rows > 0;
-  Status read = routed(stream, layer, w, rows, x, shared, timer);
+  Status read = routed({stream, layer, w, rows, timer, breaks}, x, shared);
   timer.enter(Stage::device_wait);
   Status computed = finish_devices();
   if (!read.ok()) return read;
@@ -90,24 +92,50 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
   return {};
 }
 
-// Experts in devices' memory are posted there, the CPU computes the others, and the shared expert.
-Status MoeLayer::routed(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, const f32* x, bool shared,
-                        StageTimer& timer) {
-  // From here on reads are in flight and devices compute: the shared expert is computed in their shadow.
-  Scheduler::Lease lease = scheduler_.acquire(layer, requests_);
-  post_to_devices(layer, rows, lease.on_devices());
-  if (shared) resident_ffn(stream, w, rows, floats(shared_rows_));
-  look_ahead(stream, layer, x, shared ? floats(shared_rows_) : nullptr, rows);
+// Experts in devices' memory are posted there, the CPU computes the others, and the shared expert. All wants are one
+// lease, whose reads overlap; where nothing is read and others wait for their rows, it is one lease after the other.
+Status MoeLayer::routed(const Pass& pass, const f32* x, bool shared) {
+  part_begin_ = 0;
+  while (part_begin_ < requests_.size()) {
+    size_t end = end_of_part(pass, part_begin_);
+    // From here on reads are in flight and devices compute: the shared expert is computed in their shadow.
+    {
+      Scheduler::Lease lease = scheduler_.acquire(pass.layer, std::span(requests_).subspan(part_begin_, end - part_begin_));
+      post_to_devices(pass.layer, pass.rows, lease.on_devices());
+      if (part_begin_ == 0) {
+        if (shared) resident_ffn(pass.stream, pass.w, pass.rows, floats(shared_rows_));
+        look_ahead(pass.stream, pass.layer, x, shared ? floats(shared_rows_) : nullptr, pass.rows);
+      }
+      Status status = compute_as_they_land(pass, lease);
+      if (!status.ok()) return status;
+    }
+    part_begin_ = end;
+    if (end < requests_.size() && !pass.breaks.pause()) return interrupted();
+  }
+  return {};
+}
 
-  for (i64 left = static_cast<i64>(requests_.size() - lease.on_devices().size()); left > 0;) {
-    timer.enter(Stage::disk_wait);
+// As many wants as one region computes.
+size_t MoeLayer::end_of_part(const Pass& pass, size_t begin) const {
+  if (!pass.breaks.wanted() || !scheduler_.has_slot_for_all() || !lanes_.empty()) return requests_.size();
+  size_t end = begin;
+  for (i64 tokens = 0; end < requests_.size(); end++) {
+    tokens += requests_[end].tokens;
+    if (end > begin && tokens > region_tokens()) break;
+  }
+  return end;
+}
+
+Status MoeLayer::compute_as_they_land(const Pass& pass, Scheduler::Lease& lease) {
+  while (lease.pending() > 0) {
+    pass.timer.enter(Stage::disk_wait);
     ready_.clear();
     Status status = lease.wait(ready_);
     if (!status.ok()) return status;
-    timer.enter(Stage::experts);
-    compute(stream, layer, ready_);
+    pass.timer.enter(Stage::experts);
+    compute(pass, ready_);
     for (const ReadyExpert& expert : ready_) lease.release(expert);
-    left -= static_cast<i64>(ready_.size());
+    if (pass.breaks.interrupted()) return interrupted();
   }
   return {};
 }
@@ -187,7 +215,7 @@ void MoeLayer::group_by_expert(i64 rows) {
 }
 
 ExpertWork MoeLayer::work_for(LayerId layer, const ReadyExpert& ready) const {
-  const Demand& demand = demands_[static_cast<size_t>(ready.request)];
+  const Demand& demand = demands_[part_begin_ + static_cast<size_t>(ready.request)];
   auto matrix = [&](const std::byte* data, ExpertMatrix which, i64 rows, i64 cols) {
     return Matrix{data, scheduler_.table().extent(layer, demand.expert, which).type, rows, cols};
   };
@@ -199,18 +227,18 @@ ExpertWork MoeLayer::work_for(LayerId layer, const ReadyExpert& ready) const {
           .tokens = demand.tokens};
 }
 
-// All of `ready` in as few regions as the scratch allows: one in decode, several for a prompt chunk.
-void MoeLayer::compute(Stream& stream, LayerId layer, std::span<const ReadyExpert> ready) {
-  i64 limit = std::max(limits_.rows, h_.top_k);
-  for (size_t i = 0; i < ready.size();) {
+// All of `ready` in as few regions as the scratch allows: one in decode, several for a prompt chunk. Less, when it is
+// interrupted.
+void MoeLayer::compute(const Pass& pass, std::span<const ReadyExpert> ready) {
+  for (size_t i = 0; i < ready.size() && !pass.breaks.interrupted();) {
     work_.clear();
     for (i64 tokens = 0; i < ready.size(); i++) {
-      ExpertWork work = work_for(layer, ready[i]);
-      if (tokens + work.tokens > limit) break;
+      ExpertWork work = work_for(pass.layer, ready[i]);
+      if (tokens + work.tokens > region_tokens()) break;
       tokens += work.tokens;
       work_.push_back(work);
     }
-    gated_ffn(stream, work_, h_.expert_ffn, floats(expert_rows_));
+    gated_ffn(pass.stream, work_, h_.expert_ffn, floats(expert_rows_));
   }
 }
 

@@ -5,11 +5,14 @@
 // Owner: the engine thread.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/base/stats.h"
 #include "runtime/activation_rows.h"
 #include "runtime/device_lane.h"
 #include "runtime/hparams.h"
 #include "runtime/lookahead.h"
+#include "runtime/pass_breaks.h"
 #include "runtime/router.h"
 #include "runtime/weights.h"
 #include "scheduler/scheduler.h"
@@ -27,8 +30,10 @@ class MoeLayer {
            Lookahead* lookahead = nullptr, std::span<DeviceArenaLane> lanes = {});
 
   // x [rows, hidden] += ffn(norm(x)), for a layer with experts or a dense one. `normed` is [rows, hidden] of scratch.
-  // Failure: an expert could not be read, or a device is lost, which the scheduler then knows; x is undefined.
-  Status run(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, f32* x, f32* normed, StageTimer& timer);
+  // Failure: an expert could not be read, a device is lost, which the scheduler then knows, or it was interrupted; x is
+  // undefined.
+  Status run(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, f32* x, f32* normed, StageTimer& timer,
+             PassBreaks& breaks);
 
   i64 scratch_bytes() const;
 
@@ -40,14 +45,27 @@ class MoeLayer {
     i64 tokens = 0;
   };
 
-  Status routed(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, const f32* x, bool shared,
-                StageTimer& timer);
+  // The pass that is under way.
+  struct Pass {
+    Stream& stream;
+    LayerId layer;
+    const LayerWeights& w;
+    i64 rows;
+    StageTimer& timer;
+    PassBreaks& breaks;
+  };
+
+  Status routed(const Pass& pass, const f32* x, bool shared);
+  Status compute_as_they_land(const Pass& pass, Scheduler::Lease& lease);
+  size_t end_of_part(const Pass& pass, size_t begin) const;
   void post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts);
   Status finish_devices();
   void resident_ffn(Stream& stream, const LayerWeights& w, i64 rows, f32* out);
   void group_by_expert(i64 rows);
   void look_ahead(Stream& stream, LayerId layer, const f32* x, const f32* shared, i64 rows);
-  void compute(Stream& stream, LayerId layer, std::span<const ReadyExpert> ready);
+  void compute(const Pass& pass, std::span<const ReadyExpert> ready);
+  // Of rows that want an expert, in one region: what the scratch holds.
+  i64 region_tokens() const { return std::max(limits_.rows, h_.top_k); }
   ExpertWork work_for(LayerId layer, const ReadyExpert& ready) const;
   void gated_ffn(Stream& stream, std::span<const ExpertWork> work, i64 ffn, f32* out);
 
@@ -69,7 +87,8 @@ class MoeLayer {
   std::vector<i32> grouped_rows_, grouped_out_;  // [rows * top_k], by expert
   std::vector<i32> all_rows_;                    // 0 .. rows - 1
   std::vector<Demand> demands_;
-  std::vector<ExpertRequest> requests_;
+  std::vector<ExpertRequest> requests_;          // of demands_, in their order
+  size_t part_begin_ = 0;                        // the lease's first request
   std::vector<ReadyExpert> ready_;
   std::vector<ExpertWork> work_;
   std::span<DeviceArenaLane> lanes_;

@@ -85,6 +85,8 @@ Scheduler::Lease Scheduler::acquire(LayerId layer, std::span<const ExpertRequest
   return Lease(this);
 }
 
+bool Scheduler::has_slot_for_all() const { return impl_->plan.all_resident; }
+
 void Scheduler::hint(LayerId layer, std::span<const ExpertExpectation> expected) {
   i64 moe_layer = impl_->table.moe_index(layer);
   CHECK(moe_layer >= 0);

@@ -95,6 +95,9 @@ class Scheduler {
   // One lease at a time. Requests name distinct experts of one layer.
   Lease acquire(LayerId layer, std::span<const ExpertRequest> requests);
 
+  // Nothing is ever evicted: a layer's wants may as well be several leases.
+  bool has_slot_for_all() const;
+
   // What the next batch that comes to this layer will probably want. Replaces what was said of the layer before and
   // ends when it comes. Tells the policy, and starts reads of a few likely ones that are absent, as far as the
   // governor allows and without touching what the current lease needs. A failed one is read again when wanted.

@@ -50,6 +50,7 @@ class StageTimer {
   }
   void stop() { enter(stage_); }
 
+  Stage stage() const { return stage_; }  // the running one
   i64 ns(Stage stage) const { return ns_[static_cast<size_t>(stage)]; }
   std::array<i64, kStages> all_ns() const { return ns_; }
   i64 total_ns() const {

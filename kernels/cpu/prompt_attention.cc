@@ -71,12 +71,14 @@ class PromptAttention {
         key_(a_.nope + a_.rope),
         key_value_(a_.nope + a_.v),
         layout_(a_.tokens, a_.nope, a_.rope, a_.latent, a_.v) {
+    CHECK(a_.first_head + a_.some_heads <= a_.heads);
     CHECK(stream.workers().size() * layout_.floats() * i64{sizeof(f32)} <= a_.scratch_bytes);
   }
 
   void run() {
-    stream_.workers().for_each(a_.heads, [&](i64 head, int worker) {
-      run_head(head, carve(reinterpret_cast<f32*>(a_.scratch) + worker * layout_.floats()));
+    i64 heads = a_.some_heads > 0 ? a_.some_heads : a_.heads;
+    stream_.workers().for_each(heads, [&](i64 head, int worker) {
+      run_head(a_.first_head + head, carve(reinterpret_cast<f32*>(a_.scratch) + worker * layout_.floats()));
     });
   }
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/base/check.h"
 #include "kernels/base/error.h"
 #include "kernels/cuda/op_parts.h"
 #include "kernels/cuda/products.h"
@@ -128,6 +129,7 @@ void latent_attention_op(Stream& stream, const LatentAttentionArgs& a) {
 }
 
 void prompt_attention(Stream& stream, const PromptAttentionArgs& a) {
+  CHECK(a.some_heads == 0);
   const Target target = target_of(stream);
   const i64 key = a.nope + a.rope;
   // Of a token: absorbed queries and their results, the 8-bit rows of the wider of both products, and its parts.

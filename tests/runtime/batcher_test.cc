@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <future>
 #include <thread>
@@ -133,6 +134,83 @@ TEST_CASE("a stream goes on inside one chunk of another's prompt") {
   stream.generation->cancel();
   REQUIRE(stream.wait().end == GenerationEnd::cancelled);
   CHECK(after - before >= 4);  // a chunk is many times a row's work; without room in it at most two tokens would come
+}
+
+TEST_CASE("a pass is given up at the next of its steps, and leaves the cache as it was") {
+  for (bool streamed : {false, true}) {
+    EngineOptions o = options(2);
+    o.chunk = 64;
+    if (streamed) o.ram_bytes = i64{2} << 20;
+    Engine engine(o);
+    std::vector<i32> prompt = text(64, 3);
+    std::vector<BatchRow> rows;
+    for (i32 i = 0; i < 64; i++)
+      rows.push_back({.sequence = SequenceId(0), .position = i, .token = prompt[static_cast<size_t>(i)], .logits = i == 63, .role = RowRole::prompt});
+    std::vector<f32> want(static_cast<size_t>(engine.hparams().vocab)), got(want.size());
+    std::atomic<bool> interrupt{false};
+    i64 steps = 0, last = -1;
+    auto between = [&] { interrupt = ++steps == last; };
+    REQUIRE(engine.forward(rows, want, &interrupt, between).ok());
+    i64 all = steps;
+    CHECK(all >= engine.hparams().layers * (streamed ? 6 : 8));
+    for (i64 at : {i64{1}, all / 3, all / 2, all - 1}) {
+      engine.sequence(SequenceId(0)).truncate(0);
+      steps = 0;
+      last = at;
+      interrupt = false;
+      CHECK_FALSE(engine.forward(rows, got, &interrupt, between).ok());
+      CHECK(steps == at);
+      CHECK(engine.sequence(SequenceId(0)).length() == 0);
+    }
+    last = -1;
+    interrupt = false;
+    REQUIRE(engine.forward(rows, got, &interrupt, between).ok());
+    CHECK(got == want);
+  }
+}
+
+TEST_CASE("clients that leave while a prompt is read are rid of their slots before another's next token") {
+  EngineOptions o = options(3);
+  o.chunk = 256;
+  Batcher batcher(load(o), 0);
+  Run witness(text(10, 1), -1, 2.0f), leaver(text(12, 2), -1, 2.0f), prompt(text(250, 3), 1);
+  i64 tokens = 0, leaver_left = -1, prompt_left = -1, leaver_ended = -1, prompt_ended = -1;  // in tokens of the witness
+  std::atomic<bool> begun{false};  // both streams
+  auto on_token = witness.generation->on_token;
+  witness.generation->on_token = [&](const GeneratedToken& t) {
+    tokens++;
+    BatcherStatus status = batcher.status();
+    bool prompting = begun && std::any_of(status.slots.begin(), status.slots.end(), [](const auto& slot) { return slot.prompting; });
+    if (prompting && leaver_left < 0) {
+      leaver_left = tokens;
+      leaver.generation->cancel();
+    } else if (leaver_left >= 0 && prompt_left < 0) {
+      prompt_left = tokens;
+      prompt.generation->cancel();
+    }
+    return on_token(t);
+  };
+  leaver.generation->on_done = [&](const GenerationResult& r) {
+    leaver_ended = tokens;
+    leaver.done.set_value(r);
+  };
+  prompt.generation->on_done = [&](const GenerationResult& r) {
+    prompt_ended = tokens;
+    prompt.done.set_value(r);
+  };
+  REQUIRE(witness.submit(batcher));
+  REQUIRE(leaver.submit(batcher));
+  witness.begun.get_future().wait();
+  leaver.begun.get_future().wait();
+  begun = true;
+  REQUIRE(prompt.submit(batcher));
+  CHECK(prompt.wait().end == GenerationEnd::cancelled);
+  CHECK(leaver.wait().end == GenerationEnd::cancelled);
+  witness.generation->cancel();
+  witness.wait();
+  CHECK(leaver_ended == leaver_left);
+  CHECK(prompt_ended == prompt_left);
+  CHECK(batcher.status().prompt_rows == 10 + 12);  // of the others: it was in the middle of its only piece
 }
 
 TEST_CASE("a slot's cache is used again, in the slot that has most of the prompt") {

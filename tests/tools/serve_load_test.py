@@ -271,6 +271,65 @@ class Abuse(Abused):
             self.assertIn(self.server.ask(method, path)[0], (404, 405), (method, path))
 
 
+class SlowHeaders(unittest.TestCase):
+    """More clients than threads, each of which sends a byte of a header now and then."""
+
+    def test_others_are_served_and_the_slow_are_closed(self):
+        server = Server("--parallel", 1, "--queue", 0)  # 33 threads
+        self.addCleanup(server.close)
+        slow, stop = [], threading.Event()
+        for _ in range(45):
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=TIME_LIMIT)
+            self.addCleanup(connection.close)
+            connection.sendall(b"POST /tokenize HTTP/1.1\r\nX: ")
+            slow.append(connection)
+
+        def dribble():
+            while not stop.wait(0.2):
+                for connection in slow:
+                    try:
+                        connection.send(b"x")
+                    except OSError:
+                        pass
+
+        thread = threading.Thread(target=dribble)
+        thread.start()
+        try:
+            begin = time.time()
+            self.assertEqual(server.ask("POST", "/tokenize", {"content": "x"})[0], 200)
+            self.assertLess(time.time() - begin, 9)  # a round of 2 seconds is before it; those whom nobody waits behind have 10
+            for connection in slow:
+                try:
+                    while connection.recv(1000):
+                        pass
+                except ConnectionError:
+                    pass
+            self.assertLess(time.time() - begin, 25)
+        finally:
+            stop.set()
+            thread.join()
+        self.assertEqual(server.ask("GET", "/health")[0], 200)
+
+    def test_connections_that_say_nothing_do_not_keep_others_out(self):
+        server = Server("--parallel", 1, "--queue", 0)
+        self.addCleanup(server.close)
+        for _ in range(200):  # 33 have threads, 128 wait, others are told to come again
+            self.addCleanup(socket.create_connection(("127.0.0.1", server.port), timeout=TIME_LIMIT).close)
+        statuses = set()
+        limit = time.time() + TIME_LIMIT
+        while 200 not in statuses:
+            self.assertLess(time.time(), limit)
+            connection = server.connect()
+            try:
+                connection.request("POST", "/tokenize", '{"content": "x"}')
+                statuses.add(connection.getresponse().status)
+            except OSError:
+                statuses.add("closed")  # its request met the answer to its connection
+            connection.close()
+            time.sleep(0.2)
+        self.assertTrue(statuses <= {200, 503, "closed"} and len(statuses) > 1, statuses)
+
+
 class Keys(Abused):
     arguments = ("--api-key", "secret")
 

@@ -22,6 +22,42 @@ constexpr i64 kLingerSeconds = 5;
 constexpr int kBacklog = 511;
 
 thread_local const Connection* serving = nullptr;
+thread_local bool refusing = false;  // the connection that is handed to this thread
+
+// The library's threads, with a count of those who wait for one.
+class ConnectionQueue : public httplib::ThreadPool {
+ public:
+  ConnectionQueue(Crowd& crowd, i64 most_waiting)
+      : ThreadPool(static_cast<size_t>(crowd.threads)), crowd_(crowd), most_waiting_(most_waiting) {}
+
+  void enqueue(std::function<void()> serve) override {
+    if (crowd_.waiting >= most_waiting_) {
+      refusing = true;
+      serve();
+      refusing = false;
+      return;
+    }
+    crowd_.waiting++;
+    ThreadPool::enqueue([this, serve = std::move(serve)] {
+      crowd_.served++;
+      crowd_.waiting--;
+      serve();
+      crowd_.served--;
+    });
+  }
+
+ private:
+  Crowd& crowd_;
+  i64 most_waiting_;
+};
+
+// Without waiting for the client, who may not read it.
+void refuse(int socket) {
+  constexpr std::string_view kBusy = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+  (void)::send(socket, kBusy.data(), kBusy.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  ::shutdown(socket, SHUT_RDWR);
+  ::close(socket);
+}
 
 bool wait_for(int socket, short events, i64 ms) {
   pollfd watched{.fd = socket, .events = events, .revents = 0};
@@ -57,7 +93,7 @@ i64 body_bytes(const httplib::Request& request) {
 }  // namespace
 
 Connection::~Connection() {
-  if (!at_border()) linger();
+  if (answered_ && !at_border()) linger();
   ::shutdown(socket_, SHUT_RDWR);
   ::close(socket_);
 }
@@ -66,20 +102,28 @@ Connection::~Connection() {
 void Connection::linger() {
   ::shutdown(socket_, SHUT_WR);
   i64 until = steady_clock().now_ns() + kLingerSeconds * kSecondNs;
-  while (steady_clock().now_ns() < until && wait_for(socket_, POLLIN, 1000))
-    if (::recv(socket_, buffer_.data(), buffer_.size(), 0) <= 0) return;
+  while (steady_clock().now_ns() < until && !crowd_.full())
+    if (wait_for(socket_, POLLIN, kTickMs) && ::recv(socket_, buffer_.data(), buffer_.size(), 0) <= 0) return;
 }
 
 bool Connection::wait_for_request(const std::atomic<bool>& stopping) {
-  i64 until = steady_clock().now_ns() + kIdleSeconds * kSecondNs;
+  begun_ns_ = steady_clock().now_ns();
   while (begin_ == end_) {
-    if (stopping || steady_clock().now_ns() >= until) return false;
+    i64 waited_ns = steady_clock().now_ns() - begun_ns_;
+    if (stopping || waited_ns >= (crowd_.full() ? kCrowdedHeaderSeconds : kIdleSeconds) * kSecondNs) return false;
     if (wait_for(socket_, POLLIN, kTickMs) && fill() <= 0) return false;
   }
   in_body_ = false;
   header_bytes_ = 0;
-  deadline_ns_ = steady_clock().now_ns() + kRequestSeconds * kSecondNs;
+  begun_ns_ = steady_clock().now_ns();
   return !stopping;
+}
+
+// When the part of the request that is being read must be there.
+i64 Connection::deadline_ns() const {
+  i64 seconds = in_body_ ? kRequestSeconds : kHeaderSeconds;
+  if (crowd_.full()) seconds = in_body_ ? kCrowdedRequestSeconds : kCrowdedHeaderSeconds;
+  return begun_ns_ + seconds * kSecondNs;
 }
 
 void Connection::begin_body(i64 bytes) {
@@ -89,8 +133,13 @@ void Connection::begin_body(i64 bytes) {
 }
 
 bool Connection::is_readable() const {
-  i64 left_ms = (deadline_ns_ - steady_clock().now_ns()) / 1'000'000;
-  return begin_ < end_ || wait_for(socket_, POLLIN, std::min<i64>(left_ms, kReadSeconds * 1000));
+  i64 silent_from_ns = steady_clock().now_ns();
+  while (begin_ == end_) {
+    i64 now = steady_clock().now_ns();
+    if (now >= std::min(deadline_ns(), silent_from_ns + kReadSeconds * kSecondNs)) return false;
+    if (wait_for(socket_, POLLIN, kTickMs)) return true;
+  }
+  return true;
 }
 
 bool Connection::is_writable() const { return wait_for(socket_, POLLOUT, kWriteSeconds * 1000); }
@@ -106,7 +155,7 @@ ssize_t Connection::fill() {
 
 ssize_t Connection::read(char* to, size_t size) {
   if (in_body_ ? body_too_large() : header_bytes_ >= kHeaderBytesMax) return -1;
-  if (!is_readable()) return -1;
+  if (steady_clock().now_ns() >= deadline_ns() || !is_readable()) return -1;
   if (begin_ == end_) {
     ssize_t n = fill();
     if (n <= 0) return n;
@@ -121,6 +170,7 @@ ssize_t Connection::read(char* to, size_t size) {
 
 ssize_t Connection::write(const char* from, size_t size) {
   if (!is_writable()) return -1;
+  answered_ = true;
   ssize_t n = 0;
   do n = ::send(socket_, from, size, MSG_NOSIGNAL | MSG_DONTWAIT);
   while (n < 0 && errno == EINTR);
@@ -143,8 +193,17 @@ const Connection& ConnectionServer::current() { return *serving; }
 
 void ConnectionServer::widen_backlog() { ::listen(svr_sock_, kBacklog); }
 
+void ConnectionServer::use_threads(i64 count) {
+  crowd_.threads = count;
+  new_task_queue = [this] { return new ConnectionQueue(crowd_, kMostWaiting); };  // the library deletes it
+}
+
 bool ConnectionServer::process_and_close_socket(socket_t socket) {
-  Connection connection(socket);
+  if (refusing) {
+    refuse(socket);
+    return false;
+  }
+  Connection connection(socket, crowd_);
   serving = &connection;
   auto prepare = [&](httplib::Request& request) {
     // The endpoints read JSON whatever it is called: curl's -d calls it a form, of which the library takes 8 KiB. Nor

@@ -317,8 +317,7 @@ void HttpServer::Impl::set_limits() {
   server.set_tcp_nodelay(true);
   server.set_keep_alive_timeout(Connection::kIdleSeconds);  // what answers tell clients
   server.set_keep_alive_max_count(1000);
-  size_t threads = static_cast<size_t>(options.parallel + options.queue + kSpareThreads);
-  server.new_task_queue = [threads] { return new httplib::ThreadPool(threads); };  // the library deletes it
+  server.use_threads(options.parallel + options.queue + kSpareThreads);
 }
 
 // A request begins and ends on one thread.
