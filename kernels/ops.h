@@ -8,7 +8,9 @@
 // On a device the Stream is one of its streams, and an op has been posted when it returns: it has run when an event
 // recorded behind it is done, which also tells of failures. Pointers are then addresses of the device
 // (DevicePtr::as), those within ExpertWork too; spans are in the CPU's memory and stay as they are until the op has run.
-// A device's table has the ops that it can do; the others are null.
+// A device's table has the ops that it can do; the others are null. Rows of 8-bit activations are then
+// round_up(activation_row_bytes(...), kDeviceRowAlignment) apart at most, which is the room that they need.
+// Matrices of a table with `pack` are in its order (kernels/format/packed.h), which pack makes of the file's.
 //
 // Arithmetic. Weights stay in their block format. Activations come in one of three forms; weight_input() says
 // which one a weight format wants. `exact` keeps them in float32; otherwise they are quantised once per token.
@@ -24,7 +26,7 @@
 namespace stoker {
 
 class Stream;
-enum class DeviceKind;
+class Device;
 
 // Limits of the fixed-size buffers in kernels; a model beyond them is refused when it is loaded.
 constexpr i64 kMaxLatentRow = 1024;  // latent + rope
@@ -186,6 +188,15 @@ struct CombineArgs {
   i64 tokens, top_k, hidden;
 };
 
+// A matrix from the file's order, [rows] rows of row_bytes(type, cols), into the packed one, packed_bytes(), or back. The
+// two do not overlap; the file's may begin anywhere, the packed one at a multiple of 16 bytes.
+struct ReorderArgs {
+  BlockType type;  // a format of blocks: others are the same in both orders
+  i64 rows, cols;
+  const void* from;
+  void* to;
+};
+
 struct Ops {
   const char* name;  // "cpu"
 
@@ -204,12 +215,15 @@ struct Ops {
   void (*store_latents)(Stream&, const StoreLatentsArgs&);
   // weights of any format -> f32; count a multiple of the block size
   void (*dequantize)(Stream&, BlockType, const void* blocks, f32* y, i64 count);
+  // Both or none. unpack undoes pack, to the last bit.
+  void (*pack)(Stream&, const ReorderArgs&);
+  void (*unpack)(Stream&, const ReorderArgs&);
 };
 
 // The CPU's table. The instruction level is a property of the Stream.
 const Ops& cpu_ops();
-// The table of such devices; nullptr when this build cannot compute on them, but only keep and copy bytes there.
-const Ops* device_ops(DeviceKind kind);
+// The table of what computes on this device.
+const Ops& device_ops(const Device& device);
 
 // Bytes of scratch each op may need, for planning.
 i64 expert_scratch_bytes(i64 total_tokens, i64 ffn);  // total_tokens: sum of ExpertWork::tokens

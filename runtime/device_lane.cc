@@ -17,7 +17,7 @@ i64 pairs_of_a_wave(const DeviceLane::Limits& l) { return std::max(l.rows, l.top
 
 // Hidden sizes that do not suit a form have no matrix that wants it.
 i64 form_bytes(const DeviceLane::Limits& l, ActivationForm form, i64 unit) {
-  return l.exact || l.hidden % unit != 0 ? 0 : l.rows * activation_row_bytes(form, l.hidden);
+  return l.exact || l.hidden % unit != 0 ? 0 : l.rows * round_up(activation_row_bytes(form, l.hidden), kDeviceRowAlignment);
 }
 i64 q8_32_bytes(const DeviceLane::Limits& l) { return form_bytes(l, ActivationForm::Q8_32, 32); }
 i64 q8_256_bytes(const DeviceLane::Limits& l) { return form_bytes(l, ActivationForm::Q8_256, 256); }
@@ -53,14 +53,39 @@ DeviceLane::DeviceLane(Device& device, const Ops& ops, IsaLevel level, const Lim
   i32* counting = rows_here_.as<i32>();
   std::iota(counting, counting + wave_pairs_, 0);
   Status status = device_stream_->copy_to_device(counting_.data(), counting, wave_pairs_ * i64{sizeof(i32)});
-  if (status.ok()) status = device_stream_->synchronize();
+  if (status.ok()) {
+    prepare();
+    status = device_stream_->synchronize();
+  }
   if (!status.ok()) throw Error(status.message());
+}
+
+// A card's first op puts what it needs there. That it can is found out here, where a failure can be told.
+void DeviceLane::prepare() {
+  ActivationForm form = q8_256_.bytes() > 0 ? ActivationForm::Q8_256 : ActivationForm::Q8_32;
+  const DeviceBuffer& out = q8_256_.bytes() > 0 ? q8_256_ : q8_32_;
+  if (out.bytes() == 0) return;
+  static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), limits_.hidden * kFloat));
+  ops_.quantize(stream_, {.x = x_.data().as<f32>(),
+                          .rows = 1,
+                          .cols = limits_.hidden,
+                          .x_stride = limits_.hidden,
+                          .form = form,
+                          .out = out.data().as<void>()});
 }
 
 void DeviceLane::post(const f32* x, i64 rows, std::span<const DeviceWork> work) {
   CHECK(!posted_);
   if (failed_ || work.empty()) return;
   posted_ = true;
+  try {
+    post_all(x, rows, work);
+  } catch (const Error& e) {  // by which an op says that its card cannot be used any more
+    recorded_ = Status::failure(e.what());
+  }
+}
+
+void DeviceLane::post_all(const f32* x, i64 rows, std::span<const DeviceWork> work) {
   i64 count = 0;
   for (const DeviceWork& w : work) {
     std::copy_n(w.rows, w.tokens, rows_here_.as<i32>() + count);

@@ -35,7 +35,7 @@ class DeviceLane {
   // What a lane takes of the device's memory.
   static i64 bytes_needed(const Limits& limits);
 
-  // Throws Error when the device has no room. `device` must outlive the lane. Host devices compute with the kernels of
+  // Throws Error when the device has no room, or cannot run an op. `device` must outlive the lane. Host devices compute with the kernels of
   // `level`.
   DeviceLane(Device& device, const Ops& ops, IsaLevel level, const Limits& limits);
   // Waits for what was posted.
@@ -51,6 +51,8 @@ class DeviceLane {
   i64 host_bytes() const { return x_here_.bytes() + rows_here_.bytes() + out_here_.bytes(); }
 
  private:
+  void prepare();
+  void post_all(const f32* x, i64 rows, std::span<const DeviceWork> work);
   void quantize(i64 rows, std::span<const DeviceWork> work);
   void post_wave(std::span<const ExpertWork> wave, i64 first, i64 pairs);
 

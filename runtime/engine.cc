@@ -120,7 +120,8 @@ struct Engine::Impl {
                                                                                   .experts = hparams.experts,
                                                                                   .hidden = hparams.hidden,
                                                                                   .ffn = hparams.expert_ffn,
-                                                                                  .exact = options.exact});
+                                                                                  .exact = options.exact},
+                                              experts);
     if (!options.timeline) return;
     timeline = std::make_unique<Timeline>();
     timer.record(*timeline, "CPU");

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/settle_devices.h"
+#include "scheduler/tiers/vram.h"
 
 namespace stoker {
 
@@ -13,8 +14,17 @@ constexpr i64 kCardMargin = 512 * kMiB;
 
 }  // namespace
 
-EngineDevices::EngineDevices(const DeviceChoice& choice, const DeviceLane::Limits& limits)
-    : choice_(settle_devices(choice).choice), limits_(limits), devices_(open_devices(choice_)) {}
+EngineDevices::EngineDevices(const DeviceChoice& choice, const DeviceLane::Limits& limits, const ExpertTable& table)
+    : choice_(settle_devices(choice).choice), limits_(limits), table_(table), devices_(open_devices(choice_)) {
+  if (choice_.kind == DeviceChoice::Kind::cuda && limits.exact)
+    fail("--exact: CUDA cards have no exact arithmetic; use --device cpu with it");
+}
+
+// What a copier takes of a device's memory.
+i64 EngineDevices::staging_bytes(const Device& device) const {
+  if (device_ops(device).pack == nullptr) return 0;
+  return kCopyDirections * round_up(EnginePacking::largest_matrix_bytes(table_), kVramAlignment);
+}
 
 std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_bytes) const {
   if (vram_bytes.size() > 1 && vram_bytes.size() != devices_.size())
@@ -22,8 +32,10 @@ std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_
   if (!vram_bytes.empty() && devices_.empty()) fail("--vram: there is no device (--device)");
   std::vector<DeviceRequest> requests;
   for (size_t i = 0; i < devices_.size(); i++) {
-    i64 free_bytes = devices_[i]->properties().free_bytes - DeviceLane::bytes_needed(limits_);
-    if (devices_[i]->kind() == DeviceKind::cuda) free_bytes -= kCardMargin;
+    i64 free_bytes = devices_[i]->properties().free_bytes;
+    if (i < choice_.cards.size())  // logical devices of one card share it
+      free_bytes = (free_bytes - kCardMargin) / std::count(choice_.cards.begin(), choice_.cards.end(), choice_.cards[i]);
+    free_bytes -= DeviceLane::bytes_needed(limits_) + staging_bytes(*devices_[i]);
     DeviceRequest request{.vram_bytes = std::max<i64>(0, free_bytes)};
     if (!vram_bytes.empty()) request.vram_bytes = vram_bytes[std::min(i, vram_bytes.size() - 1)];
     if (i < choice_.host.size()) {
@@ -44,10 +56,17 @@ void EngineDevices::allocate(const Plan& plan, IsaLevel level) {
   lanes_.reserve(devices_.size());
   for (size_t i = 0; i < devices_.size(); i++) {
     Device& device = *devices_[i];
-    const Ops* ops = device_ops(device.kind());
-    auto lane = std::make_unique<DeviceLane>(device, *ops, level, limits_);
+    const Ops& ops = device_ops(device);
+    auto lane = std::make_unique<DeviceLane>(device, ops, level, limits_);
     lanes_.push_back({DeviceBuffer(device, plan.device_arena_bytes(i), "experts"), std::move(lane)});
-    arenas.push_back({&device, &lanes_.back().arena});
+    packings_.push_back(nullptr);
+    if (ops.pack != nullptr)
+      packings_.back() = std::make_unique<EnginePacking>(
+          table_, EnginePacking::Shape{.hidden = limits_.hidden, .ffn = limits_.ffn}, ops);
+    arenas.push_back({.device = &device,
+                      .memory = &lanes_.back().arena,
+                      .order = packings_.back().get(),
+                      .staging_bytes = EnginePacking::largest_matrix_bytes(table_)});
   }
   if (!devices_.empty()) copier_ = std::make_unique<DeviceCopier>(arenas);
 }

@@ -1,4 +1,5 @@
-// What `--device auto` means on this machine: the cards that this build can compute on, else the CPU alone.
+// What `--device auto` means on this machine: the CPU alone, because CUDA's kernels have only run on an emulated card; a
+// default should have run on a real one.
 #pragma once
 
 #include <string>
@@ -12,7 +13,6 @@ struct SettledDevices {
   std::string why;      // for automatic: "no CUDA driver ..."
 };
 
-// Throws Error for cards that this build cannot compute on.
 SettledDevices settle_devices(const DeviceChoice& wanted);
 
 }  // namespace stoker

@@ -36,7 +36,7 @@ std::vector<SlotClass> slot_classes(const ExpertTable& table, i64 alignment) {
     if (fresh) classes.emplace_back();
     SlotClass& c = classes[it->second];
     c.moe_layers.push_back(l);
-    c.device_slot_bytes = vram_layout(table, layer.layer).bytes;
+    c.device_slot_bytes = std::max(c.device_slot_bytes, vram_layout(table, layer.layer).bytes);
     for (i64 e = 0; e < table.experts_per_layer(); e++)
       c.slot_bytes =
           std::max(c.slot_bytes, expert_reads(table, layer.layer, ExpertId(e), alignment).slot_bytes);

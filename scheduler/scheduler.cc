@@ -10,9 +10,15 @@ namespace stoker {
 
 namespace {
 
-SlabOptions complete(SlabOptions options, Reader& reader, const ExpertTable& table) {
-  options.on_piece = [&reader](std::byte* data, i64 bytes) { reader.add_memory(data, bytes); };
-  options.on_piece_gone = [&reader](std::byte* data, i64 bytes) { reader.remove_memory(data, bytes); };
+SlabOptions complete(SlabOptions options, Reader& reader, Copier* copier, const ExpertTable& table) {
+  options.on_piece = [&reader, copier](std::byte* data, i64 bytes) {
+    reader.add_memory(data, bytes);
+    if (copier != nullptr) copier->add_memory(data, bytes);
+  };
+  options.on_piece_gone = [&reader, copier](std::byte* data, i64 bytes) {
+    if (copier != nullptr) copier->remove_memory(data, bytes);
+    reader.remove_memory(data, bytes);
+  };
   options.minimum_slots = std::min(table.top_k(), table.experts_per_layer());
   return options;
 }
@@ -26,7 +32,7 @@ Scheduler::Impl::Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<Resid
       policy(std::move(residency)),
       reader(r),
       clock(c),
-      slab(plan, complete(std::move(slab_options), r, t)),
+      slab(plan, complete(std::move(slab_options), r, copier, t)),
       streamer(table, plan, reader, clock, slab.planned_slots()),
       entries(static_cast<size_t>(t.moe_layers() * t.experts_per_layer())),
       last_use(entries.size()),
@@ -58,6 +64,7 @@ Scheduler::Impl::~Impl() {
     settle_exchanges(true);
     if (devices->under_way() > 0) devices->wait(kWaitSliceNs);
   }
+  check_slots();
 }
 
 ExpertTier Scheduler::Impl::tier_of(const Entry& e) {

@@ -46,6 +46,7 @@ struct Scheduler::Impl {
   void land(const FetchDone& done);
   void poll();
   void block();
+  void check_slots();  // aborts when one is nobody's
 
   // --- the lease: scheduler_lease.cc
   void begin_lease(i64 moe_layer, std::span<const ExpertRequest> requests);

@@ -1,6 +1,7 @@
 // Slots and the reads into them: memory that has grown, a slot for an expert, what a landed read means for its entry.
 #include "scheduler/scheduler_impl.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/base/check.h"
@@ -84,6 +85,24 @@ void Scheduler::Impl::poll() {
   FetchDone done;
   while (streamer.next(done)) land(done);
   if (devices) poll_devices();
+}
+
+// Every slot is free, or an expert's. To be asked when nothing is under way.
+void Scheduler::Impl::check_slots() {
+  for (size_t c = 0; c < plan.classes.size(); c++) {
+    i64 slot_class = static_cast<i64>(c);
+    auto of_class = [&](SlotId slot) { return slot.valid() && slab.slot_class(slot) == slot_class; };
+    i64 used = std::count_if(entries.begin(), entries.end(), [&](const Entry& e) { return of_class(e.slot); });
+    CHECK(used + slab.free_slots(slot_class) + static_cast<i64>(exchange_slots[c].size()) == slab.usable_slots(slot_class));
+    for (i64 d = 0; devices && d < devices->vram().devices(); d++) {
+      const Vram& vram = devices->vram();
+      if (vram.lost(d)) continue;
+      auto there = [&](const Entry& e) { return e.vram.device == d && e.vram.slot_class == slot_class; };
+      i64 on_device = std::count_if(entries.begin(), entries.end(), there);
+      CHECK(on_device + vram.free_slots(d, slot_class) + vram.retired_slots(d, slot_class) ==
+            plan.devices[static_cast<size_t>(d)].slots[c]);
+    }
+  }
 }
 
 void Scheduler::Impl::block() {

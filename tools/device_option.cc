@@ -45,6 +45,12 @@ i64 size(std::string_view key, std::string_view text) {
   return bytes;
 }
 
+// Which of two words.
+bool choice(std::string_view key, std::string_view text, std::string_view no, std::string_view yes) {
+  if (text != no && text != yes) fail("--device: {}={}: must be {} or {}", key, text, no, yes);
+  return text == yes;
+}
+
 // "N": for the first device; "D:N": for device D.
 void set_fault(std::vector<HostDeviceOptions>& devices, i64 HostDeviceOptions::*field, std::string_view key,
                std::string_view text) {
@@ -66,12 +72,17 @@ void set_host_option(std::vector<HostDeviceOptions>& devices, std::string_view k
       d.link_gb_per_second = rate(key, value);
     else if (key == "compute")
       d.compute_gb_per_second = rate(key, value);
+    else if (key == "layout")
+      d.packed = choice(key, value, "file", "packed");
+    else if (key == "unpinned")
+      d.only_pinned = choice(key, value, "allowed", "refused");
     else if (key == "delay-us")
       d.delay_us_max = whole(key, value);
     else if (key == "seed")
       d.seed = static_cast<u64>(whole(key, value)) + i;
     else
-      fail("--device: {}: a host device has vram, link, compute, delay-us, seed, fail-copy, fail-allocation and lose-at",
+      fail("--device: {}: a host device has vram, link, compute, layout, unpinned, delay-us, seed, fail-copy, "
+           "fail-allocation and lose-at",
            key);
   }
 }

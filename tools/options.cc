@@ -317,9 +317,11 @@ constexpr std::array kCommands = {
                "Links and memories are measured, for a second or two. cuda:0,0 makes two logical devices of one card.\n"
                "host:N,vram=SIZE,link=RATE,compute=RATE makes N devices of CPU memory and threads, to try placement without a "
                "card: rates\n"
-               "such as 13GB/s are modelled. delay-us=N and seed=N make copies late by chance; fail-copy=N, "
-               "fail-allocation=N and\n"
-               "lose-at=N (or D:N, for device D) make the N-th fail."},
+               "such as 13GB/s are modelled; layout=packed keeps experts in the order in which a card has them,\n"
+               "unpinned=refused lets copies of memory that is not pinned fail. delay-us=N and seed=N make copies late by "
+               "chance; fail-copy=N, fail-allocation=N and lose-at=N (or D:N, for device D) make "
+               "the N-th\n"
+               "fail."},
     CommandRow{Command::plan, "plan", "[--machine NAME] [--shape NAME | -m FILE]",
                "what of a model goes where on a machine, and what speed to expect",
                "The speed is that of `stoker simulate`, whose help says more, after its first 64 tokens."},

@@ -1,10 +1,13 @@
 #include "kernels/cpu/host_device_ops.h"
 
+#include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/device/host_device.h"
 #include "kernels/device/stream.h"
+#include "kernels/format/packed.h"
 
 namespace stoker {
 
@@ -20,6 +23,7 @@ T* real(const HostDeviceStream& stream, T* address) {
 }
 
 i64 matrix_bytes(const Matrix& m) { return m.rows * row_bytes(m.type, m.cols); }
+i64 work_bytes(const ExpertWork& w) { return matrix_bytes(w.gate) + matrix_bytes(w.up) + matrix_bytes(w.down); }
 
 void quantize(Stream& stream, const QuantizeArgs& args) {
   HostDeviceStream& host = host_stream(stream);
@@ -34,50 +38,119 @@ void quantize(Stream& stream, const QuantizeArgs& args) {
   host.post(work, args.rows * args.cols * i64{sizeof(f32)});
 }
 
-void expert_ffn(Stream& stream, const ExpertFfnArgs& args) {
+ExpertFfnArgs real(const HostDeviceStream& host, ExpertFfnArgs args) {
+  args.x = real(host, args.x);
+  args.x_q8_32 = real(host, args.x_q8_32);
+  args.x_q8_256 = real(host, args.x_q8_256);
+  args.out = real(host, args.out);
+  args.scratch = real(host, args.scratch);
+  return args;
+}
+
+ExpertWork real(const HostDeviceStream& host, ExpertWork w) {
+  for (Matrix* m : {&w.gate, &w.up, &w.down}) m->data = real(host, m->data);
+  w.rows = real(host, w.rows);
+  w.out_rows = real(host, w.out_rows);
+  return w;
+}
+
+// compute(stream of the CPU, arguments with the CPU's addresses except those within `work`), in the stream's thread.
+template <class Compute>
+void post_experts(Stream& stream, const ExpertFfnArgs& args, Compute compute) {
   HostDeviceStream& host = host_stream(stream);
   IsaLevel level = stream.level();
-  HostWork work([&host, level, args] {
+  HostWork work([&host, level, args, compute] {
     Stream cpu(host.workers(), level);
-    ExpertFfnArgs here = args;
-    here.x = real(host, args.x);
-    here.x_q8_32 = real(host, args.x_q8_32);
-    here.x_q8_256 = real(host, args.x_q8_256);
-    here.out = real(host, args.out);
-    here.scratch = real(host, args.scratch);
+    compute(cpu, host, real(host, args));
+  });
+  i64 bytes = 0;
+  for (const ExpertWork& w : args.work) bytes += work_bytes(w);
+  host.post(work, bytes);
+}
+
+void expert_ffn(Stream& stream, const ExpertFfnArgs& args) {
+  post_experts(stream, args, [](Stream& cpu, const HostDeviceStream& host, ExpertFfnArgs here) {
     // Grows in the first calls of a stream's thread and is then as long as a layer's list can be.
     thread_local std::vector<ExpertWork> list;
-    list.assign(args.work.begin(), args.work.end());
-    for (ExpertWork& w : list) {
-      for (Matrix* m : {&w.gate, &w.up, &w.down}) m->data = real(host, m->data);
-      w.rows = real(host, w.rows);
-      w.out_rows = real(host, w.out_rows);
-    }
+    list.clear();
+    for (const ExpertWork& w : here.work) list.push_back(real(host, w));
     here.work = list;
     cpu::expert_ffn(cpu, here);
   });
-  i64 bytes = 0;
-  for (const ExpertWork& w : args.work) bytes += matrix_bytes(w.gate) + matrix_bytes(w.up) + matrix_bytes(w.down);
-  host.post(work, bytes);
+}
+
+// In the file's order, at `to`. Advances that.
+Matrix unpacked(const Matrix& m, std::byte*& to) {
+  std::byte* at = std::exchange(to, to + matrix_bytes(m));
+  unpack_rows(m.type, m.rows, m.cols, static_cast<const std::byte*>(m.data), at);
+  return {at, m.type, m.rows, m.cols};
+}
+
+// One expert after the other, so that there need be room for only one of them in the file's order.
+void packed_expert_ffn(Stream& stream, const ExpertFfnArgs& args) {
+  post_experts(stream, args, [](Stream& cpu, const HostDeviceStream& host, ExpertFfnArgs here) {
+    thread_local std::vector<std::byte> matrices;  // grows to the largest expert
+    for (const ExpertWork& packed : std::exchange(here.work, {})) {
+      ExpertWork w = real(host, packed);
+      matrices.resize(std::max(matrices.size(), static_cast<size_t>(work_bytes(w))));
+      std::byte* to = matrices.data();
+      for (Matrix* m : {&w.gate, &w.up, &w.down}) *m = unpacked(*m, to);
+      here.work = {&w, 1};
+      cpu::expert_ffn(cpu, here);
+    }
+  });
+}
+
+using Reorder = void (*)(BlockType type, i64 rows, i64 cols, const std::byte* from, std::byte* to);
+
+void post_reorder(Stream& stream, const ReorderArgs& args, Reorder reorder) {
+  HostDeviceStream& host = host_stream(stream);
+  HostWork work([&host, args, reorder] {
+    reorder(args.type, args.rows, args.cols, static_cast<const std::byte*>(real(host, args.from)),
+            static_cast<std::byte*>(real(host, args.to)));
+  });
+  host.post(work, 2 * args.rows * row_bytes(args.type, args.cols));  // read and written
+}
+
+void pack(Stream& stream, const ReorderArgs& args) { post_reorder(stream, args, pack_rows); }
+void unpack(Stream& stream, const ReorderArgs& args) { post_reorder(stream, args, unpack_rows); }
+
+constexpr Ops host_ops(const char* name) {
+  return {.name = name,
+          .quantize = quantize,
+          .matmul = nullptr,
+          .head_matmul = nullptr,
+          .rms_norm = nullptr,
+          .rope = nullptr,
+          .expert_ffn = expert_ffn,
+          .latent_attention = nullptr,
+          .prompt_attention = nullptr,
+          .route = nullptr,
+          .combine = nullptr,
+          .add = nullptr,
+          .store_latents = nullptr,
+          .dequantize = nullptr,
+          .pack = nullptr,
+          .unpack = nullptr};
+}
+
+constexpr Ops packed_host_ops() {
+  Ops ops = host_ops("host device, packed");
+  ops.expert_ffn = packed_expert_ffn;
+  ops.pack = pack;
+  ops.unpack = unpack;
+  return ops;
 }
 
 }  // namespace
 
 const Ops& host_device_ops() {
-  static constexpr Ops kOps{.name = "host device",
-                            .quantize = quantize,
-                            .matmul = nullptr,
-                            .head_matmul = nullptr,
-                            .rms_norm = nullptr,
-                            .rope = nullptr,
-                            .expert_ffn = expert_ffn,
-                            .latent_attention = nullptr,
-                            .prompt_attention = nullptr,
-                            .route = nullptr,
-                            .combine = nullptr,
-                            .add = nullptr,
-                            .store_latents = nullptr,
-                            .dequantize = nullptr};
+  static constexpr Ops kOps = host_ops("host device");
+  return kOps;
+}
+
+const Ops& packed_host_device_ops() {
+  static constexpr Ops kOps = packed_host_ops();
   return kOps;
 }
 

@@ -18,7 +18,9 @@ const Ops& cpu_ops() {
                             .combine = cpu::combine,
                             .add = cpu::add,
                             .store_latents = cpu::store_latents,
-                            .dequantize = cpu::dequantize};
+                            .dequantize = cpu::dequantize,
+                            .pack = nullptr,
+                            .unpack = nullptr};
   return kOps;
 }
 

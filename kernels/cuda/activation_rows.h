@@ -3,7 +3,7 @@
 //
 //   i8 q[cols], f32 d[blocks], then i32 sum[blocks] (Q8_32) or i16 sums[cols / 16] (Q8_256)
 //
-// Rows begin at multiples of 16 bytes.
+// Rows begin at multiples of kDeviceRowAlignment.
 #pragma once
 
 #include "kernels/base/host_device.h"
@@ -13,7 +13,7 @@
 namespace stoker::cuda {
 
 // Bytes from one row to the next.
-inline i64 card_row_bytes(ActivationForm form, i64 cols) { return round_up(activation_row_bytes(form, cols), 16); }
+inline i64 card_row_bytes(ActivationForm form, i64 cols) { return round_up(activation_row_bytes(form, cols), kDeviceRowAlignment); }
 
 struct ActivationRow {
   const std::byte* at;

@@ -72,6 +72,13 @@ void dequantize(Stream& stream, BlockType type, const void* blocks, f32* y, i64 
   start_float_rows(type, {static_cast<const std::byte*>(blocks), nullptr, 1, count, y, t.card.books}, t.card, t.stream);
 }
 
+template <void (*kStart)(BlockType, const PackArgs&, const Card&, CUstream_st*)>
+void reorder(Stream& stream, const ReorderArgs& a) {
+  CHECK(has_blocks(a.type));
+  const Target t = target_of(stream);
+  kStart(a.type, {static_cast<const std::byte*>(a.from), static_cast<std::byte*>(a.to), a.rows, a.cols}, t.card, t.stream);
+}
+
 }  // namespace
 
 }  // namespace cuda
@@ -90,14 +97,10 @@ const Ops& cuda_ops() {
                             .combine = cuda::post<CombineArgs, cuda::start_combine>,
                             .add = cuda::add,
                             .store_latents = cuda::post<StoreLatentsArgs, cuda::start_store_latents>,
-                            .dequantize = cuda::dequantize};
+                            .dequantize = cuda::dequantize,
+                            .pack = cuda::reorder<cuda::start_pack>,
+                            .unpack = cuda::reorder<cuda::start_unpack>};
   return kOps;
-}
-
-void cuda_pack(Stream& stream, BlockType type, i64 rows, i64 cols, const void* from, void* to) {
-  CHECK(cuda::has_blocks(type));
-  const cuda::Target t = cuda::target_of(stream);
-  cuda::start_pack(type, {static_cast<const std::byte*>(from), static_cast<std::byte*>(to), rows, cols}, t.card, t.stream);
 }
 
 }  // namespace stoker

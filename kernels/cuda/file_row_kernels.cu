@@ -13,6 +13,10 @@ __global__ void pack_kernel(const PackArgs args) {
   pack_matrix<Block>(Gpu{nullptr}, args);
 }
 template <class Block>
+__global__ void unpack_kernel(const PackArgs args) {
+  unpack_matrix<Block>(Gpu{nullptr}, args);
+}
+template <class Block>
 __global__ void float_rows_kernel(const FloatRowsArgs args) {
   float_rows<Block>(Gpu{nullptr}, args);
 }
@@ -25,13 +29,27 @@ unsigned grid(i64 items, i64 each, const Card& card) {
   return static_cast<unsigned>(std::min(div_up(items, each), i64{card.processors} * 16));
 }
 
+// Of a matrix that is to be packed or unpacked.
+template <class Block>
+unsigned pack_grid(const PackArgs& args, const Card& card) {
+  return grid(div_up(args.rows, kPackedRows) * (args.cols / Block::kWeights), kPackWarps, card);
+}
+
 }  // namespace
 
 void start_pack(BlockType type, const PackArgs& args, const Card& card, CUstream_st* stream) {
   for_each_block_format([&]<class Block>(BlockType format) {
     if (format != type) return;
-    const unsigned blocks = grid(div_up(args.rows, kPackedRows) * (args.cols / Block::kWeights), kPackWarps, card);
+    const unsigned blocks = pack_grid<Block>(args, card);
     if (blocks > 0) pack_kernel<Block><<<blocks, kWarp * kPackWarps, 0, stream>>>(args);
+  });
+}
+
+void start_unpack(BlockType type, const PackArgs& args, const Card& card, CUstream_st* stream) {
+  for_each_block_format([&]<class Block>(BlockType format) {
+    if (format != type) return;
+    const unsigned blocks = pack_grid<Block>(args, card);
+    if (blocks > 0) unpack_kernel<Block><<<blocks, kWarp * kPackWarps, 0, stream>>>(args);
   });
 }
 

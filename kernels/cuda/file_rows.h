@@ -1,4 +1,5 @@
-// Rows of weights in the file's order on the card: into the packed order after an upload, and to floats (embeddings).
+// Rows of weights in the file's order on the card: into the packed order after an upload, back before a download, and to
+// floats (embeddings).
 #pragma once
 
 #include "kernels/cuda/float_matvec.h"
@@ -6,38 +7,51 @@
 
 namespace stoker::cuda {
 
+// From the file's order, [rows] rows at any alignment, to the packed one, packed_bytes(), or the other way.
 struct PackArgs {
-  const std::byte* from;  // [rows] rows of the file; any alignment
-  std::byte* to;          // packed_bytes()
+  const std::byte* from;
+  std::byte* to;
   i64 rows, cols;
 };
 
-// A warp per tile and block: its 32 rows piece by piece, so that writes are whole lines. The file's rows lie apart, but
-// a row's next blocks come from the lines that its last ones have brought.
-template <class Block, size_t... kIndex, class Machine>
-HOST_DEVICE void pack_tile(const Machine& m, const std::byte* from, bool real, std::byte* to,
-                           std::index_sequence<kIndex...>) {
+// Calls move(byte of the file's order, byte of the packed order, count) for one piece after the other of a block.
+template <class Block, class Move, size_t... kIndex>
+HOST_DEVICE void for_each_piece(i64 file, i64 packed, i64 lane, const Move& move, std::index_sequence<kIndex...>) {
   constexpr auto kPieces = Packed<Block>::kPieces;
-  const i64 lane = m.thread() % kWarp;
-  auto copy = [&](i64 offset, i64 from_byte, i64 bytes) {
-    std::byte* out = to + kPackedRows * offset + lane * bytes;
-    for (i64 i = 0; i < bytes; i++) out[i] = real ? from[from_byte + i] : std::byte{0};
-  };
-  (copy(kPieces.offset(kIndex), kPieces.at[kIndex].from, kPieces.at[kIndex].bytes), ...);
+  (move(file + kPieces.at[kIndex].from,
+        packed + kPackedRows * kPieces.offset(kIndex) + lane * kPieces.at[kIndex].bytes, i64{kPieces.at[kIndex].bytes}),
+   ...);
 }
 
 constexpr int kPackWarps = 8;
 
-// Blocks of kPackWarps warps.
+// A warp per tile and block: its 32 rows piece by piece, so that what it touches in the packed order are whole lines. The
+// file's rows lie apart, but a row's next blocks are in the lines of its last ones. Calls move(whether there is such a
+// row, then as above). Blocks of kPackWarps warps.
+template <class Block, class Machine, class Move>
+HOST_DEVICE void for_each_packed_piece(const Machine& m, const PackArgs& a, const Move& move) {
+  const i64 blocks = a.cols / Block::kWeights, tiles = (a.rows + kPackedRows - 1) / kPackedRows;
+  const i64 lane = m.thread() % kWarp;
+  for (i64 i = m.block() * kPackWarps + m.thread() / kWarp; i < tiles * blocks; i += m.blocks() * kPackWarps) {
+    const i64 row = i / blocks * kPackedRows + lane, b = i % blocks;
+    auto moved = [&](i64 file, i64 packed, i64 count) { move(row < a.rows, file, packed, count); };
+    for_each_piece<Block>((row * blocks + b) * i64{sizeof(Block)}, i * kPackedRows * i64{sizeof(Block)}, lane, moved,
+                          std::make_index_sequence<Packed<Block>::kPieces.count()>());
+  }
+}
+
 template <class Block, class Machine>
 HOST_DEVICE void pack_matrix(const Machine& m, const PackArgs& a) {
-  const i64 blocks = a.cols / Block::kWeights, tiles = (a.rows + kPackedRows - 1) / kPackedRows;
-  for (i64 i = m.block() * kPackWarps + m.thread() / kWarp; i < tiles * blocks; i += m.blocks() * kPackWarps) {
-    const i64 row = i / blocks * kPackedRows + m.thread() % kWarp, b = i % blocks;
-    pack_tile<Block>(m, a.from + (row * blocks + b) * i64{sizeof(Block)}, row < a.rows,
-                     a.to + i * kPackedRows * i64{sizeof(Block)},
-                     std::make_index_sequence<Packed<Block>::kPieces.count()>());
-  }
+  for_each_packed_piece<Block>(m, a, [&](bool real, i64 file, i64 packed, i64 count) {
+    for (i64 i = 0; i < count; i++) a.to[packed + i] = real ? a.from[file + i] : std::byte{0};
+  });
+}
+
+template <class Block, class Machine>
+HOST_DEVICE void unpack_matrix(const Machine& m, const PackArgs& a) {
+  for_each_packed_piece<Block>(m, a, [&](bool real, i64 file, i64 packed, i64 count) {
+    for (i64 i = 0; real && i < count; i++) a.to[file + i] = a.from[packed + i];
+  });
 }
 
 struct FloatRowsArgs {

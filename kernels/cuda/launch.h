@@ -34,8 +34,9 @@ void start_job_list(const JobListArgs& args, const Card& card, CUstream_st* stre
 // F32, F16 or BF16 weights.
 void start_float_matvec(BlockType type, const FloatMatvecArgs& args, const Card& card, CUstream_st* stream);
 
-// Block formats: into the packed order. Others are to be copied.
+// Block formats: into the packed order, and back. Others are the same in both.
 void start_pack(BlockType type, const PackArgs& args, const Card& card, CUstream_st* stream);
+void start_unpack(BlockType type, const PackArgs& args, const Card& card, CUstream_st* stream);
 // Every format.
 void start_float_rows(BlockType type, const FloatRowsArgs& args, const Card& card, CUstream_st* stream);
 

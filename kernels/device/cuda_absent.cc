@@ -8,6 +8,8 @@ const CudaPresence& cuda_presence() {
   return none;
 }
 
-std::unique_ptr<Device> open_cuda_device(int, const std::string& id) { fail("{}: {}", id, cuda_presence().why_none); }
+std::unique_ptr<Device> open_cuda_device(int ordinal, const std::string&) {
+  fail("--device cuda:{}: {}; --device cpu needs no card", ordinal, cuda_presence().why_none);
+}
 
 }  // namespace stoker

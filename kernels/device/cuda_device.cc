@@ -166,7 +166,8 @@ class CudaDevice final : public Device {
             .total_bytes = static_cast<i64>(total_bytes),
             .free_bytes = static_cast<i64>(free_bytes),
             .compute_major = p.major,
-            .compute_minor = p.minor};
+            .compute_minor = p.minor,
+            .packed = true};
   }
 
   Status status() const override {
@@ -246,8 +247,8 @@ const CudaPresence& cuda_presence() {
 
 std::unique_ptr<Device> open_cuda_device(int ordinal, const std::string& id) {
   const CudaPresence& presence = cuda_presence();
-  if (presence.cards == 0) fail("cuda:{}: {}", ordinal, presence.why_none);
-  if (ordinal >= presence.cards) fail("cuda:{}: there are only {} cards, counted from 0", ordinal, presence.cards);
+  if (presence.cards == 0) fail("--device cuda:{}: {}; --device cpu needs no card", ordinal, presence.why_none);
+  if (ordinal >= presence.cards) fail("--device cuda:{}: there are only {} cards, counted from 0", ordinal, presence.cards);
   return std::make_unique<CudaDevice>(ordinal, id);
 }
 

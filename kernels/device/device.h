@@ -1,6 +1,7 @@
 // Device: a processor with memory of its own, reached over a link. CUDA cards, and host devices (host_device.h), which
 // behave like cards but are made of CPU memory and threads, so that everything that uses devices can be tested without
-// one. Users cannot tell them apart: what computes on a device is its table of ops (device_ops.h).
+// one. Users cannot tell them apart: what computes on a device is its table of ops (device_ops()
+// of kernels/ops.h).
 //
 // Work is posted to streams and runs later, in order within a stream. Memory that was given to a posted operation, on
 // either side, must stay as it is until an event recorded behind the operation is done.
@@ -38,6 +39,7 @@ struct DeviceProperties {
   i64 total_bytes = 0;
   i64 free_bytes = 0;  // now
   int compute_major = 0, compute_minor = 0;  // CUDA's compute capability; 0 for host devices
+  bool packed = false;  // what computes here wants matrices in the packed order (kernels/ops.h)
 };
 
 // A point in a stream. It can be recorded again; the last record counts. It outlives what was posted with it.
@@ -56,7 +58,8 @@ class DeviceStream {
  public:
   virtual ~DeviceStream() = default;
 
-  // Host memory should be pinned (Device::pin_host): other memory works, slower.
+  // Host memory should be pinned (Device::pin_host): other memory works, slower. A copy that begins in a pinned range
+  // and goes beyond its end fails.
   virtual Status copy_to_device(DevicePtr to, const void* from, i64 bytes) = 0;
   virtual Status copy_to_host(void* to, DevicePtr from, i64 bytes) = 0;
   virtual Status copy_within(DevicePtr to, DevicePtr from, i64 bytes) = 0;

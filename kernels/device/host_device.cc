@@ -23,7 +23,8 @@ class HostDevice final : public Device {
     return {.id = state_.id,
             .name = "host device",
             .total_bytes = state_.memory.bytes(),
-            .free_bytes = state_.memory.free_bytes()};
+            .free_bytes = state_.memory.free_bytes(),
+            .packed = state_.options.packed};
   }
   Status status() const override { return state_.status(); }
 

@@ -24,6 +24,8 @@ struct HostDeviceOptions {
   f64 compute_gb_per_second = 0;  // of memory that ops read; 0: not modelled
   i64 delay_us_max = 0;           // each operation waits up to this long, by chance
   u64 seed = 1;                   // of these delays
+  bool packed = false;            // keep matrices in the order in which a card would
+  bool only_pinned = false;       // copies from and to host memory that is not pinned fail
   // Failures, counted from 1 in the order of posting; 0: none.
   i64 fail_copy = 0;        // this copy fails
   i64 fail_allocation = 0;  // this allocation fails

@@ -27,12 +27,24 @@ void PinnedRanges::remove(const void* begin) {
   ranges_.erase(reinterpret_cast<u64>(begin));
 }
 
+const std::pair<const u64, PinnedRanges::Range>* PinnedRanges::range_before(u64 address) const {
+  auto above = ranges_.upper_bound(address);
+  return above == ranges_.begin() ? nullptr : &*std::prev(above);
+}
+
 bool PinnedRanges::is_mapped(DevicePtr memory) const {
   std::lock_guard lock(mutex_);
-  auto above = ranges_.upper_bound(memory.address);
-  if (above == ranges_.begin()) return false;
-  const auto& [begin, range] = *std::prev(above);
-  return range.mapped && memory.address < begin + static_cast<u64>(range.bytes);
+  const auto* found = range_before(memory.address);
+  return found != nullptr && found->second.mapped && memory.address < found->first + static_cast<u64>(found->second.bytes);
+}
+
+PinnedRanges::Cover PinnedRanges::cover(const void* begin, i64 bytes) const {
+  std::lock_guard lock(mutex_);
+  u64 address = reinterpret_cast<u64>(begin);
+  const auto* found = range_before(address);
+  u64 end = found == nullptr ? 0 : found->first + static_cast<u64>(found->second.bytes);
+  if (address >= end) return Cover::none;
+  return address + static_cast<u64>(bytes) <= end ? Cover::all : Cover::part;
 }
 
 HostDeviceState::HostDeviceState(const HostDeviceOptions& wanted, const std::string& name)
@@ -50,6 +62,13 @@ Status HostDeviceState::status() const {
 HostFault HostDeviceState::next_fault(bool is_copy) {
   if (++operations_ == options.lose_at) return HostFault::lost;
   return is_copy && ++copies_ == options.fail_copy ? HostFault::copy : HostFault::none;
+}
+
+HostFault HostDeviceState::next_fault(const void* host, i64 bytes) {
+  HostFault fault = next_fault(true);
+  PinnedRanges::Cover cover = pinned.cover(host, bytes);
+  bool refused = cover == PinnedRanges::Cover::part || (cover == PinnedRanges::Cover::none && options.only_pinned);
+  return fault == HostFault::none && refused ? HostFault::pinning : fault;
 }
 
 std::byte* HostDeviceState::real(DevicePtr address) const {

@@ -38,17 +38,23 @@ class PinnedRanges {
   bool add(const void* begin, i64 bytes, bool mapped);
   void remove(const void* begin);
   bool is_mapped(DevicePtr memory) const;
+  enum class Cover { none, part, all };
+  // How much of this memory is in the pinned range that it begins in.
+  Cover cover(const void* begin, i64 bytes) const;
 
  private:
   struct Range {
     i64 bytes;
     bool mapped;
   };
+  // The range that begins there or before. Under the mutex.
+  const std::pair<const u64, Range>* range_before(u64 address) const;
+
   mutable std::mutex mutex_;
   std::map<u64, Range> ranges_;
 };
 
-enum class HostFault { none, copy, lost };
+enum class HostFault { none, copy, pinning, lost };
 
 class HostDeviceState {
  public:
@@ -67,6 +73,8 @@ class HostDeviceState {
 
   // Owner. What becomes of the operation that is posted now, so that it does not depend on the threads.
   HostFault next_fault(bool is_copy);
+  // The same of a copy from or to this memory of the host.
+  HostFault next_fault(const void* host, i64 bytes);
   bool next_allocation_fails() { return ++allocations_ == options.fail_allocation; }
 
   // For streams: where the bytes of an address are.

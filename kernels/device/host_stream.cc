@@ -70,32 +70,32 @@ HostStream::~HostStream() {
 
 Status HostStream::copy_to_device(DevicePtr to, const void* from, i64 bytes) {
   return copy(HostWork([this, to, from, bytes] { std::memcpy(real(to), from, static_cast<size_t>(bytes)); }), bytes,
-              state_.up);
+              state_.next_fault(from, bytes), state_.up);
 }
 
 Status HostStream::copy_to_host(void* to, DevicePtr from, i64 bytes) {
   return copy(HostWork([this, to, from, bytes] { std::memcpy(to, real(from), static_cast<size_t>(bytes)); }), bytes,
-              state_.down);
+              state_.next_fault(to, bytes), state_.down);
 }
 
 Status HostStream::copy_within(DevicePtr to, DevicePtr from, i64 bytes) {
   return copy(HostWork([this, to, from, bytes] { std::memcpy(real(to), real(from), static_cast<size_t>(bytes)); }),
-              2 * bytes, state_.compute);  // read and written
+              2 * bytes, state_.next_fault(true), state_.compute);  // read and written
 }
 
 Status HostStream::copy_from_peer(DevicePtr to, HostDeviceState& other, DevicePtr from, i64 bytes) {
   HostDeviceState* peer = &other;
   HostWork work([this, to, peer, from, bytes] { std::memcpy(real(to), peer->real(from), static_cast<size_t>(bytes)); });
-  return copy(work, bytes, state_.up, &other.down);
+  return copy(work, bytes, state_.next_fault(true), state_.up, &other.down);
 }
 
-Status HostStream::copy(const HostWork& work, i64 bytes, ModelledSpeed& speed, ModelledSpeed* peer_speed) {
+Status HostStream::copy(const HostWork& work, i64 bytes, HostFault fault, ModelledSpeed& speed, ModelledSpeed* peer_speed) {
   return push({.kind = Task::Kind::copy,
                .work = work,
                .bytes = bytes,
                .speed = &speed,
                .peer_speed = peer_speed,
-               .fault = state_.next_fault(true)});
+               .fault = fault});
 }
 
 void HostStream::post(const HostWork& work, i64 read_bytes) {
@@ -165,6 +165,8 @@ Status HostStream::execute(Task& task) {
   Status status = state_.status();
   if (!status.ok() || task.kind == Task::Kind::record) return status;
   if (task.kind == Task::Kind::wait) return task.event->wait_for(task.ticket);
+  if (task.fault == HostFault::pinning)
+    return Status::failure(fmt::format("{}: a copy of host memory that is not pinned, or only in part", state_.id));
   if (task.fault == HostFault::copy) return Status::failure(fmt::format("{}: a copy has failed", state_.id));
   auto [begin_ns, end_ns] = task.speed->reserve(task.bytes);
   if (task.peer_speed != nullptr) end_ns = std::max(end_ns, task.peer_speed->reserve(task.bytes).end_ns);

@@ -64,7 +64,7 @@ class HostStream final : public HostDeviceStream {
     HostFault fault = HostFault::none;
   };
 
-  Status copy(const HostWork& work, i64 bytes, ModelledSpeed& speed, ModelledSpeed* peer_speed = nullptr);
+  Status copy(const HostWork& work, i64 bytes, HostFault fault, ModelledSpeed& speed, ModelledSpeed* peer_speed = nullptr);
   Status push(const Task& task);
   void loop();
   void run(Task& task);

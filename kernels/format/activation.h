@@ -25,6 +25,8 @@ static_assert(sizeof(ActQ8_256) == 292);
 
 // Bytes of one row of `cols` activations.
 i64 activation_row_bytes(ActivationForm form, i64 cols);
+// Devices may begin rows at multiples of this.
+constexpr i64 kDeviceRowAlignment = 16;
 
 // The form in which `type` wants its activations: F32 for float weights and in exact arithmetic, Q8_32 for formats
 // of 32-weight blocks, Q8_256 for super-blocks.

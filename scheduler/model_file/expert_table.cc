@@ -6,6 +6,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/error.h"
+#include "kernels/format/packed.h"
 #include "scheduler/model_file/gguf.h"
 #include "scheduler/model_file/pack.h"
 
@@ -78,6 +79,11 @@ ExpertTable ExpertTable::from_gguf(const Gguf& gguf, const Shape& shape) {
     for (i64 number = shape.first_layer; number < shape.end_layer; number++)
       layers.push_back(read_layer(gguf, shape, number));
   }
+  for (ExpertLayer& layer : layers)
+    for (ExpertMatrix m : {ExpertMatrix::gate, ExpertMatrix::up, ExpertMatrix::down}) {
+      i64 rows = m == ExpertMatrix::down ? shape.hidden : shape.ffn, cols = m == ExpertMatrix::down ? shape.ffn : shape.hidden;
+      layer.device_bytes[index(m)] = packed_bytes(layer.base[index(m)].type, rows, cols);
+    }
   std::vector<i64> file_bytes;
   for (const GgufFileInfo& file : gguf.files()) file_bytes.push_back(file.bytes);
   return ExpertTable(std::move(layers), shape.experts, shape.top_k, std::move(file_bytes));

@@ -38,6 +38,9 @@ struct ExpertLayer {
   LayerId layer;
   std::array<Extent, kExpertMatrices> base;
   std::array<i64, kExpertMatrices> stride_bytes{};
+  // Room that each matrix needs on a device in the file's order or in the packed one (kernels/format/packed.h), which is
+  // longer where rows are not a multiple of its tiles; 0: as many bytes as in the file.
+  std::array<i64, kExpertMatrices> device_bytes{};
   std::vector<ExpertPlace> packed = {};  // [experts], or empty
   std::vector<u64> checksums = {};       // [experts] of the three matrices (checksum.h), or empty
 };

@@ -25,6 +25,8 @@ class SimCopier final : public Copier {
   i64 poll(std::span<CopyDone> done) override;
   // Advances the clock to when the next copy lands, or by the timeout.
   bool wait(i64 timeout_ns) override;
+  void add_memory(std::byte*, i64) override {}
+  void remove_memory(std::byte*, i64) override {}
   std::string describe() const override { return "simulated"; }
 
   // GB/s of the memory that copies take now, and until when that stays so if nobody submits: later than now.

@@ -66,6 +66,11 @@ class Copier {
   // Blocks until poll() has something to say or `timeout_ns` has passed. False on timeout.
   virtual bool wait(i64 timeout_ns) = 0;
 
+  // Tells the copier about memory that experts will be in, to be locked into place: as Reader::add_memory, and with
+  // remove_memory as there. Copies of other memory work too, slower. Any thread.
+  virtual void add_memory(std::byte* data, i64 bytes) = 0;
+  virtual void remove_memory(std::byte* data, i64 bytes) = 0;
+
   // One line on how copies are done.
   virtual std::string describe() const = 0;
 };

@@ -7,13 +7,15 @@
 #include <thread>
 
 #include "kernels/base/clock.h"
+#include "kernels/base/log.h"
 
 namespace stoker {
 
 DeviceCopier::DeviceCopier(const std::vector<Arena>& arenas) {
   for (const Arena& arena : arenas) {
-    devices_.push_back({.arena = arena.memory, .lanes = {}});
+    devices_.push_back({.arena = arena, .lanes = {}});
     for (Lane& lane : devices_.back().lanes) {
+      if (arena.order != nullptr) lane.staging = DeviceBuffer(*arena.device, arena.staging_bytes, "copies of experts");
       lane.stream = arena.device->make_stream();
       lane.tags.resize(kCapacity);
       for (i64 i = 0; i < kCapacity; i++) lane.events.push_back(arena.device->make_event());
@@ -32,16 +34,24 @@ i64 DeviceCopier::submit(std::span<const Copy> copies) {
 void DeviceCopier::post(const Copy& copy) {
   PerDevice& device = devices_[static_cast<size_t>(copy.device)];
   Lane& lane = device.lanes[static_cast<size_t>(copy.direction)];
-  for (const CopyPart& part : copy.parts) {
-    if (device.lost) break;
-    DevicePtr at = device.arena->data() + part.at_device;
-    Status status = copy.direction == CopyDirection::upload ? lane.stream->copy_to_device(at, part.host, part.bytes)
-                                                            : lane.stream->copy_to_host(part.host, at, part.bytes);
-    device.lost |= !status.ok();
-  }
+  for (size_t m = 0; m < copy.parts.size() && !device.lost; m++) device.lost = !post_matrix(device, lane, copy, m).ok();
   size_t place = lane.at(lane.count++);
   lane.tags[place] = copy.tag;
   device.lost |= !lane.stream->record(*lane.events[place]).ok();
+}
+
+Status DeviceCopier::post_matrix(PerDevice& device, Lane& lane, const Copy& copy, size_t matrix) {
+  const CopyPart& part = copy.parts[matrix];
+  DevicePtr slot = device.arena.memory->data() + part.at_device;
+  DeviceOrder* order = device.arena.order;
+  bool ordered = order != nullptr && order->differs(copy.layer, matrix);
+  DevicePtr there = ordered ? lane.staging.data() : slot;
+  if (copy.direction == CopyDirection::upload) {
+    Status status = lane.stream->copy_to_device(there, part.host, part.bytes);
+    return status.ok() && ordered ? order->to_device_order(*lane.stream, copy.layer, matrix, there, slot) : status;
+  }
+  Status status = ordered ? order->to_file_order(*lane.stream, copy.layer, matrix, slot, there) : Status();
+  return status.ok() ? lane.stream->copy_to_host(part.host, there, part.bytes) : status;
 }
 
 i64 DeviceCopier::poll(std::span<CopyDone> done) {
@@ -73,6 +83,18 @@ bool DeviceCopier::wait(i64 timeout_ns) {
     std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
   return true;
+}
+
+void DeviceCopier::add_memory(std::byte* data, i64 bytes) {
+  for (PerDevice& device : devices_) {
+    Status status = device.arena.device->pin_host(data, bytes, false);
+    if (!status.ok() && !told_.exchange(true))
+      log_warning("{}: experts are copied to and from memory that is not pinned, which is slower", status.message());
+  }
+}
+
+void DeviceCopier::remove_memory(std::byte* data, i64) {
+  for (PerDevice& device : devices_) device.arena.device->unpin_host(data);
 }
 
 std::string DeviceCopier::describe() const {

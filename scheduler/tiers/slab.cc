@@ -228,6 +228,10 @@ i64 Slab::usable_slots(i64 slot_class) const {
   return impl_->classes[static_cast<size_t>(slot_class)].usable;
 }
 
+i64 Slab::free_slots(i64 slot_class) const {
+  return static_cast<i64>(impl_->classes[static_cast<size_t>(slot_class)].free.size());
+}
+
 bool Slab::growing() const {
   std::lock_guard lock(impl_->mutex);
   return !impl_->done || impl_->collected < impl_->grown;

@@ -53,6 +53,7 @@ class Slab {
   // Makes slots usable whose memory has come into existence since the last call; true when there were some.
   bool collect();
   i64 usable_slots(i64 slot_class) const;
+  i64 free_slots(i64 slot_class) const;  // of these
   bool growing() const;  // false: collect() has seen all there will be
   // Blocks until collect() would find something or the arena stops growing, or for `timeout_ns`.
   void wait_growth(i64 timeout_ns) const;

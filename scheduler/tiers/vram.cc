@@ -1,15 +1,18 @@
 #include "scheduler/tiers/vram.h"
 
+#include <algorithm>
+
 #include "kernels/base/check.h"
 #include "scheduler/model_file/expert_table.h"
 
 namespace stoker {
 
 VramLayout vram_layout(const ExpertTable& table, LayerId layer) {
+  const ExpertLayer& l = table.layer(layer);
   VramLayout layout;
   for (size_t m = 0; m < layout.at_slot.size(); m++) {
     layout.at_slot[m] = layout.bytes;
-    layout.bytes += round_up(table.layer(layer).base[m].bytes, kVramAlignment);
+    layout.bytes += round_up(std::max(l.base[m].bytes, l.device_bytes[m]), kVramAlignment);
   }
   return layout;
 }
@@ -69,6 +72,11 @@ void Vram::lose(i64 index) {
 i64 Vram::free_slots(i64 index, i64 slot_class) const {
   const Device& d = devices_[static_cast<size_t>(index)];
   return d.lost ? 0 : static_cast<i64>(d.free[static_cast<size_t>(slot_class)].size());
+}
+
+i64 Vram::retired_slots(i64 index, i64 slot_class) const {
+  const std::vector<Retired>& retired = devices_[static_cast<size_t>(index)].retired;
+  return std::count_if(retired.begin(), retired.end(), [&](const Retired& r) { return r.slot.slot_class == slot_class; });
 }
 
 i64 Vram::offset(VramSlot slot) const {

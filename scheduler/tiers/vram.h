@@ -54,6 +54,7 @@ class Vram {
 
   bool lost(i64 device) const { return devices_[static_cast<size_t>(device)].lost; }
   i64 free_slots(i64 device, i64 slot_class) const;
+  i64 retired_slots(i64 device, i64 slot_class) const;  // not free yet
   // From the beginning of the device's arena.
   i64 offset(VramSlot slot) const;
 

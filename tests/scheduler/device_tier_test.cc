@@ -209,6 +209,7 @@ std::string random_life(u64 seed, const Trouble& trouble) {
   CHECK(rig.reader.in_flight() == 0);
   CHECK(rig.copier.in_flight() == 0);
   CHECK(rig.reader.memory_bytes() == 0);
+  CHECK(rig.copier.memory_pieces() == 0);
   return digest;
 }
 

@@ -43,6 +43,10 @@ void FakeCopier::check(const Copy& copy) const {
     bool fits = part.bytes > 0 && part.at_device >= 0 && part.at_device + part.bytes <= arena_bytes(copy.device);
     REQUIRE(fits);
     REQUIRE(part.at_device % kVramAlignment == 0);
+    auto piece = memory_.upper_bound(part.host);
+    REQUIRE(piece != memory_.begin());
+    --piece;
+    REQUIRE(part.host + part.bytes <= piece->first + piece->second);
     for (const Flight& f : flights_) {
       bool other_up = f.copy.direction == CopyDirection::upload;
       for (const CopyPart& other : f.copy.parts) {
@@ -93,6 +97,13 @@ bool FakeCopier::wait(i64 timeout_ns) {
   }
   clock_.set(due);
   return any;
+}
+
+void FakeCopier::remove_memory(std::byte* data, i64 bytes) {
+  auto piece = memory_.find(data);
+  bool known = piece != memory_.end() && piece->second == bytes;
+  REQUIRE(known);
+  memory_.erase(piece);
 }
 
 void FakeCopier::lose(i64 device) {

@@ -3,6 +3,7 @@
 // would suffer from: overlapping copies, places outside the arena, too many at once.
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "kernels/base/rng.h"
@@ -28,6 +29,8 @@ class FakeCopier final : public Copier {
   i64 submit(std::span<const Copy> copies) override;
   i64 poll(std::span<CopyDone> done) override;
   bool wait(i64 timeout_ns) override;  // moves the clock
+  void add_memory(std::byte* data, i64 bytes) override { memory_[data] = bytes; }
+  void remove_memory(std::byte* data, i64 bytes) override;
   std::string describe() const override { return "fake"; }
 
   const std::byte* memory(i64 device) const { return devices_[static_cast<size_t>(device)].memory.data(); }
@@ -37,6 +40,7 @@ class FakeCopier final : public Copier {
   i64 in_flight() const { return static_cast<i64>(flights_.size()); }
   i64 failures() const { return failures_; }
   i64 most_in_flight() const { return most_in_flight_; }
+  i64 memory_pieces() const { return static_cast<i64>(memory_.size()); }
 
  private:
   struct Flight {
@@ -57,6 +61,7 @@ class FakeCopier final : public Copier {
   Rng rng_;
   std::vector<Device> devices_;
   std::vector<Flight> flights_;
+  std::map<const std::byte*, i64> memory_;  // pieces that it was told of
   i64 failures_ = 0, most_in_flight_ = 0;
 };
 

@@ -28,6 +28,7 @@ class Devices(Folder):
         if not machine["devices"]:
             self.assertEqual((machine["auto"], machine["auto_because"]), ("cpu", machine["no_cuda"]))
             self.assertIn(machine["no_cuda"], self.error("devices", "--device", "cuda:0"))
+            self.assertIn(machine["no_cuda"], self.error("run", "-m", MODEL, "-p", "x", "--device", "cuda:0,0"))
         self.assertIn(b"--device auto takes", expect(self, 0, "devices").stdout)
 
     def test_host_devices_have_the_speeds_that_they_were_given(self):
@@ -46,10 +47,13 @@ class Devices(Folder):
     def test_run_says_the_same_with_devices_and_reports_them(self):
         plain = answer(self, "-p", PROMPT, "-n", "6")
         run = answer(self, "-p", PROMPT, "-n", "6", "--device", "host:2,vram=32MiB", "--vram", "4M,2M", "--ram", "12M")
-        self.assertEqual(run["logits_hash"], plain["logits_hash"])
+        packed = answer(self, "-p", PROMPT, "-n", "6", "--device", "host:2,vram=32MiB,layout=packed,unpinned=refused",
+                        "--vram", "4M,2M", "--ram", "12M")
+        for other in run, packed:
+            self.assertEqual(other["logits_hash"], plain["logits_hash"])
+            self.assertGreater(other["decode"]["expert_device_hits"], 0)
         self.assertEqual(plain["engine"]["devices"], [])
         self.assertEqual([d["id"] for d in run["engine"]["devices"]], ["host:0", "host:1"])
-        self.assertGreater(run["decode"]["expert_device_hits"], 0)
         self.assertLessEqual(run["engine"]["devices"][1]["expert_bytes"], 2 << 20)
         self.assertIn("there is no device", self.error("run", "-m", MODEL, "-p", "x", "--vram", "1G", "--device", "cpu"))
 

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "kernels/device/host_device.h"
+#include "kernels/format/packed.h"
 #include "tests/kernels/cpu/op_inputs.h"
 
 using namespace stoker;
@@ -67,7 +68,11 @@ void compute(const Ops& ops, Stream& stream, const Experts& experts, const std::
   for (size_t e = 0; e < experts.rows.size(); e++) {
     auto matrix = [&](size_t which) {
       const TestMatrix& m = experts.matrices[3 * e + which];
-      return Matrix{put(m.blocks.data(), static_cast<i64>(m.blocks.size())), m.type, m.rows, m.cols};
+      const std::byte* data = put(m.blocks.data(), static_cast<i64>(m.blocks.size()));
+      if (ops.pack == nullptr) return Matrix{data, m.type, m.rows, m.cols};
+      std::byte* to = static_cast<std::byte*>(room(packed_bytes(m.type, m.rows, m.cols)));
+      ops.pack(stream, {.type = m.type, .rows = m.rows, .cols = m.cols, .from = data, .to = to});
+      return Matrix{to, m.type, m.rows, m.cols};
     };
     i64 tokens = static_cast<i64>(experts.rows[e].size());
     work.push_back({.gate = matrix(0),
@@ -109,17 +114,41 @@ TEST_CASE("experts on a host device have the CPU's bits") {
           cpu_ops(), cpu, experts, x, exact, expected.data(), work, [](const auto* data, i64) { return data; },
           [&](i64 bytes) -> void* { return kept.emplace_back(static_cast<size_t>(bytes)).data(); });
 
-      OnDevice device({.vram_bytes = 16 * kMiB, .delay_us_max = 100});
-      Stream stream(device.stream(), level);
-      DevicePtr out = device.room(out_bytes);
-      std::vector<ExpertWork> posted;
-      compute(
-          host_device_ops(), stream, experts, x, exact, out.as<f32>(), posted,
-          [&](const auto* data, i64 bytes) { return device.put(data, bytes); },
-          [&](i64 bytes) { return device.room(bytes).as<void>(); });
-      CHECK(device.stream().copy_to_host(got.data(), out, out_bytes).ok());
+      for (const Ops* ops : {&host_device_ops(), &packed_host_device_ops()}) {
+        CAPTURE(ops->name);
+        OnDevice device({.vram_bytes = 16 * kMiB, .delay_us_max = 100});
+        Stream stream(device.stream(), level);
+        DevicePtr out = device.room(out_bytes);
+        std::vector<ExpertWork> posted;
+        compute(
+            *ops, stream, experts, x, exact, out.as<f32>(), posted,
+            [&](const auto* data, i64 bytes) { return device.put(data, bytes); },
+            [&](i64 bytes) { return device.room(bytes).as<void>(); });
+        CHECK(device.stream().copy_to_host(got.data(), out, out_bytes).ok());
+        CHECK(device.stream().synchronize().ok());
+        CHECK(got == expected);
+        CHECK(got[0] == got[0]);
+      }
+    }
+}
+
+TEST_CASE("what is packed on a host device comes back as it was, whatever the number of rows") {
+  Rng rng(12);
+  for (BlockType type : {BlockType::Q3_K, BlockType::IQ4_NL, BlockType::MXFP4})
+    for (i64 rows : {1, 31, 64, 67}) {
+      const TestMatrix m(type, rows, 256, 0.1f, rng);
+      i64 bytes = static_cast<i64>(m.blocks.size());
+      OnDevice device({.vram_bytes = kMiB, .delay_us_max = 50});
+      Stream stream(device.stream(), best_isa_level());
+      const std::byte* there = device.put(m.blocks.data(), bytes);
+      DevicePtr packed = device.room(packed_bytes(type, rows, 256)), back = device.room(bytes);
+      packed_host_device_ops().pack(stream, {type, rows, 256, there, packed.as<void>()});
+      packed_host_device_ops().unpack(stream, {type, rows, 256, packed.as<void>(), back.as<void>()});
+      std::vector<std::byte> got(m.blocks.size()), between(m.blocks.size());
+      CHECK(device.stream().copy_to_host(got.data(), back, bytes).ok());
+      CHECK(device.stream().copy_to_host(between.data(), packed, bytes).ok());
       CHECK(device.stream().synchronize().ok());
-      CHECK(got == expected);
-      CHECK(got[0] == got[0]);
+      CHECK(std::equal(got.begin(), got.end(), m.blocks.begin()));
+      CHECK((rows == 1 || between != got));
     }
 }

@@ -266,7 +266,7 @@ TEST_CASE("gpu: norm, rotation, sums, cache and router agree with the twins") {
   }
 }
 
-TEST_CASE("gpu: packing, decoding of rows, the largest logit and job lists") {
+TEST_CASE("gpu: packing and its inverse, decoding of rows, the largest logit and job lists") {
   Rng rng(4);
   for (const BlockTypeInfo& type : all_block_types()) {
     CAPTURE(std::string(type.name));
@@ -281,8 +281,12 @@ TEST_CASE("gpu: packing, decoding of rows, the largest logit and job lists") {
     if (type.block_weights == 1) continue;
     const std::vector<std::byte> want = packed(type.type, 37, 512, w.blocks.data());
     OnCard<std::byte> to(static_cast<i64>(want.size()));
-    cuda_pack(gpu().stream, type.type, 37, 512, file.at(shift), to.at());
+    cuda_ops().pack(gpu().stream, {type.type, 37, 512, file.at(shift), to.at()});
     CHECK(differing(to.read(), want) == 0);
+    OnCard<std::byte> back(static_cast<i64>(shifted.size()));
+    cuda_ops().unpack(gpu().stream, {type.type, 37, 512, to.at(), back.at(shift)});
+    const std::vector<std::byte> again = back.read();
+    CHECK(std::equal(w.blocks.begin(), w.blocks.end(), again.begin() + shift));
   }
   const cuda::Target target = cuda::target_of(gpu().stream);
   std::vector<f32> logits = normals(2 * 129280, 1, rng);

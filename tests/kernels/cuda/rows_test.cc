@@ -260,7 +260,7 @@ TEST_CASE("float matrices, one or one per head, multiply within the error of the
   check(BlockType::BF16, WeightBF16{});
 }
 
-TEST_CASE("the card packs as the CPU does, and rows of the file become the twins' floats") {
+TEST_CASE("the card packs as the CPU does and undoes it, and rows of the file become the twins' floats") {
   for_each_block_format([]<class Block>(BlockType type) {
     CAPTURE(std::string(info(type).name));
     Rng rng(6);
@@ -275,6 +275,13 @@ TEST_CASE("the card packs as the CPU does, and rows of the file become the twins
     emulate({2, kWarp * kPackWarps, 0}, [&](const EmulatedThread& t) { pack_matrix<Block>(t, pack); });
     CHECK(std::memcmp(got.data(), want.data(), want.size()) == 0);
     CHECK(got.first_damaged() == CanaryBuffer<std::byte>::kNone);
+
+    CanaryBuffer<std::byte> back(static_cast<i64>(shifted.size()));
+    for (i64 i = 1; i < back.count(); i++) back.expect_write(i);
+    const PackArgs unpack{got.data(), back.data() + 1, rows, cols};
+    emulate({2, kWarp * kPackWarps, 0}, [&](const EmulatedThread& t) { unpack_matrix<Block>(t, unpack); });
+    CHECK(std::memcmp(back.data() + 1, w.blocks.data(), w.blocks.size()) == 0);
+    CHECK(back.first_damaged() == CanaryBuffer<std::byte>::kNone);
 
     const std::vector<i32> ids = {36, 0, 5, 5};
     CanaryBuffer<f32> y(4 * cols);

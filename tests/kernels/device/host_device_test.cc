@@ -284,6 +284,28 @@ TEST_CASE("mapped memory has an address that the device reads in place") {
   device->unpin_host(cell.data());
 }
 
+TEST_CASE("copies of memory that is not pinned can be refused, and those that leave a pinned range always are") {
+  for (bool only_pinned : {false, true}) {
+    std::vector<f32> x = numbers(1);
+    auto copy = [&](i64 pinned_floats, i64 first) {
+      auto device = device_with({.only_pinned = only_pinned});
+      auto stream = device->make_stream();
+      DevicePtr memory = memory_of(*device);
+      if (pinned_floats > 0) CHECK(device->pin_host(x.data(), pinned_floats * 4, false).ok());
+      CHECK(stream->copy_to_device(memory, x.data() + first, 400).ok());  // posted
+      static_cast<void>(stream->copy_to_host(x.data() + first, memory, 400));
+      bool good = stream->synchronize().ok();
+      device->unpin_host(x.data());
+      return good;
+    };
+    CHECK(copy(kFloats, 0));
+    CHECK(copy(kFloats, kFloats - 100));
+    CHECK_FALSE(copy(150, 100));
+    CHECK(copy(0, 0) != only_pinned);
+    CHECK(copy(100, 100) != only_pinned);
+  }
+}
+
 TEST_CASE("the probe finds the modelled speeds") {
   auto device = open_host_device(
       {.vram_bytes = 8 * kMiB, .link_gb_per_second = 0.2, .compute_gb_per_second = 0.4}, "host:0");
