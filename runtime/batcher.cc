@@ -14,6 +14,8 @@ namespace {
 // forth after every step, and a stream's tokens would come as unevenly as steps are long.
 constexpr i64 kPromptTurnNs = 3'000'000;
 
+constexpr std::chrono::milliseconds kWarmTick(1);  // between two looks at the drive while nothing else is to do
+
 }  // namespace
 
 Batcher::Batcher(const Load& load, i64 queue) : queue_(queue) {
@@ -90,6 +92,7 @@ void Batcher::check(const Generation& g) const {
   if (tokens == 0) fail("the prompt is empty");
   if (tokens > context)
     fail("the prompt has {} tokens, more than the context of {}; shorten it, or start with a larger -c", tokens, context);
+  if (g.slot >= slots()) fail("slot {}: there are slots 0 to {}", g.slot, slots() - 1);
   for (i32 token : g.prompt)
     if (token < 0 || token >= engine_->hparams().vocab)
       fail("token {} is not one of the model's {} tokens", token, engine_->hparams().vocab);
@@ -116,6 +119,7 @@ void Batcher::run(const Load& load) {
     for (i64 i = 0; i < count; i++) slots_.emplace_back(*engine_, SequenceId(i));
     loans_.resize(static_cast<size_t>(count));
     logits_.resize(static_cast<size_t>(count * engine_->hparams().vocab));
+    state_.warmth = engine_->warm();
     publish();
   } catch (...) {
     // Here, on the thread that it belongs to.
@@ -141,6 +145,7 @@ void Batcher::work() {
     turn_over_slots();
     step_prompt();
     step_decode();
+    warm();
     publish();
     show_residency();
   }
@@ -154,11 +159,15 @@ void Batcher::work() {
 
 bool Batcher::wait_for_work() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] {
+  auto ready = [&] {
     bool wanted = std::any_of(loans_.begin(), loans_.end(), [](const Loan& loan) { return loan.wanted > 0 && !loan.granted; });
-    bool waiting = !waiting_.empty() && lent_ < static_cast<i64>(slots_.size());
+    bool waiting = std::any_of(waiting_.begin(), waiting_.end(), [&](const auto& g) { return g->cancelled.load() || has_slot_for(*g); });
     return stopping_ || active_ > 0 || waiting || wanted || returned_ || views_wanted_ > views_made_;
-  });
+  };
+  if (warming())
+    changed_.wait_for(lock, kWarmTick, ready);
+  else
+    changed_.wait(lock, ready);
   returned_ = false;
   return !stopping_;
 }
@@ -173,8 +182,8 @@ std::shared_ptr<Generation> Batcher::take_waiting() {
       std::lock_guard lock(mutex_);
       auto taken = std::find_if(waiting_.begin(), waiting_.end(), [](const auto& g) { return g->cancelled.load(); });
       wanted = taken == waiting_.end();
-      if (wanted) taken = waiting_.begin();
-      if (waiting_.empty() || (wanted && active_ + lent_ == static_cast<i64>(slots_.size()))) return nullptr;
+      if (wanted) taken = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& g) { return has_slot_for(*g); });
+      if (taken == waiting_.end()) return nullptr;
       next = std::move(*taken);
       waiting_.erase(taken);
       if (wanted) active_++;
@@ -198,6 +207,13 @@ void Batcher::lend() {
   }
 }
 
+// Under the lock. One that wants a certain slot is passed by others while that is taken.
+bool Batcher::has_slot_for(const Generation& generation) const {
+  if (generation.slot < 0) return active_ + lent_ < static_cast<i64>(slots_.size());
+  size_t index = static_cast<size_t>(generation.slot);
+  return !slots_[index].busy() && !loans_[index].granted;
+}
+
 bool Batcher::is_lent(size_t index) const {
   std::lock_guard lock(mutex_);
   return loans_[index].granted;
@@ -210,8 +226,9 @@ void Batcher::admit() {
   }
 }
 
-// The free slot that has most of the prompt; among equals the one that was used longest ago.
+// The one it asks for, which take_waiting has found free; else the free slot that has most of the prompt; among equals the one that was used longest ago.
 BatchSlot& Batcher::choose_slot(const Generation& generation) {
+  if (generation.slot >= 0) return slots_[static_cast<size_t>(generation.slot)];
   BatchSlot* best = nullptr;
   i64 best_common = -1;
   for (size_t i = 0; i < slots_.size(); i++) {
@@ -263,6 +280,7 @@ void Batcher::inside_prompt() {
   turn_over_slots();
   if (steady_clock().now_ns() - decoded_ns_ < std::max(decode_ns_, kPromptTurnNs)) return;
   step_decode();
+  warm();
   publish();
   show_residency();
 }
@@ -337,6 +355,11 @@ void Batcher::publish() {
   state_.prefetch_gain = engine_->governor().gain();
   std::lock_guard lock(mutex_);
   published_ = state_;
+}
+
+// At borders between steps, where no lease exists.
+void Batcher::warm() {
+  if (warming()) state_.warmth = engine_->warm();
 }
 
 void Batcher::show_residency() {

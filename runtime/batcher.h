@@ -43,6 +43,7 @@ struct BatcherStatus {
   std::array<i64, kStages> stage_ns{};
   i64 most_held = 0;  // longest sequence so far
   i64 failures = 0;
+  Scheduler::Warmth warmth;  // how far experts that fit have been read, when that goes on beside the work
   SchedulerStats experts;
   Governor::State prefetch = Governor::State::fixed_off;
   f64 prefetch_gain = 0;  // see Governor::gain()
@@ -68,7 +69,7 @@ class Batcher {
   i64 capacity() const { return slots() + queue_; }
 
   // All or none: false when so many cannot wait. Throws Error for a prompt that is empty, longer than the context, or
-  // has ids outside the vocabulary.
+  // has ids outside the vocabulary, and for a slot that there is not.
   bool submit(std::span<const std::shared_ptr<Generation>> generations);
 
   // Calls `work` on the calling thread with slot `index`, when that is idle; no generation gets it meanwhile. False: the
@@ -85,9 +86,11 @@ class Batcher {
   void run(const Load& load);
   void work();
   bool wait_for_work();
+  bool warming() const { return state_.warmth.done < state_.warmth.total; }
   void admit();
   void lend();
   bool is_lent(size_t index) const;
+  bool has_slot_for(const Generation& generation) const;
   std::shared_ptr<Generation> take_waiting();
   BatchSlot& choose_slot(const Generation& generation);
   void turn_over_slots();
@@ -98,6 +101,7 @@ class Batcher {
   void decode(std::span<BatchSlot* const> slots);
   void publish();
   void show_residency();
+  void warm();
   void account(BatchSlot& slot);
   void end_all();
   void check(const Generation& generation) const;

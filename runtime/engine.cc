@@ -167,7 +167,7 @@ struct Engine::Impl {
       sequences.push_back(std::make_unique<KvCache>(hparams, options.context, cache_type()));
       caches.push_back(sequences.back().get());
     }
-    if (plan.all_resident && options.preload) preload(progress);
+    if (plan.all_resident && options.preload && !warms()) preload(progress);
     // From here on no memory is allocated per token.
   }
 
@@ -231,6 +231,8 @@ struct Engine::Impl {
                                             Forecaster::Options{options.predictor, options.lookahead}, replay);
     scheduler->set_prefetch(options.prefetch);
   }
+
+  bool warms() const { return plan.all_resident && options.preload && options.warm && plan.devices.empty(); }
 
   void preload(const LoadProgress& progress) {
     struct Context {
@@ -311,6 +313,8 @@ Status Engine::forward(std::span<const BatchRow> rows, std::span<f32> logits, co
                        const std::function<void()>& between) {
   return impl_->forward->run(rows, impl_->caches, logits, impl_->timer, interrupt, between);
 }
+
+Scheduler::Warmth Engine::warm() { return impl_->warms() ? impl_->scheduler->warm() : Scheduler::Warmth{}; }
 
 bool Engine::has_between() const { return impl_->between != nullptr; }
 

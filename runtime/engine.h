@@ -56,6 +56,7 @@ struct EngineOptions {
   i64 ring_depth = Plan{}.ring_depth;    // reads in flight
   i64 piece_bytes = Plan{}.piece_bytes;  // of one read; a multiple of what the disk needs
   bool preload = true;  // read all experts before the first token when they fit
+  bool warm = false;    // beside the first tokens instead, where there are no devices: see Engine::warm
   std::string routing;     // "": the model's gate; else what open_routing() takes
   std::string trace_path;  // "": none; where to record what the router chooses
   // Without a slot for every expert: what coming layers will want, guessed so many layers ahead, and whether guesses
@@ -124,6 +125,10 @@ class Engine {
   // for an engine of several sequences that neither records nor replays routes: those follow one pass at a time.
   Status forward_between(std::span<const BatchRow> rows, std::span<f32> logits);
   bool has_between() const;
+
+  // Goes on reading experts that fit (EngineOptions::warm): between passes, or in a pass's `between`. Experts that have been
+  // asked for, and all; equal when there is nothing to do.
+  Scheduler::Warmth warm();
 
   const StageTimer& timer() const;
   // None unless asked for. Lanes: "CPU" (passes alone: not what happens between two), "SSD", and of each device its own.

@@ -52,6 +52,7 @@ struct Generation {
   i64 max_tokens = -1;      // -1: no limit
   SamplerOptions sampler;
   std::unique_ptr<TokenFilter> filter;  // null: any token may come
+  i64 slot = -1;             // the only one that will do, which must exist; -1: any
   bool reuse_prefix = true;  // start from what a slot's cache has in common with the prompt
   i64 top_logprobs = -1;     // -1: no log probabilities
 

@@ -81,6 +81,7 @@ struct Scheduler::Impl {
   // --- preload: scheduler_preload.cc
   std::vector<i64> layers_in_file_order() const;
   i64 preload_bytes() const;
+  bool warm_next(ExpertKey key);
   SlotId wait_for_free_slot(i64 slot_class);
 
   size_t index_of(ExpertKey key) const {
@@ -129,6 +130,9 @@ struct Scheduler::Impl {
   i64 pending = 0;          // not yet handed out
   Status lease_failure;
   Status other_failure;  // of reads that no lease waits for
+
+  std::vector<i64> warm_order;  // moe layers, once warming has begun
+  i64 warmed = 0;               // experts looked at
 };
 
 }  // namespace stoker

@@ -45,7 +45,10 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
     (e.state == State::resident ? stats.hits : stats.misses)++;
     if (e.state == State::resident) stats.hit_bytes += table.expert_bytes(layer_of(moe_layer));
     if (e.state == State::absent) continue;
-    if (e.predicted) use_predicted(e, key);
+    if (e.predicted)
+      use_predicted(e, key);
+    else if (e.state == State::in_flight)
+      streamer.upgrade(e.slot);  // begun by a lease that was dropped, or by warming
     policy->on_pin(key);
     wants[i].phase = e.state == State::resident ? Phase::ready : Phase::loading;
     if (e.state == State::resident)

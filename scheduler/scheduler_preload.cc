@@ -5,12 +5,15 @@
 #include <utility>
 
 #include "kernels/base/check.h"
+#include "kernels/base/log.h"
 
 namespace stoker {
 
 namespace {
 
 constexpr i64 kPreloadTransfers = 32;  // experts under way at a time: enough to keep every queue full
+// Under way beside other work: a few milliseconds of a drive.
+constexpr i64 kWarmBytes = 16 * kMiB;
 
 }  // namespace
 
@@ -95,6 +98,32 @@ Status Scheduler::preload(bool (*progress)(i64 done, i64 total, void* context), 
     if (s.devices->under_way() > 0) s.devices->wait(Impl::kWaitSliceNs);
   }
   return s.other_failure;
+}
+
+// False: it has to wait for memory.
+bool Scheduler::Impl::warm_next(ExpertKey key) {
+  if (entry(key).state != State::absent) return true;
+  SlotId slot = slab.take(class_of(key.moe_layer));
+  if (!slot.valid()) return !slab.growing();  // no place for it
+  start_read(key, slot, ReadPriority::background);
+  return true;
+}
+
+Scheduler::Warmth Scheduler::warm() {
+  Impl& s = *impl_;
+  CHECK(!s.leased && !s.devices);
+  i64 experts = s.table.experts_per_layer(), total = static_cast<i64>(s.entries.size());
+  if (s.warmed < total) {
+    if (s.warm_order.empty()) s.warm_order = s.layers_in_file_order();
+    s.poll();
+    i64 bytes = s.table.expert_bytes(s.layer_of(0));
+    i64 most = std::clamp<i64>(kWarmBytes / bytes, 2, kPreloadTransfers);
+    for (; s.warmed < total && s.streamer.under_way() < most; s.warmed++)
+      if (!s.warm_next({s.warm_order[static_cast<size_t>(s.warmed / experts)], ExpertId(s.warmed % experts)})) break;
+    s.streamer.pump();
+    if (!s.other_failure.ok()) log_warning("{}", std::exchange(s.other_failure, {}).message());
+  }
+  return {s.warmed, total};
 }
 
 }  // namespace stoker

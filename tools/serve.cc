@@ -75,6 +75,7 @@ class Serving {
 EngineOptions serving_options(const Options& o) {
   EngineOptions engine = engine_options(o);
   engine.save_popularity = true;
+  engine.warm = true;
   engine.sequences = o.parallel;
   engine.chunk = o.serve_batch;
   return engine;

@@ -249,6 +249,50 @@ TEST_CASE("cancelling frees the slot before the next token, also for one that wa
   CHECK(next.in(batcher).generated_tokens > 0);
 }
 
+TEST_CASE("one that wants a certain slot waits for it, and others pass") {
+  Batcher batcher(load(options(2)), 4);
+  Run endless(text(10, 1), -1, 2.0f);
+  endless.generation->slot = 1;
+  REQUIRE(endless.submit(batcher));
+  endless.begun.get_future().wait();
+  Run same(text(10, 2), 3), other(text(10, 3), 3), none(text(10, 4), 3);
+  same.generation->slot = 1;
+  std::atomic<bool> same_done{false};
+  same.generation->on_done = [&](const GenerationResult& r) {
+    same_done = true;
+    same.done.set_value(r);
+  };
+  REQUIRE(same.submit(batcher));
+  CHECK(other.in(batcher).slot == 0);
+  CHECK_FALSE(same_done);
+  endless.generation->cancel();
+  CHECK(same.wait().slot == 1);
+  CHECK(endless.wait().slot == 1);
+  none.generation->slot = 2;
+  CHECK_THROWS_AS(none.submit(batcher), Error);
+}
+
+TEST_CASE("answers come while experts are still read, with the same bits") {
+  EngineOptions o = options(2);
+  Run before(text(40, 5), 12), beside(text(40, 5), 12);
+  {
+    Batcher batcher(load(o), 0);
+    before.in(batcher);
+    CHECK(batcher.status().warmth.total == 0);
+  }
+  o.warm = true;
+  Batcher batcher(load(o), 0);
+  beside.in(batcher);
+  CHECK(beside.logprobs == before.logprobs);
+  BatcherStatus status = batcher.status();
+  for (int i = 0; i < 10'000 && status.warmth.done < status.warmth.total; i++) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    status = batcher.status();
+  }
+  CHECK(status.warmth.total == batcher.engine().footprint().expert_total);
+  CHECK(status.warmth.done == status.warmth.total);
+}
+
 TEST_CASE("a slot that was saved and restored goes on with the bits of one that was not") {
   test::TempFolder folder;
   std::vector<i32> first = text(60, 5), longer = first;

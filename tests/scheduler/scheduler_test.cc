@@ -389,6 +389,41 @@ TEST_CASE("preload reads every expert once, reports progress, and leaves nothing
   CHECK(rig.scheduler->stats().bytes_read == bytes);
 }
 
+TEST_CASE("warming reads every expert beside leases, which do not wait behind it") {
+  SmallModel model;
+  Rig rig({.model = model, .budget = full_budget(small_table(model), 4096), .drive = {.capacity = 4, .longest_ns = 1000}});
+  Rng rng(3);
+  i64 calls = 0, last = 0;
+  for (Scheduler::Warmth warmth = rig.scheduler->warm(); warmth.done < warmth.total; warmth = rig.scheduler->warm()) {
+    CHECK(warmth.total == 4 * 12);
+    CHECK(warmth.done >= last);
+    last = warmth.done;
+    CHECK(rig.use_all(calls++ % 4, random_experts(rng, 12, 3)) > 0);
+    REQUIRE(calls < 1000);
+  }
+  CHECK(calls > 1);  // not all at once
+  for (i64 l = 0; l < 4; l++) rig.use_all(l, random_experts(rng, 12, 12));  // some may still be on their way
+  Rig at_once({.model = model, .budget = full_budget(small_table(model), 4096)});
+  CHECK(at_once.scheduler->preload(nullptr, nullptr).ok());
+  CHECK(rig.scheduler->stats().bytes_read == at_once.scheduler->stats().bytes_read);  // each once
+  SchedulerStats before = rig.scheduler->stats();
+  for (i64 l = 0; l < 4; l++) rig.use_all(l, random_experts(rng, 12, 12));
+  CHECK((rig.scheduler->stats() - before).hits == 4 * 12);
+  CHECK(rig.scheduler->warm().done == 4 * 12);
+}
+
+TEST_CASE("warming leaves an expert that cannot be read to whom it matters") {
+  SmallModel model;
+  Rig rig({.model = model, .budget = full_budget(small_table(model), 4096)});
+  rig.reader.set_failure_rate(1.0);
+  for (i64 calls = 0; rig.scheduler->warm().done < 4 * 12; calls++) {
+    REQUIRE(calls < 1000);
+    CHECK(rig.use_all(0, experts({1})) == -1);  // time passes while it waits
+  }
+  rig.reader.set_failure_rate(0);
+  CHECK(rig.use_all(0, experts({1, 2})) > 0);
+}
+
 TEST_CASE("preload fills what slots there are and reports a failed read") {
   SmallModel model;
   Rig rig({.model = model});

@@ -121,7 +121,11 @@ class Serving(unittest.TestCase):
 
 class Facts(Serving):
     def test_health_models_props_slots(self):
-        self.assertEqual(self.server.ask("GET", "/health"), (200, {"status": "ok"}))
+        limit = time.time() + TIME_LIMIT  # experts are read beside the first answers
+        while (health := self.server.ask("GET", "/health")) != (200, {"status": "ok"}):
+            self.assertEqual((health[0], health[1]["status"], health[1]["progress"]["stage"]), (200, "ok", "experts"))
+            self.assertLess(health[1]["progress"]["done"], health[1]["progress"]["total"])
+            self.assertLess(time.time(), limit)
         models = self.server.ask("GET", "/v1/models")[1]
         self.assertEqual(models["data"][0]["id"], "ember-37m-q4_k_m")
         self.assertEqual(self.server.ask("GET", "/props")[1]["total_slots"], 4)
@@ -352,6 +356,12 @@ class SideBySide(Serving):
 
 
 class Refusals(Serving):
+    def test_a_slot_of_ones_choice(self):
+        for slot in (2, 0, 2):
+            self.assertEqual(self.post("/completion", prompt="The sky", n_predict=2, id_slot=slot)["id_slot"], slot)
+        for wrong, part in ((4, "3"), (-2, "-1"), ("x", "number"), (1.5, "whole")):
+            self.refused(400, "/completion", {"prompt": "x", "id_slot": wrong}, part, "id_slot")
+
     def test_bad_bodies(self):
         chat = "/v1/chat/completions"
         self.refused(400, chat, "{", "not JSON")

@@ -98,6 +98,7 @@ Completion::Completion(Batcher& batcher, const CompletionWish& wish) : events_(s
       generation->sampler = wish.sampler;
       generation->sampler.seed += static_cast<u64>(copy);
       generation->reuse_prefix = wish.reuse_prefix;
+      generation->slot = wish.slot;
       generation->top_logprobs = wish.top_logprobs;
       if (wish.rules) generation->filter = std::make_unique<GrammarFilter>(wish.rules, wish.vocabulary);
       generation->on_token = [choice](const GeneratedToken& token) { return choice->token(token); };

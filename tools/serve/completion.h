@@ -28,6 +28,7 @@ struct CompletionWish {
   SamplerOptions sampler;  // copies get the seed, seed + 1, ...
   std::vector<std::string> stop;
   bool reuse_prefix = true;
+  i64 slot = -1;  // see Generation
   i64 top_logprobs = -1;
   bool split_reasoning = false;  // text between <think> and </think> is told apart
   bool open_reasoning = false;   // the prompt ends in <think>

@@ -279,8 +279,11 @@ struct HttpServer::Impl {
       return answer(res, loading.json());
     }
     answer_errors(res, [&] {
-      ready();
-      answer(res, Json{{"status", "ok"}});
+      Scheduler::Warmth warmth = ready().batcher().status().warmth;
+      Json json = {{"status", "ok"}};
+      if (warmth.done < warmth.total) json["progress"] = {{"stage", "experts"}, {"done", warmth.done}, {"total", warmth.total},
+                                                                {"share", static_cast<f64>(warmth.done) / static_cast<f64>(warmth.total)}};
+      answer(res, json);
     });
   }
   void add_endpoints();

@@ -75,6 +75,7 @@ CompletionWish Service::wish(const RequestBody& body) const {
   w.max_tokens = max_tokens(body, o.predict);
   w.copies = body.integer("n", 1, 1, 128);
   w.reuse_prefix = body.boolean("cache_prompt", true);
+  w.slot = body.integer("id_slot", -1, -1, batcher_.slots() - 1);
   w.stop = body.texts("stop");
   if (static_cast<i64>(w.stop.size()) > kMostStops) bad_field("stop", "at most {} strings", kMostStops);
   for (const std::string& word : w.stop)
