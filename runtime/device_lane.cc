@@ -14,6 +14,10 @@ constexpr i64 kFloat = sizeof(f32);
 
 i64 pairs(const DeviceLane::Limits& l) { return l.rows * l.top_k; }
 i64 pairs_of_a_wave(const DeviceLane::Limits& l) { return std::max(l.rows, l.top_k); }
+i64 resident_bytes(const DeviceLane::Limits& l) { return l.resident_ffn > 0 ? l.rows * l.hidden * kFloat : 0; }
+i64 scratch_bytes(const DeviceLane::Limits& l) {
+  return std::max(expert_scratch_bytes(pairs_of_a_wave(l), l.ffn), expert_scratch_bytes(l.rows, l.resident_ffn));
+}
 
 // Hidden sizes that do not suit a form have no matrix that wants it.
 i64 form_bytes(const DeviceLane::Limits& l, ActivationForm form, i64 unit) {
@@ -25,9 +29,9 @@ i64 q8_256_bytes(const DeviceLane::Limits& l) { return form_bytes(l, ActivationF
 }  // namespace
 
 i64 DeviceLane::bytes_needed(const Limits& l) {
-  constexpr i64 kParts = 7, kAlignment = 256;
+  constexpr i64 kParts = 8, kAlignment = 256;
   return l.rows * l.hidden * kFloat + q8_32_bytes(l) + q8_256_bytes(l) + (pairs(l) + pairs_of_a_wave(l)) * i64{sizeof(i32)} +
-         pairs_of_a_wave(l) * l.hidden * kFloat + expert_scratch_bytes(pairs_of_a_wave(l), l.ffn) + kParts * kAlignment;
+         pairs_of_a_wave(l) * l.hidden * kFloat + resident_bytes(l) + scratch_bytes(l) + kParts * kAlignment;
 }
 
 DeviceLane::DeviceLane(Device& device, const Ops& ops, IsaLevel level, const Limits& l)
@@ -37,14 +41,17 @@ DeviceLane::DeviceLane(Device& device, const Ops& ops, IsaLevel level, const Lim
       x_here_(device, l.rows * l.hidden * kFloat, "rows for a device"),
       rows_here_(device, std::max(pairs(l), wave_pairs_) * i64{sizeof(i32)}, "work lists for a device"),
       out_here_(device, pairs(l) * l.hidden * kFloat, "rows from a device"),
+      resident_here_(device, resident_bytes(l), "rows from a device"),
       x_(device, l.rows * l.hidden * kFloat, "rows"),
       q8_32_(device, q8_32_bytes(l), "quantised rows"),
       q8_256_(device, q8_256_bytes(l), "quantised rows"),
       rows_(device, pairs(l) * i64{sizeof(i32)}, "work lists"),
       counting_(device, wave_pairs_ * i64{sizeof(i32)}, "work lists"),
       out_(device, wave_pairs_ * l.hidden * kFloat, "expert outputs"),
-      scratch_(device, expert_scratch_bytes(wave_pairs_, l.ffn), "FFN scratch"),
+      resident_out_(device, resident_bytes(l), "FFN outputs"),
+      scratch_(device, scratch_bytes(l), "FFN scratch"),
       event_(device.make_event()),
+      resident_event_(device.make_event()),
       device_stream_(device.make_stream()),
       stream_(*device_stream_, level) {
   work_.reserve(static_cast<size_t>(l.experts));
@@ -74,18 +81,20 @@ void DeviceLane::prepare() {
                           .out = out.data().as<void>()});
 }
 
-void DeviceLane::post(const f32* x, i64 rows, std::span<const DeviceWork> work) {
+void DeviceLane::post(const f32* x, i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident) {
   CHECK(!posted_);
-  if (failed_ || work.empty()) return;
+  if (failed_ || (work.empty() && resident == nullptr)) return;
   posted_ = true;
+  resident_rows_ = resident != nullptr ? rows : 0;
   try {
-    post_all(x, rows, work);
+    post_all(x, rows, work, resident);
   } catch (const Error& e) {  // by which an op says that its card cannot be used any more
     recorded_ = Status::failure(e.what());
   }
 }
 
-void DeviceLane::post_all(const f32* x, i64 rows, std::span<const DeviceWork> work) {
+void DeviceLane::post_all(const f32* x, i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident) {
+  work_.clear();
   i64 count = 0;
   for (const DeviceWork& w : work) {
     std::copy_n(w.rows, w.tokens, rows_here_.as<i32>() + count);
@@ -95,10 +104,11 @@ void DeviceLane::post_all(const f32* x, i64 rows, std::span<const DeviceWork> wo
   std::memcpy(x_here_.as<f32>(), x, static_cast<size_t>(rows * limits_.hidden * kFloat));
   // What goes wrong here breaks the stream, so finish() hears of it.
   static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), rows * limits_.hidden * kFloat));
-  static_cast<void>(device_stream_->copy_to_device(rows_.data(), rows_here_.as<i32>(), count * i64{sizeof(i32)}));
-  quantize(rows, work);
+  if (count > 0)
+    static_cast<void>(device_stream_->copy_to_device(rows_.data(), rows_here_.as<i32>(), count * i64{sizeof(i32)}));
+  quantize(rows, work, resident);
+  if (resident != nullptr) post_resident(*resident, rows);
 
-  work_.clear();
   i64 done = 0, pairs = 0;
   size_t first = 0;
   for (const DeviceWork& w : work) {
@@ -116,15 +126,16 @@ void DeviceLane::post_all(const f32* x, i64 rows, std::span<const DeviceWork> wo
                      .tokens = w.tokens});
     pairs += w.tokens;
   }
-  post_wave(std::span(work_).subspan(first), done, pairs);
+  if (pairs > 0) post_wave(std::span(work_).subspan(first), done, pairs);
   recorded_ = device_stream_->record(*event_);
 }
 
-void DeviceLane::quantize(i64 rows, std::span<const DeviceWork> work) {
+void DeviceLane::quantize(i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident) {
   auto wanted = [&](ActivationForm form) {
-    return std::any_of(work.begin(), work.end(), [&](const DeviceWork& w) {
+    auto wants = [&](const auto& w) {
       return weight_input(w.gate.type, limits_.exact) == form || weight_input(w.up.type, limits_.exact) == form;
-    });
+    };
+    return std::any_of(work.begin(), work.end(), wants) || (resident != nullptr && wants(*resident));
   };
   auto make = [&](ActivationForm form, const DeviceBuffer& out) {
     if (!wanted(form)) return;
@@ -139,20 +150,44 @@ void DeviceLane::quantize(i64 rows, std::span<const DeviceWork> work) {
   make(ActivationForm::Q8_256, q8_256_);
 }
 
+void DeviceLane::post_resident(const ResidentFfn& resident, i64 rows) {
+  resident_work_ = {.gate = resident.gate,
+                    .up = resident.up,
+                    .down = resident.down,
+                    .rows = counting_.data().as<i32>(),
+                    .out_rows = counting_.data().as<i32>(),
+                    .tokens = rows};
+  post_ffn({&resident_work_, 1}, resident.gate.rows, resident_out_);
+  static_cast<void>(
+      device_stream_->copy_to_host(resident_here_.as<f32>(), resident_out_.data(), rows * limits_.hidden * kFloat));
+  resident_recorded_ = device_stream_->record(*resident_event_);
+}
+
 // `first`: pairs of the waves before.
 void DeviceLane::post_wave(std::span<const ExpertWork> wave, i64 first, i64 pairs) {
-  ops_.expert_ffn(stream_, {.work = wave,
+  post_ffn(wave, limits_.ffn, out_);
+  static_cast<void>(device_stream_->copy_to_host(out_here_.as<f32>() + first * limits_.hidden, out_.data(),
+                                                 pairs * limits_.hidden * kFloat));
+}
+
+void DeviceLane::post_ffn(std::span<const ExpertWork> work, i64 ffn, const DeviceBuffer& out) {
+  ops_.expert_ffn(stream_, {.work = work,
                             .x = x_.data().as<f32>(),
                             .x_q8_32 = q8_32_.data().as<void>(),
                             .x_q8_256 = q8_256_.data().as<void>(),
                             .hidden = limits_.hidden,
-                            .ffn = limits_.ffn,
-                            .out = out_.data().as<f32>(),
+                            .ffn = ffn,
+                            .out = out.data().as<f32>(),
                             .scratch = scratch_.data().as<std::byte>(),
                             .scratch_bytes = scratch_.bytes(),
                             .exact = limits_.exact});
-  static_cast<void>(device_stream_->copy_to_host(out_here_.as<f32>() + first * limits_.hidden, out_.data(),
-                                                 pairs * limits_.hidden * kFloat));
+}
+
+Status DeviceLane::take_resident(f32* out) {
+  Status status = resident_recorded_.ok() ? resident_event_->wait() : resident_recorded_;
+  if (status.ok())
+    std::memcpy(out, resident_here_.as<f32>(), static_cast<size_t>(resident_rows_ * limits_.hidden * kFloat));
+  return status;
 }
 
 Status DeviceLane::finish(f32* out) {

@@ -1,6 +1,7 @@
-// DeviceLane: how a device computes its experts of a layer, beside the CPU: the normed rows and the list of who wants
-// which expert go up, the device's ops run, each expert's rows come back to the places that the CPU's experts would have
-// filled. Between post() and finish() the caller does something else.
+// DeviceLane: how a device computes its part of a layer, beside the CPU: the normed rows and the list of who wants which
+// expert go up, the device's ops run, each expert's rows come back to the places that the CPU's experts would have filled.
+// The layer's home also computes the FFN that every row passes, first, because predictions want it. Between post() and
+// finish() the caller does something else.
 //
 // Owner: the engine thread. Nothing is allocated after construction.
 #pragma once
@@ -12,6 +13,7 @@
 #include "kernels/device/device_buffer.h"
 #include "kernels/device/stream.h"
 #include "kernels/ops.h"
+#include "runtime/device_weights.h"
 
 namespace stoker {
 
@@ -30,6 +32,7 @@ class DeviceLane {
     i64 top_k = 0;
     i64 experts = 0;  // of a layer
     i64 hidden = 0, ffn = 0;
+    i64 resident_ffn = 0;  // the largest inner size of a resident FFN
     bool exact = false;
   };
   // What a lane takes of the device's memory.
@@ -41,20 +44,27 @@ class DeviceLane {
   // Waits for what was posted.
   ~DeviceLane() = default;
 
-  // `x` [rows, hidden] and the work's lists are read before it returns.
-  void post(const f32* x, i64 rows, std::span<const DeviceWork> work);
+  // `x` [rows, hidden] and the work's lists are read before it returns. `resident`, or none, is applied to all rows.
+  void post(const f32* x, i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident);
+  // Whether a resident FFN was posted, and whether its rows have come back.
+  bool has_resident() const { return posted_ && resident_rows_ > 0; }
+  bool resident_done() { return !resident_recorded_.ok() || resident_event_->done(); }
+  // Blocks until they have, and puts them into `out` [rows, hidden]. Failure: finish() fails too.
+  Status take_resident(f32* out);
   // Blocks until what was posted has ended and puts its rows into `out` [rows * top_k, hidden]. Nothing when nothing was
   // posted. Failure: the device is lost to us, and so is what it was to compute.
   Status finish(f32* out);
 
   bool failed() const { return failed_; }
-  i64 host_bytes() const { return x_here_.bytes() + rows_here_.bytes() + out_here_.bytes(); }
+  i64 host_bytes() const { return x_here_.bytes() + rows_here_.bytes() + out_here_.bytes() + resident_here_.bytes(); }
 
  private:
   void prepare();
-  void post_all(const f32* x, i64 rows, std::span<const DeviceWork> work);
-  void quantize(i64 rows, std::span<const DeviceWork> work);
+  void post_all(const f32* x, i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident);
+  void quantize(i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident);
+  void post_resident(const ResidentFfn& resident, i64 rows);
   void post_wave(std::span<const ExpertWork> wave, i64 first, i64 pairs);
+  void post_ffn(std::span<const ExpertWork> work, i64 ffn, const DeviceBuffer& out);
 
   Limits limits_;
   const Ops& ops_;
@@ -63,21 +73,25 @@ class DeviceLane {
   PinnedBuffer x_here_;     // [rows, hidden]
   PinnedBuffer rows_here_;  // [pairs] of x
   PinnedBuffer out_here_;   // [pairs, hidden]
+  PinnedBuffer resident_here_;  // [rows, hidden]
   // The device's.
-  DeviceBuffer x_, q8_32_, q8_256_, rows_, counting_, out_, scratch_;
+  DeviceBuffer x_, q8_32_, q8_256_, rows_, counting_, out_, resident_out_, scratch_;
   std::vector<ExpertWork> work_;
+  ExpertWork resident_work_;
   std::vector<i32> out_rows_;  // [pairs] where each row of out_here_ goes
-  std::unique_ptr<DeviceEvent> event_;
+  std::unique_ptr<DeviceEvent> event_, resident_event_;
   std::unique_ptr<DeviceStream> device_stream_;  // goes before all that what it runs uses
   Stream stream_;
   bool posted_ = false;
-  Status recorded_;  // whether event_ stands for what was posted
+  i64 resident_rows_ = 0;  // of what was posted
+  Status recorded_, resident_recorded_;  // whether the events stand for what was posted
   bool failed_ = false;
 };
 
-// A lane, and the memory of its device where the scheduler keeps experts.
+// A lane, and the memory of its device: where the scheduler keeps experts, and the weights of layers whose home it is.
 struct DeviceArenaLane {
   DeviceBuffer arena;
+  DeviceWeights weights;
   std::unique_ptr<DeviceLane> lane;
 };
 

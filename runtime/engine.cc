@@ -120,6 +120,7 @@ struct Engine::Impl {
                                                                                   .experts = hparams.experts,
                                                                                   .hidden = hparams.hidden,
                                                                                   .ffn = hparams.expert_ffn,
+                                                                                  .resident_ffn = hparams.widest_resident_ffn(),
                                                                                   .exact = options.exact},
                                               experts);
     if (!options.timeline) return;
@@ -134,7 +135,7 @@ struct Engine::Impl {
                                .alignment = plan_alignment(*reader, experts),
                                .ring_depth = options.ring_depth,
                                .piece_bytes = options.piece_bytes,
-                               .devices = devices->requests(options.vram_bytes)});
+                               .devices = devices->requests(options.vram_bytes, Weights::shapes(gguf, hparams))});
     log_info("experts: {:.2f} GiB budget ({}), {} of {} experts fit", static_cast<f64>(budget.bytes) / kGiB,
              budget.origin, plan.total_slots(), experts.moe_layers() * experts.experts_per_layer());
     std::string warning = plan_warning(experts, plan);
@@ -155,7 +156,7 @@ struct Engine::Impl {
     weights = std::make_unique<Weights>(gguf, hparams, reading);
     workers = std::make_unique<WorkerPool>(WorkerPool::Options{.workers = options.threads});
     stream = std::make_unique<Stream>(*workers, options.isa.value_or(best_isa_level()));
-    devices->allocate(plan, stream->level());
+    devices->allocate(plan, *weights, stream->level());
     scheduler = std::make_unique<Scheduler>(
         experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k(), known()), *reader,
         steady_clock(), SlabOptions{.fault_in = fault_in_if_available}, devices->copier());
@@ -287,6 +288,8 @@ EngineFootprint Engine::footprint() const {
   std::vector<DeviceFootprint> devices;
   for (size_t i = 0; i < e.plan.devices.size(); i++)
     devices.push_back({.id = e.devices->id(i),
+                       .resident_bytes = e.devices->weights(i).bytes(),
+                       .home_layers = e.devices->weights(i).layers(),
                        .expert_bytes = e.plan.device_arena_bytes(i),
                        .expert_slots = e.plan.device_experts(i),
                        .experts = e.scheduler->experts_on_device(static_cast<i64>(i))});

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "runtime/home_devices.h"
 #include "runtime/settle_devices.h"
 #include "scheduler/tiers/vram.h"
 
@@ -26,7 +27,8 @@ i64 EngineDevices::staging_bytes(const Device& device) const {
   return kCopyDirections * round_up(EnginePacking::largest_matrix_bytes(table_), kVramAlignment);
 }
 
-std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_bytes) const {
+std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_bytes,
+                                                   std::span<const LayerWeights> shapes) {
   if (vram_bytes.size() > 1 && vram_bytes.size() != devices_.size())
     fail("--vram names {} sizes for {} devices: give one for each, or one for all", vram_bytes.size(), devices_.size());
   if (!vram_bytes.empty() && devices_.empty()) fail("--vram: there is no device (--device)");
@@ -44,6 +46,12 @@ std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_
     }
     requests.push_back(request);
   }
+  std::vector<i64> layer_bytes, budgets;
+  for (const LayerWeights& layer : shapes) layer_bytes.push_back(DeviceWeights::bytes_needed(layer));
+  for (const DeviceRequest& request : requests) budgets.push_back(request.vram_bytes);
+  homes_ = home_devices(layer_bytes, budgets);
+  for (size_t l = 0; l < homes_.size(); l++)
+    if (homes_[l] >= 0) requests[static_cast<size_t>(homes_[l])].vram_bytes -= layer_bytes[l];
   return requests;
 }
 
@@ -51,14 +59,16 @@ void EngineDevices::record(Timeline& timeline) {
   for (const std::unique_ptr<Device>& device : devices_) device->record(timeline);
 }
 
-void EngineDevices::allocate(const Plan& plan, IsaLevel level) {
+void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel level) {
   std::vector<DeviceCopier::Arena> arenas;
   lanes_.reserve(devices_.size());
   for (size_t i = 0; i < devices_.size(); i++) {
     Device& device = *devices_[i];
     const Ops& ops = device_ops(device);
     auto lane = std::make_unique<DeviceLane>(device, ops, level, limits_);
-    lanes_.push_back({DeviceBuffer(device, plan.device_arena_bytes(i), "experts"), std::move(lane)});
+    lanes_.push_back({.arena = DeviceBuffer(device, plan.device_arena_bytes(i), "experts"),
+                      .weights = DeviceWeights(device, weights.layers(), homes_, static_cast<i32>(i)),
+                      .lane = std::move(lane)});
     packings_.push_back(nullptr);
     if (ops.pack != nullptr)
       packings_.back() = std::make_unique<EnginePacking>(

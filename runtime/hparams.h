@@ -41,6 +41,7 @@ struct Hparams {
 
   i64 key() const { return nope + rope; }
   i64 moe_layers() const { return layers - dense_layers; }
+  i64 widest_resident_ffn() const { return dense_ffn > shared_experts * expert_ffn ? dense_ffn : shared_experts * expert_ffn; }
   i64 cache_row() const { return latent + rope; }  // values per token and layer in the KV cache
   ExpertTable::Shape expert_shape() const {
     return {.first_layer = dense_layers, .end_layer = layers, .experts = experts, .top_k = top_k, .hidden = hidden,

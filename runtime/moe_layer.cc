@@ -13,8 +13,7 @@ f32* floats(const Buffer& buffer) { return reinterpret_cast<f32*>(buffer.data())
 
 i64 scratch_bytes_needed(const Hparams& h, i64 rows) {
   // One call holds at most `rows` (token, expert) pairs, or one decode step's worth; see compute().
-  i64 resident = std::max(h.dense_ffn, h.shared_experts * h.expert_ffn);
-  return std::max(expert_scratch_bytes(rows, resident), expert_scratch_bytes(std::max(rows, h.top_k), h.expert_ffn));
+  return std::max(expert_scratch_bytes(rows, h.widest_resident_ffn()), expert_scratch_bytes(std::max(rows, h.top_k), h.expert_ffn));
 }
 
 Status interrupted() { return Status::failure("interrupted"); }
@@ -67,7 +66,8 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
   input_ = normed;
   inputs_.set(normed, rows, h_.hidden);
   if (!w.is_moe()) {
-    resident_ffn(stream, w, rows, floats(shared_rows_));
+    Status computed = dense({stream, layer, w, rows, timer, breaks});
+    if (!computed.ok()) return computed;
     ops_.add(stream, x, floats(shared_rows_), rows * h_.hidden);
     if (lookahead_ != nullptr) lookahead_->look(stream, layer, x, nullptr, rows);
     return {};
@@ -92,22 +92,37 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
   return {};
 }
 
-// Experts in devices' memory are posted there, the CPU computes the others, and the shared expert. All wants are one
-// lease, whose reads overlap; where nothing is read and others wait for their rows, it is one lease after the other.
+// The FFN of a layer without experts, by its home.
+Status MoeLayer::dense(const Pass& pass) {
+  DeviceLane* home = post_to_devices(pass.layer, pass.rows, {});
+  if (home == nullptr) {
+    resident_ffn(pass.stream, pass.w, pass.rows, floats(shared_rows_));
+    return {};
+  }
+  pass.timer.enter(Stage::device_wait);
+  static_cast<void>(home->take_resident(floats(shared_rows_)));  // a failure is the lane's too
+  Status computed = finish_devices();
+  pass.timer.enter(Stage::rest);
+  return computed;
+}
+
+// Experts in devices' memory are posted there, and the shared expert to the layer's home; the CPU computes the others. All
+// wants are one lease, whose reads overlap; where nothing is read and others wait for their rows, it is one lease after the
+// other.
 Status MoeLayer::routed(const Pass& pass, const f32* x, bool shared) {
   part_begin_ = 0;
   while (part_begin_ < requests_.size()) {
     size_t end = end_of_part(pass, part_begin_);
-    // From here on reads are in flight and devices compute: the shared expert is computed in their shadow.
+    // From here on reads are in flight and devices compute: the CPU's shared expert is computed in their shadow.
     {
       Scheduler::Lease lease = scheduler_.acquire(pass.layer, std::span(requests_).subspan(part_begin_, end - part_begin_));
-      post_to_devices(pass.layer, pass.rows, lease.on_devices());
-      if (part_begin_ == 0) {
-        if (shared) resident_ffn(pass.stream, pass.w, pass.rows, floats(shared_rows_));
-        look_ahead(pass.stream, pass.layer, x, shared ? floats(shared_rows_) : nullptr, pass.rows);
-      }
-      Status status = compute_as_they_land(pass, lease);
+      DeviceLane* home = post_to_devices(pass.layer, pass.rows, lease.on_devices());
+      if (part_begin_ == 0 && shared && home == nullptr) resident_ffn(pass.stream, pass.w, pass.rows, floats(shared_rows_));
+      Ahead ahead{.x = x, .shared = shared ? floats(shared_rows_) : nullptr, .home = home, .looked = part_begin_ > 0};
+      Status status = compute_as_they_land(pass, lease, ahead);
       if (!status.ok()) return status;
+      pass.timer.enter(Stage::device_wait);
+      if (!ahead.looked) look_ahead(pass, ahead);
     }
     part_begin_ = end;
     if (end < requests_.size() && !pass.breaks.pause()) return interrupted();
@@ -126,8 +141,9 @@ size_t MoeLayer::end_of_part(const Pass& pass, size_t begin) const {
   return end;
 }
 
-Status MoeLayer::compute_as_they_land(const Pass& pass, Scheduler::Lease& lease) {
+Status MoeLayer::compute_as_they_land(const Pass& pass, Scheduler::Lease& lease, Ahead& ahead) {
   while (lease.pending() > 0) {
+    if (!ahead.looked && (ahead.home == nullptr || ahead.home->resident_done())) look_ahead(pass, ahead);
     pass.timer.enter(Stage::disk_wait);
     ready_.clear();
     Status status = lease.wait(ready_);
@@ -140,7 +156,9 @@ Status MoeLayer::compute_as_they_land(const Pass& pass, Scheduler::Lease& lease)
   return {};
 }
 
-void MoeLayer::post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts) {
+// The lane that computes what every row passes; none: the CPU does.
+DeviceLane* MoeLayer::post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts) {
+  DeviceLane* home = nullptr;
   for (size_t d = 0; d < lanes_.size(); d++) {
     device_work_.clear();
     for (const DeviceExpert& e : experts) {
@@ -154,8 +172,11 @@ void MoeLayer::post_to_devices(LayerId layer, i64 rows, std::span<const DeviceEx
                                          .down = address(ExpertMatrix::down)});
       device_work_.push_back({work.gate, work.up, work.down, work.rows, work.out_rows, work.tokens});
     }
-    lanes_[d].lane->post(input_, rows, device_work_);
+    DeviceLane& lane = *lanes_[d].lane;
+    lane.post(input_, rows, device_work_, lanes_[d].weights.ffn(layer));
+    if (lane.has_resident()) home = &lane;
   }
+  return home;
 }
 
 // Also after a failure: what was posted must have ended before the next layer is.
@@ -170,12 +191,15 @@ Status MoeLayer::finish_devices() {
   return result;
 }
 
-// While this layer's experts are read.
-void MoeLayer::look_ahead(Stream& stream, LayerId layer, const f32* x, const f32* shared, i64 rows) {
+// While this layer's experts are read. Predictions from the sum with the shared expert's output wait for its home.
+void MoeLayer::look_ahead(const Pass& pass, Ahead& ahead) {
+  ahead.looked = true;
+  if (ahead.home != nullptr && !ahead.home->take_resident(floats(shared_rows_)).ok()) return;  // finish_devices() tells
   if (lookahead_ == nullptr) return;
-  size_t pairs = static_cast<size_t>(rows * h_.top_k);
-  lookahead_->observe(layer, std::span(ids_).first(pairs), std::span(gate_weights_).first(pairs), rows);
-  lookahead_->look(stream, layer, x, lookahead_->wants_shared() ? shared : nullptr, rows);
+  pass.timer.enter(Stage::rest);
+  size_t pairs = static_cast<size_t>(pass.rows * h_.top_k);
+  lookahead_->observe(pass.layer, std::span(ids_).first(pairs), std::span(gate_weights_).first(pairs), pass.rows);
+  lookahead_->look(pass.stream, pass.layer, ahead.x, lookahead_->wants_shared() ? ahead.shared : nullptr, pass.rows);
 }
 
 // The dense FFN of a layer without experts, or the shared experts (one wide FFN): the same thing on all rows.

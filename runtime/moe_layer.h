@@ -25,7 +25,8 @@ class MoeLayer {
     i64 rows = 0;
     bool exact = false;
   };
-  // `lanes`: of the plan's devices, in order; they compute the experts that the scheduler has there.
+  // `lanes`: of the plan's devices, in order; they compute the experts that the scheduler has there, and what every row
+  // passes of the layers whose home they are.
   MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router,
            Lookahead* lookahead = nullptr, std::span<DeviceArenaLane> lanes = {});
 
@@ -55,14 +56,23 @@ class MoeLayer {
     PassBreaks& breaks;
   };
 
+  // What predictions of the next layers begin with.
+  struct Ahead {
+    const f32* x;        // [rows, hidden], the residual stream
+    const f32* shared;   // [rows, hidden], or none
+    DeviceLane* home;    // computes the latter; none: the CPU has
+    bool looked;
+  };
+
+  Status dense(const Pass& pass);
   Status routed(const Pass& pass, const f32* x, bool shared);
-  Status compute_as_they_land(const Pass& pass, Scheduler::Lease& lease);
+  Status compute_as_they_land(const Pass& pass, Scheduler::Lease& lease, Ahead& ahead);
   size_t end_of_part(const Pass& pass, size_t begin) const;
-  void post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts);
+  DeviceLane* post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts);
   Status finish_devices();
   void resident_ffn(Stream& stream, const LayerWeights& w, i64 rows, f32* out);
   void group_by_expert(i64 rows);
-  void look_ahead(Stream& stream, LayerId layer, const f32* x, const f32* shared, i64 rows);
+  void look_ahead(const Pass& pass, Ahead& ahead);
   void compute(const Pass& pass, std::span<const ReadyExpert> ready);
   // Of rows that want an expert, in one region: what the scratch holds.
   i64 region_tokens() const { return std::max(limits_.rows, h_.top_k); }

@@ -306,6 +306,11 @@ i64 Weights::bytes_needed(const Gguf& gguf, const Hparams& hparams) {
   return layout.used;
 }
 
+std::vector<LayerWeights> Weights::shapes(const Gguf& gguf, const Hparams& hparams) {
+  Layout layout(gguf, hparams, nullptr);
+  return place_all(layout, gguf, hparams).layers;
+}
+
 Weights::Weights(const Gguf& gguf, const Hparams& hparams, const std::function<bool(i64, i64)>& progress)
     : memory_(bytes_needed(gguf, hparams), "the resident weights") {
   const GgufTensor& table = gguf.tensor("token_embd.weight");

@@ -122,6 +122,30 @@ TEST_CASE("devices and their budgets do not show in what the bundled model says,
   }
 }
 
+TEST_CASE("each layer's dense or shared FFN is on its home device, as far as there is room, and none is lost with it") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  auto homes = [](const Engine& engine) {
+    std::vector<i64> layers;
+    for (const DeviceFootprint& device : engine.footprint().devices) layers.push_back(device.home_layers);
+    return layers;
+  };
+  Engine roomy(on_devices(ember(), 2, {4 * kMiB}));
+  CHECK(homes(roomy)[0] > 0);
+  CHECK(homes(roomy)[0] + homes(roomy)[1] == roomy.hparams().layers);
+
+  // The first device has room for nothing else, the second for nothing: no expert is on a device.
+  Engine scarce(on_devices(ember(), 2, {roomy.footprint().devices[0].resident_bytes, 0}));
+  CHECK(homes(scarce)[0] > 0);
+  CHECK(homes(scarce)[1] == 0);
+  check_same(scarce, want);
+
+  EngineOptions losing = on_devices(ember(), 1, {4 * kMiB});
+  losing.devices.host[0].lose_at = 60;
+  Engine engine(losing);
+  CHECK_FALSE(answer(engine).status.ok());
+  check_same(engine, want);
+}
+
 TEST_CASE("neither do exchanges under pressure: little RAM, little VRAM, late copies") {
   std::vector<f32> want = expected(on_cpu(ember()));
   EngineOptions options = on_devices(ember(), 2, {2 * kMiB, kMiB}, {.delay_us_max = 300});

@@ -1,0 +1,43 @@
+// DeviceWeights: in a device's memory, and in the order that it wants, the weights that every row passes of the layers
+// whose home it is: the dense FFN or the shared experts. RAM keeps its copy, from which the CPU computes when the device is
+// lost.
+// Immutable after construction. Owner: the engine thread.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "kernels/base/ids.h"
+#include "kernels/device/device_buffer.h"
+#include "runtime/weights.h"
+
+namespace stoker {
+
+// Addresses of the device.
+struct ResidentFfn {
+  Matrix gate, up, down;
+};
+
+class DeviceWeights {
+ public:
+  // What a layer takes of its home. The weights' data need not be there.
+  static i64 bytes_needed(const LayerWeights& layer);
+
+  // Of the `layers` whose home is `index`. Throws Error when the device has no room or a copy fails. The device must
+  // outlive it.
+  DeviceWeights(Device& device, std::span<const LayerWeights> layers, std::span<const i32> homes, i32 index);
+
+  // nullptr: its home is elsewhere.
+  const ResidentFfn* ffn(LayerId layer) const {
+    const ResidentFfn& ffn = ffns_[static_cast<size_t>(layer.value)];
+    return ffn.gate.rows > 0 ? &ffn : nullptr;
+  }
+  i64 bytes() const { return memory_.bytes(); }
+  i64 layers() const;
+
+ private:
+  DeviceBuffer memory_;
+  std::vector<ResidentFfn> ffns_;  // [layers]
+};
+
+}  // namespace stoker
