@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
+#include <numeric>
 
 #include "kernels/base/log.h"
 #include "runtime/recording_router.h"
 #include "runtime/replay_router.h"
+#include "scheduler/tiers/slice.h"
 #include "scheduler/trace/trace_reader.h"
 #include "tests/support/model_run.h"
 #include "tests/support/tiny_model.h"
@@ -119,6 +121,55 @@ TEST_CASE("another model's trace is refused") {
   CHECK(error_of([&] { logits_with(model, empty, "", 0, 5); }).find("no record") != std::string::npos);
   CHECK(error_of([&] { logits_with(model, "synthetic:none", "", 0, 5); }).find("no such routing profile") != std::string::npos);
   CHECK(error_of([&] { logits_with(model, "", "/nowhere/t", 0, 5); }).find("cannot write a trace") != std::string::npos);
+}
+
+// A chunk passes layer by layer, each with every expert it needs, in waves when they have no room together.
+TEST_CASE("a prompt chunk reads an expert at most once, and only if one of its tokens needs it") {
+  constexpr i64 kTokens = 36;
+  TinyModel model;
+  for (i64 chunk : {3, 12, 36}) {
+    CAPTURE(chunk);
+    std::string path = model.folder().file(fmt::format("chunks of {}", chunk));
+    std::vector<i64> bytes_read;      // [chunks]
+    std::vector<i64> bytes_of_needed;  // [moe layers * experts]: what reading one takes
+    {
+      EngineOptions options = test::small_engine(model.path());
+      options.ram_bytes = kMiB;
+      options.prefetch = PrefetchMode::off;
+      options.trace_path = path;
+      Engine engine(options);
+      REQUIRE_FALSE(engine.plan().all_resident);
+      ExpertTable table = ExpertTable::from_gguf(engine.gguf(), engine.hparams().expert_shape());
+      for (const ExpertLayer& layer : table.layers())
+        for (i64 e = 0; e < table.experts_per_layer(); e++) {
+          ExpertReads reads = expert_reads(table, layer.layer, ExpertId(e), engine.plan().alignment);
+          bytes_of_needed.push_back(0);
+          for (i64 r = 0; r < reads.count; r++) bytes_of_needed.back() += reads.ranges[static_cast<size_t>(r)].bytes;
+        }
+      std::vector<i32> tokens = test::some_tokens(kTokens, engine.hparams().vocab, 3);
+      for (i64 at = 0; at < kTokens; at += chunk) {
+        std::vector<BatchRow> rows;
+        for (i64 i = at; i < at + chunk; i++)
+          rows.push_back({SequenceId(0), static_cast<i32>(i), tokens[static_cast<size_t>(i)], false, RowRole::prompt});
+        i64 before = engine.scheduler_stats().bytes_read;
+        REQUIRE(engine.forward(rows, {}).ok());
+        bytes_read.push_back(engine.scheduler_stats().bytes_read - before);
+      }
+    }
+    std::vector<TraceRecord> records = read(path);
+    REQUIRE(static_cast<i64>(records.size()) == kTokens);
+    TraceHeader shape = TraceReader(path).header();
+    for (size_t c = 0; c < bytes_read.size(); c++) {
+      std::vector<i64> needed(bytes_of_needed.size());
+      for (size_t i = c * static_cast<size_t>(chunk); i < (c + 1) * static_cast<size_t>(chunk); i++)
+        for (i64 slot = 0; slot < shape.slots(); slot++) {
+          size_t expert = static_cast<size_t>(slot / shape.top_k * shape.experts) + records[i].ids[static_cast<size_t>(slot)];
+          needed[expert] = bytes_of_needed[expert];
+        }
+      CHECK(bytes_read[c] > 0);
+      CHECK(bytes_read[c] <= std::accumulate(needed.begin(), needed.end(), i64{0}));
+    }
+  }
 }
 
 // A file that may not grow further stands for a full disk.
