@@ -41,13 +41,15 @@ struct Options {
 f64 cycles_per_ns() {
   constexpr i64 kSteps = 2'000'000;
   f64 best = 0;
+  u64 step = 3;
+  asm volatile("" : "+r"(step));  // a register: some cores add small constants for nothing while they rename
   for (int run = 0; run < 20; run++) {
     u64 value = 1;
     i64 start = steady_clock().now_ns();
     for (i64 i = 0; i < kSteps; i += 8)
 #pragma GCC unroll 8
       for (int k = 0; k < 8; k++) {
-        value += 3;
+        value += step;
         asm volatile("" : "+r"(value));  // keeps the chain
       }
     best = std::max(best, static_cast<f64>(kSteps) / static_cast<f64>(steady_clock().now_ns() - start));

@@ -37,8 +37,9 @@ namespace {
 // or more on what has AVX2 and streams experts).
 constexpr i64 kPassBytes = 192 * kKiB;
 
-// Rows that take turns on one block of four tokens' activations: their weights come from L2 while the
-// activations (4 x 292 B) stay in L1, where four whole rows of activations would not.
+// Rows that take turns on one block of activations. Of several tokens: the weights come from L2 while the activations
+// (4 x 292 B) stay in L1, where four whole rows of activations would not. Of one token: the rows lie a quarter of the
+// tile apart, each a long stream of its own, which memory likes.
 constexpr int kRowsPerTurn = 4;
 
 // Blocks that are prepared at once.
@@ -89,7 +90,8 @@ inline __m256i bits_to_bytes(__m256i bytes) {
 
 // 16 bytes of nibbles as 32 bytes: low nibbles, then high nibbles.
 inline __m256i nibbles(__m128i packed) {
-  __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
+  __m256i both = _mm256_broadcastsi128_si256(packed);
+  both = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
   return _mm256_and_si256(both, _mm256_set1_epi8(15));
 }
 
@@ -108,11 +110,14 @@ inline const Block& fetch(const std::byte* row, i64 index) {
   return *reinterpret_cast<const Block*>(p);
 }
 
+// Rows row, row + step, ... of the tile.
 template <class Format, int kTokens, int kRows>
-__attribute__((noinline)) void multiply_rows(const std::byte* w, i64 w_row_bytes, i64 blocks,
+__attribute__((noinline)) void multiply_rows(const MatmulTile& tile, i64 row, i64 step, i64 blocks,
                                              const typename Format::Activation* const (&x)[kTokens],
-                                             f32* const (&y)[kTokens], i64 row) {
+                                             f32* const (&y)[kTokens]) {
   using Block = typename Format::Block;
+  const std::byte* w = tile.w + row * tile.w_row_bytes;
+  const i64 step_bytes = step * tile.w_row_bytes;
   __m256 sum[kRows][kTokens];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; r++)
@@ -126,23 +131,28 @@ __attribute__((noinline)) void multiply_rows(const std::byte* w, i64 w_row_bytes
       for (i64 i = 0; i < count; i++)
 #pragma GCC unroll 1
         for (int r = 0; r < kRows; r++)
-          Format::prepare(fetch<Block>(w + r * w_row_bytes, first + i), prepared[i][r]);
+          Format::prepare(fetch<Block>(w + r * step_bytes, first + i), prepared[i][r]);
       for (i64 i = 0; i < count; i++)
 #pragma GCC unroll 1
         for (int r = 0; r < kRows; r++)
-          Format::accumulate(block_at<Block>(w + r * w_row_bytes, first + i), prepared[i][r], x, first + i,
+          Format::accumulate(block_at<Block>(w + r * step_bytes, first + i), prepared[i][r], x, first + i,
                              sum[r]);
     }
   } else {
     for (i64 b = 0; b < blocks; b++)
+      if constexpr (kTokens == 1) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; r++) Format::accumulate(fetch<Block>(w + r * step_bytes, b), x, b, sum[r]);
+      } else {
 #pragma GCC unroll 1
-      for (int r = 0; r < kRows; r++)  // not unrolled: 4 x 4 sums are too many registers
-        Format::accumulate(fetch<Block>(w + r * w_row_bytes, b), x, b, sum[r]);
+        for (int r = 0; r < kRows; r++)  // not unrolled: 4 x 4 sums are too many registers
+          Format::accumulate(fetch<Block>(w + r * step_bytes, b), x, b, sum[r]);
+      }
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
-    for (int t = 0; t < kTokens; t++) y[t][row + r] = sum_lanes(sum[r][t]);
+    for (int t = 0; t < kTokens; t++) y[t][row + r * step] = sum_lanes(sum[r][t]);
 }
 
 template <class Format, int kTokens>
@@ -158,13 +168,12 @@ void multiply_pass(const MatmulTile& tile, i64 first_row, i64 last_row, i64 firs
     y[t] = tile.y + to * tile.y_stride;
   }
   i64 blocks = tile.cols / i64{sizeof(x[0]->q)};
-  i64 row = first_row;
-  if constexpr (kTokens > 1)
-    for (; row + kRowsPerTurn <= last_row; row += kRowsPerTurn)
-      multiply_rows<Format, kTokens, kRowsPerTurn>(tile.w + row * tile.w_row_bytes, tile.w_row_bytes, blocks,
-                                                   x, y, row);
-  for (; row < last_row; row++)
-    multiply_rows<Format, kTokens, 1>(tile.w + row * tile.w_row_bytes, tile.w_row_bytes, blocks, x, y, row);
+  const i64 turns = (last_row - first_row) / kRowsPerTurn;
+  const i64 step = kTokens == 1 ? turns : 1, advance = kTokens == 1 ? 1 : kRowsPerTurn;
+  for (i64 turn = 0; turn < turns; turn++)
+    multiply_rows<Format, kTokens, kRowsPerTurn>(tile, first_row + turn * advance, step, blocks, x, y);
+  for (i64 row = first_row + turns * kRowsPerTurn; row < last_row; row++)
+    multiply_rows<Format, kTokens, 1>(tile, row, 1, blocks, x, y);
 }
 
 template <class Format>
