@@ -27,10 +27,10 @@ for option in "$@"; do
       folder=build-tsan
       sanitize=thread
       run+=(--timeout-multiplier 20)
-      # The programs whose code has threads: pool and ops, readers, slab, streamer, scheduler. Whole models are
+      # The programs whose code has threads: pool and ops, readers, slab, streamer, devices, scheduler. Whole models are
       # computed by the same code, too slowly under this sanitizer for every change; so is the server, by hand:
       # meson test -C build-tsan 'serve abuse'.
-      tests=(base ops reader slab lru_cache policies planner prefetch scheduler streaming)
+      tests=(base device device_tier ops reader slab lru_cache policies planner prefetch scheduler streaming)
       export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp halt_on_error=1"
       ;;
     --fast)

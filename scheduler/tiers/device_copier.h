@@ -18,7 +18,7 @@
 
 namespace stoker {
 
-// A device's order of matrices. All matrices of the table have the same answer for each layer's expert.
+// A device's order of matrices. It depends on layer and matrix, not on the expert.
 class DeviceOrder {
  public:
   virtual ~DeviceOrder() = default;

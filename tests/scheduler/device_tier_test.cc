@@ -18,6 +18,7 @@
 #include "tests/scheduler/fake_copier.h"
 #include "tests/scheduler/pattern_file.h"
 #include "tests/scheduler/small_model.h"
+#include "tests/support/watchdog.h"
 
 using namespace stoker;
 using namespace stoker::test;
@@ -224,23 +225,23 @@ Rig::Options all_in_memory(i64 vram_slots) {
 }  // namespace
 
 TEST_CASE("every expert is right where it is said to be, in random lives; the same seed gives the same life") {
-  for (u64 seed = 1; seed <= 40; seed++) {
+  for (i64 seed = 1; seed <= lives(40); seed++) {
     INFO("seed " << seed);
-    CHECK(random_life(seed, {}) == random_life(seed, {}));
+    CHECK(random_life(static_cast<u64>(seed), {}) == random_life(static_cast<u64>(seed), {}));
   }
 }
 
 TEST_CASE("random lives go on after reads and copies that fail") {
-  for (u64 seed = 1; seed <= 60; seed++) {
+  for (i64 seed = 1; seed <= lives(60); seed++) {
     INFO("seed " << seed);
-    random_life(seed, {.failing_reads = .01, .failing_copies = .1});
+    random_life(static_cast<u64>(seed), {.failing_reads = .01, .failing_copies = .1});
   }
 }
 
 TEST_CASE("random lives go on after devices are lost") {
-  for (u64 seed = 1; seed <= 60; seed++) {
+  for (i64 seed = 1; seed <= lives(60); seed++) {
     INFO("seed " << seed);
-    random_life(seed, {.failing_copies = .02, .losing = true});
+    random_life(static_cast<u64>(seed), {.failing_copies = .02, .losing = true});
   }
 }
 

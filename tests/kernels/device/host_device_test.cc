@@ -18,6 +18,13 @@ using namespace stoker;
 
 namespace {
 
+// Some cases look at or change memory that a copy is using, to see when it does. ThreadSanitizer rightly calls that a race.
+#ifdef __SANITIZE_THREAD__
+constexpr bool kRacesAreErrors = true;
+#else
+constexpr bool kRacesAreErrors = false;
+#endif
+
 constexpr i64 kBytes = 64 * kKiB;
 constexpr i64 kFloats = kBytes / i64{sizeof(f32)};
 
@@ -103,7 +110,7 @@ TEST_CASE("memory is NaN before it is written and after it was freed") {
   CHECK(all_nan(read(*stream, memory)));
 }
 
-TEST_CASE("a copy reads its source when its time has come, not when it is posted") {
+TEST_CASE("a copy reads its source when its time has come, not when it is posted" * doctest::skip(kRacesAreErrors)) {
   auto device = device_with({.link_gb_per_second = 0.001});  // 64 KiB in 65 ms
   auto stream = device->make_stream();
   DevicePtr memory = memory_of(*device);
@@ -114,7 +121,7 @@ TEST_CASE("a copy reads its source when its time has come, not when it is posted
   CHECK(read(*stream, memory) == x);
 }
 
-TEST_CASE("a copy to the host is not there before its event is done") {
+TEST_CASE("a copy to the host is not there before its event is done" * doctest::skip(kRacesAreErrors)) {
   auto device = device_with({.link_gb_per_second = 0.001});
   auto stream = device->make_stream();
   auto event = device->make_event();
