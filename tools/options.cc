@@ -89,6 +89,8 @@ constexpr std::array kRows = {
     OptionRow{kServe, "--api-key", "KEY", &O::api_key, "answer only requests that send this key"},
     OptionRow{kServe, "-a, --alias", "NAME", &O::alias, "the model's name in answers (default: the file's)"},
     OptionRow{kServe, "-np, --parallel", "N", &O::parallel, "slots: answers that are generated at the same time", 1, 256},
+    OptionRow{kServe, "--machine", "FILE", &O::limits_of,
+              "what `stoker tune --measure -o FILE.toml` wrote here: the page and /metrics show disk, memory and links as share of it"},
     OptionRow{kServe, "--slot-save-path", "DIR", &O::slot_save_path,
               "folder that POST /slots/ID?action=save and restore write to and read from (default: refused)"},
     OptionRow{kServe, "--queue", "N", &O::queue, "requests that may wait for a slot; more are refused (429)", 0, 10000},

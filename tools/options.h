@@ -118,6 +118,7 @@ struct Options {
   std::string log_format = "text";
   // Smaller than -b of run: between two pieces of a prompt the other answers get a token.
   i64 serve_batch = 128;
+  std::string limits_of;  // "": none; a machine file
 
   // synth
   std::string shape = "deepseek-v3";

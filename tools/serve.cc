@@ -10,6 +10,7 @@
 #include "tools/commands.h"
 #include "tools/engine_setup.h"
 #include "tools/interrupt.h"
+#include "tools/machines.h"
 #include "tools/serve/http_server.h"
 #include "tools/terminal.h"
 
@@ -85,12 +86,14 @@ EngineOptions serving_options(const Options& o) {
 
 int serve_command(const Options& o) {
   if (o.log_format == "json") note_as_json();
+  std::optional<SimMachine> limits;
+  if (!o.limits_of.empty()) limits = find_machine(o.limits_of);
   HttpServer http(o);
   Serving serving(http);
   note("stoker: listening on {}, port {}; loading {}", o.host, http.port(), o.model);
   auto progress = [&](std::string_view stage, i64 done, i64 total) { http.loading().note(stage, done, total); };
   Batcher batcher([&] { return load_engine(serving_options(o), progress); }, o.queue);
-  Service service(batcher, o);
+  Service service(batcher, o, std::move(limits));
   http.open(service);
   note("stoker: {} on http://{}:{}, {} slots of {} tokens", service.model(), o.host, http.port(), o.parallel, o.context);
   serving.until_interrupted();

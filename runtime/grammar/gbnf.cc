@@ -6,6 +6,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/grammar/grammar_builder.h"
+#include "runtime/grammar/repetitions.h"
 #include "runtime/tokenizer/utf8.h"
 
 namespace stoker {
@@ -133,8 +134,8 @@ class Parser {
       } else if (take("?")) {
         item = builder_.repeated(item, 0, 1);
       } else if (take("{")) {
-        i64 least = number(), most = least;
-        if (take(",")) most = peek() == '}' ? GrammarBuilder::kUnbounded : number();
+        i64 least = repetitions(text_, at_, kMostRepeats), most = least;
+        if (take(",")) most = peek() == '}' ? GrammarBuilder::kUnbounded : repetitions(text_, at_, kMostRepeats);
         if (!take("}")) fail("}} was expected at '{}'", text_.substr(at_, 12));
         if (most != GrammarBuilder::kUnbounded && most < least) fail("{{{},{}}}: the second is less", least, most);
         item = builder_.repeated(item, least, most);
@@ -142,17 +143,6 @@ class Parser {
         return item;
       }
     }
-  }
-
-  i64 number() {
-    i64 value = 0;
-    size_t begin = at_;
-    while (peek() >= '0' && peek() <= '9') {
-      value = value * 10 + (text_[at_++] - '0');
-      if (value > kMostRepeats) fail("more than {} repetitions", kMostRepeats);
-    }
-    if (begin == at_) fail("a number was expected at '{}'", text_.substr(at_, 12));
-    return value;
   }
 
   u32 hex(int digits) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "runtime/grammar/gbnf.h"
 #include "runtime/grammar/schema_numbers.h"
 #include "runtime/grammar/schema_pattern.h"
+#include "runtime/grammar/sized_pattern.h"
 
 namespace stoker {
 
@@ -39,6 +41,15 @@ constexpr std::array kBasics = {
     Basic{"date", R"([0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | "1" [0-9] | "2" [0-8]))", ""},
     Basic{"time", R"(("0" [0-9] | "1" [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})? "Z")", ""},
     Basic{"date-time", R"(date "T" time)", "date time"},
+    Basic{"label", R"([a-z0-9]{1,15} ("-" [a-z0-9]{1,15}){0,2})", ""},
+    Basic{"hostname", R"(label ("." label){0,4})", "label"},
+    Basic{"email", R"([a-z0-9]{1,15} ([._+-] [a-z0-9]{1,15}){0,2} "@" label ("." label){0,2} "." [a-z]{2,6})", "label"},
+    Basic{"ipv4", R"(octet ("." octet){3})", "octet"},
+    Basic{"octet", R"("25" [0-5] | "2" [0-4] [0-9] | "1" [0-9] [0-9] | [1-9] [0-9] | [0-9])", ""},
+    Basic{"ipv6", R"(hex{1,4} (":" hex{1,4}){7})", "hex"},
+    Basic{"uri", R"("http" "s"? "://" hostname ("/" [A-Za-z0-9._~-]{1,40}){0,8})", "hostname"},
+    Basic{"duration", R"("P" (count "W" | count "D" ("T" count "H")? | "T" count [HMS]))", "count"},
+    Basic{"count", "[1-9] [0-9]{0,3}", ""},
     Basic{"uuid", R"(hex{8} "-" hex{4} "-" hex{4} "-" hex{4} "-" hex{12})", "hex"},
 };
 
@@ -61,6 +72,13 @@ bool is_type(const Json& value, const std::string& type) {
   if (type == "integer") return value.is_number_integer() || (value.is_number_float() && std::trunc(value.get<f64>()) == value.get<f64>());
   if (type == "number") return value.is_number();
   return type == value.type_name();
+}
+
+constexpr size_t kMostOfSet = 8;  // values; the rules are all their sets
+
+bool is_set(const Json& schema) {
+  const Json* unique = find(schema, "uniqueItems");
+  return unique != nullptr && *unique != false;
 }
 
 std::string literal(const Json& value) { return gbnf_text(value.dump()); }
@@ -282,8 +300,7 @@ std::string SchemaGrammar::visit(const Json& schema, const std::string& path, in
   }
   if (!schema.is_object()) fail("{}: a schema must be an object, not a {}", path, schema.type_name());
   for (const char* keyword : kRefused)
-    if (schema.contains(keyword)) fail("{}: {} is not supported", path, keyword);
-  if (const Json* unique = find(schema, "uniqueItems"); unique != nullptr && *unique != false) fail("{}: uniqueItems is not supported", path);
+    if (schema.contains(keyword)) fail("{}: {} is not supported; leave it out, and check the answer for it", path, keyword);
   if (schema.contains("$ref")) return reference(schema, path, depth);
   if (schema.contains("allOf")) return visit(resolved(schema, path, depth), path, depth + 1);
   for (const char* keyword : {"anyOf", "oneOf"})
@@ -336,22 +353,22 @@ std::string SchemaGrammar::visit_type(const Json& schema, const std::string& typ
 
 std::string SchemaGrammar::string(const Json& schema, const std::string& path) {
   bool sized = schema.contains("minLength") || schema.contains("maxLength");
+  i64 least = count_of(schema, "minLength", 0, path), most = count_of(schema, "maxLength", -1, path);
+  if (most >= 0 && most < least) fail("{}: maxLength is less than minLength", path);
   if (const Json* pattern = find(schema, "pattern")) {
     if (!pattern->is_string()) fail("{}: pattern must be a string", path);
-    if (sized) fail("{}: pattern beside minLength or maxLength is not supported; write the length into the pattern", path);
     try {
-      return add(pattern_expression(pattern->get_ref<const std::string&>()));
+      Pattern parsed = parse_pattern(pattern->get_ref<const std::string&>());
+      if (!sized) return add(pattern_expression(parsed));
+      return add(sized_pattern_expression(parsed, least, most, fmt::format("p{}", rules_.size()),
+                                          [&](const std::string& name, const std::string& expression) { rule(name, expression); }));
     } catch (const Error& e) {
       fail("{}: {}", path, e.what());
     }
   }
-  if (sized) {
-    i64 least = count_of(schema, "minLength", 0, path), most = count_of(schema, "maxLength", -1, path);
-    if (most >= 0 && most < least) fail("{}: maxLength is less than minLength", path);
-    return add(fmt::format(R"("\"" {}{} "\"")", basic("char"), repeats(least, most)));
-  }
+  if (sized) return add(fmt::format(R"("\"" {}{} "\"")", basic("char"), repeats(least, most)));
   const Json* format = find(schema, "format");
-  for (const char* known : {"date", "time", "date-time", "uuid"})
+  for (const char* known : {"date", "time", "date-time", "duration", "uuid", "email", "hostname", "ipv4", "ipv6", "uri"})
     if (format != nullptr && *format == known) return add(fmt::format(R"("\"" {} "\"")", basic(known)));
   return basic("string");
 }
@@ -362,6 +379,12 @@ std::string SchemaGrammar::array(const Json& schema, const std::string& path, in
   const Json* items = find(schema, "items");
   const Json* first = find(schema, "prefixItems");
   if (items != nullptr && items->is_array()) fail("{}: items must be a schema; a list of them is called prefixItems", path);
+  if (is_set(schema)) {
+    if (first == nullptr && items != nullptr && items->is_object() && items->contains("enum")) return set_of(schema, least, most, path);
+    if (most < 0 || most > 1)
+      fail("{}: uniqueItems is only supported where items is an enum of at most {} values; leave it out, and check the answer for it", path,
+           kMostOfSet);
+  }
   std::string comma = "\",\" " + basic("ws") + " ";
   i64 fixed = 0;
   std::vector<std::string> firsts;
@@ -394,6 +417,34 @@ std::string SchemaGrammar::array(const Json& schema, const std::string& path, in
   std::string begin = fixed > 0 ? firsts[0] : item;
   std::string all = fmt::format("{} {} {}", begin, rest, ws);
   return add(fmt::format(R"("[" {} {} "]")", ws, least > 0 ? all : "(" + all + ")?"));
+}
+
+// An array of different values of an enum: a rule for each set of those that are left.
+std::string SchemaGrammar::set_of(const Json& schema, i64 least, i64 most, const std::string& path) {
+  std::vector<Json> values;
+  for (const Json& value : schema["items"]["enum"])
+    if (std::find(values.begin(), values.end(), value) == values.end()) values.push_back(value);
+  for (const auto& item : schema["items"].items())
+    if (item.key() != "enum" && item.key() != "type" && !is_annotation(item.key()))
+      fail("{}: uniqueItems beside {} in items is not supported; leave one of them out", path, item.key());
+  std::vector<std::string> types = types_of(schema["items"], path + ".items");
+  if (!types.empty())
+    std::erase_if(values, [&](const Json& v) { return std::none_of(types.begin(), types.end(), [&](const std::string& t) { return is_type(v, t); }); });
+  size_t count = values.size();
+  if (count > kMostOfSet)
+    fail("{}: uniqueItems over more than {} values is not supported; leave it out, and check the answer for it", path, kMostOfSet);
+  if (least > static_cast<i64>(count)) fail("{}: there are fewer different values than minItems", path);
+  std::string prefix = fmt::format("set{}", rules_.size()), ws = basic("ws");
+  for (size_t used = 0; used < size_t{1} << count; used++) {  // bits of `values`
+    i64 length = std::popcount(used);
+    std::vector<std::string> all;
+    if (length >= least) all.emplace_back("\"\"");
+    for (size_t i = 0; i < count; i++)
+      if ((used >> i & 1) == 0 && (most < 0 || length < most))
+        all.push_back(fmt::format(R"({}{} {}-{})", length > 0 ? "\",\" " + ws + " " : "", literal(values[i]), prefix, used | size_t{1} << i));
+    rule(fmt::format("{}-{}", prefix, used), one_of(all));
+  }
+  return add(fmt::format(R"("[" {0} {1}-0 {0} "]")", ws, prefix));
 }
 
 std::string SchemaGrammar::object(const Json& schema, const std::string& path, int depth) {

@@ -5,10 +5,11 @@
 //     there is no list of properties
 //   * a schema without a type takes the one that its keywords are about
 //   * oneOf is read as anyOf; allOf and keywords beside $ref, anyOf and oneOf are joined where both can hold
-//   * bounds of numbers that are not whole, and \d \w \s of patterns, are narrower (schema_numbers.h, schema_pattern.h)
+//   * bounds of numbers that are not whole, \d \w \s of patterns, and formats are narrower (schema_numbers.h, schema_pattern.h)
 //   * between tokens of JSON there may be a space or a line feed with an indent
 //
-// What cannot be kept (not, if, patternProperties, multipleOf, uniqueItems, contains, ...) is refused. One owner.
+// What cannot be kept (not, if, patternProperties, multipleOf, contains, uniqueItems
+// of more than a few values, ...) is refused. One owner.
 #pragma once
 
 #include <map>
@@ -43,6 +44,7 @@ class SchemaGrammar {
   std::string alternatives(const Json& schema, const std::string& keyword, const std::string& path, int depth);
   std::string object(const Json& schema, const std::string& path, int depth);
   std::string array(const Json& schema, const std::string& path, int depth);
+  std::string set_of(const Json& schema, i64 least, i64 most, const std::string& path);
   std::string string(const Json& schema, const std::string& path);
   std::string other_key(const std::vector<std::string>& taken);
   std::string basic(const std::string& name);

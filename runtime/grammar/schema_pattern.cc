@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
-#include "runtime/grammar/grammar_builder.h"
+#include "runtime/grammar/repetitions.h"
 #include "runtime/tokenizer/utf8.h"
 
 namespace stoker {
@@ -56,7 +56,8 @@ std::string escaped_in_json(u32 c) {
   }
 }
 
-// One of these characters, as JSON writes it.
+}  // namespace
+
 std::string json_character(const CodePointRanges& ranges) {
   std::vector<std::string> all;
   std::string plain;
@@ -70,18 +71,20 @@ std::string json_character(const CodePointRanges& ranges) {
   return all.size() == 1 ? all[0] : fmt::format("({})", fmt::join(all, " | "));
 }
 
+namespace {
+
 class PatternParser {
  public:
   explicit PatternParser(std::string_view text) : text_(text) {}
 
-  std::string parse() {
+  Pattern parse() {
     if (first_invalid_utf8(text_)) fail("it is not UTF-8");
-    std::vector<std::string> all;
+    Pattern all{.kind = Pattern::Kind::choice};
     do {
-      all.push_back(whole_alternative());
+      all.parts.push_back(whole_alternative());
     } while (take("|"));
     if (at_ < text_.size()) fail("'{}' was not expected", text_.substr(at_));
-    return fmt::format("\"\\\"\" ({}) \"\\\"\"", fmt::join(all, " | "));
+    return all;
   }
 
  private:
@@ -96,33 +99,43 @@ class PatternParser {
     return true;
   }
 
+  static Pattern one_of(CodePointRanges ranges) {
+    if (ranges.empty()) fail("a class has no characters");
+    return {.kind = Pattern::Kind::characters, .characters = std::move(ranges)};
+  }
+  static Pattern repeated(Pattern what, i64 least, i64 most) {
+    return {.kind = Pattern::Kind::repeat, .parts = {std::move(what)}, .least = least, .most = most};
+  }
+
   // Where a pattern is not anchored anything may stand.
-  std::string whole_alternative() {
-    std::string anything = json_character(complement({})) + "*";
-    std::string before = take("^") ? "" : anything + " ";
-    std::string body = sequence(0);
-    return before + body + (take("$") ? "" : " " + anything);
+  Pattern whole_alternative() {
+    Pattern anything = repeated(one_of(complement({})), 0, -1), all{.kind = Pattern::Kind::sequence};
+    if (!take("^")) all.parts.push_back(anything);
+    all.parts.push_back(sequence(0));
+    if (!take("$")) all.parts.push_back(anything);
+    return all;
   }
 
-  std::string alternatives(int depth) {
+  Pattern alternatives(int depth) {
     if (depth > kDeepest) fail("groups are nested more than {} deep", kDeepest);
-    std::string all = sequence(depth);
-    while (take("|")) all += " | " + sequence(depth);
-    return "(" + all + ")";
+    Pattern all{.kind = Pattern::Kind::choice};
+    do {
+      all.parts.push_back(sequence(depth));
+    } while (take("|"));
+    return all;
   }
 
-  std::string sequence(int depth) {
-    std::string all;
+  Pattern sequence(int depth) {
+    Pattern all{.kind = Pattern::Kind::sequence};
     while (more() && peek() != '|' && peek() != ')') {
       if (peek() == '$' && depth == 0 && (at_ + 1 == text_.size() || text_[at_ + 1] == '|')) break;
       if (peek() == '$' || peek() == '^') fail("anchors inside a pattern are not supported");
-      std::string item = atom(depth);
-      all += (all.empty() ? "" : " ") + item + quantifier();
+      all.parts.push_back(quantified(atom(depth)));
     }
-    return all.empty() ? "\"\"" : all;
+    return all;
   }
 
-  std::string atom(int depth) {
+  Pattern atom(int depth) {
     if (take("(")) {
       if (take("?") && !take(":")) {
         size_t end = text_.find('>', at_);
@@ -130,49 +143,40 @@ class PatternParser {
         if (!is_name) fail("look-around is not supported");
         at_ = end + 1;
       }
-      std::string group = alternatives(depth + 1);
+      Pattern group = alternatives(depth + 1);
       if (!take(")")) fail("a group is not closed");
       return group;
     }
-    if (take("[")) return json_character(char_class());
-    if (take(".")) return json_character(complement(kLineEnds));
+    if (take("[")) return one_of(char_class());
+    if (take(".")) return one_of(complement(kLineEnds));
     if (std::string_view("*+?{").find(peek()) != std::string_view::npos) fail("'{}' has nothing to repeat", peek());
     if (peek() == '\\') {
       bool ignored = false;
-      return json_character(escape(false, ignored));
+      return one_of(escape(false, ignored));
     }
     u32 c = character();
-    return json_character({{c, c}});
+    return one_of({{c, c}});
   }
 
-  std::string quantifier() {
-    std::string out;
-    if (peek() == '*' || peek() == '+' || peek() == '?') {
-      out = text_[at_++];
+  Pattern quantified(Pattern what) {
+    i64 least = 1, most = 1;
+    if (take("*")) {
+      least = 0;
+      most = -1;
+    } else if (take("+")) {
+      most = -1;
+    } else if (take("?")) {
+      least = 0;
     } else if (take("{")) {
-      i64 least = number(), most = least;
-      out = fmt::format("{{{}", least);
-      if (take(",")) {
-        out += ",";
-        if (peek() != '}') out += std::to_string(most = number());
-      }
+      least = most = repetitions(text_, at_, kMostRepeats);
+      if (take(",")) most = peek() == '}' ? -1 : repetitions(text_, at_, kMostRepeats);
       if (!take("}")) fail("a {{ is not closed");
-      if (most < least) fail("{{{},{}}}: the second is less", least, most);
-      out += "}";
+      if (most >= 0 && most < least) fail("{{{},{}}}: the second is less", least, most);
+    } else {
+      return what;
     }
-    if (!out.empty()) take("?");  // greedy or not: the same texts
-    return out;
-  }
-
-  i64 number() {
-    i64 value = 0;
-    size_t begin = at_;
-    while (peek() >= '0' && peek() <= '9') {
-      value = value * 10 + (text_[at_++] - '0');
-      if (value > kMostRepeats) fail("more than {} repetitions", kMostRepeats);
-    }
-    if (begin == at_) fail("a number was expected after {{");
-    return value;
+    take("?");  // greedy or not: the same texts
+    return repeated(std::move(what), least, most);
   }
 
   u32 character() {
@@ -288,12 +292,32 @@ class PatternParser {
 
 }  // namespace
 
-std::string pattern_expression(std::string_view pattern) {
+Pattern parse_pattern(std::string_view pattern) {
   try {
     return PatternParser(pattern).parse();
   } catch (const Error& e) {
     fail("the pattern {}: {}", pattern, e.what());
   }
 }
+
+namespace {
+
+std::string expression_of(const Pattern& p) {
+  switch (p.kind) {
+    case Pattern::Kind::characters: return json_character(p.characters);
+    case Pattern::Kind::repeat:
+      return expression_of(p.parts[0]) + (p.most < 0 ? fmt::format("{{{},}}", p.least) : fmt::format("{{{},{}}}", p.least, p.most));
+    case Pattern::Kind::sequence:
+    case Pattern::Kind::choice: break;
+  }
+  std::string all;
+  for (const Pattern& part : p.parts)
+    all += (all.empty() ? "" : p.kind == Pattern::Kind::choice ? " | " : " ") + expression_of(part);
+  return all.empty() ? "\"\"" : "(" + all + ")";
+}
+
+}  // namespace
+
+std::string pattern_expression(const Pattern& pattern) { return fmt::format(R"("\"" {} "\"")", expression_of(pattern)); }
 
 }  // namespace stoker

@@ -1,5 +1,6 @@
 """JSON Schema for tests: a validator of what stoker supports, and random schemas with texts that cannot grow without limit."""
 
+import json
 import re
 
 
@@ -54,8 +55,11 @@ def problems(value, schema, root, path="$"):
     if isinstance(value, str):
         check(schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)), "length")
         check("pattern" not in schema or re.search(schema["pattern"], value), "pattern")
+        check("format" not in schema or re.fullmatch(FORMATS[schema["format"]], value), "format")
     if isinstance(value, list):
         check(schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)), "number of items")
+        if schema.get("uniqueItems"):
+            check(len({json.dumps(item, sort_keys=True) for item in value}) == len(value), "uniqueItems")
         first = schema.get("prefixItems", [])
         for i, item in enumerate(value):
             found += problems(item, first[i] if i < len(first) else schema.get("items", True), root, "%s[%d]" % (path, i))
@@ -68,6 +72,10 @@ def problems(value, schema, root, path="$"):
     return found
 
 
+FORMATS = {"email": r"[a-z0-9._+-]+@[a-z0-9.-]+\.[a-z]+", "ipv4": r"((25[0-5]|2[0-4]\d|1?\d?\d)(\.|$)){4}", "uuid": r"[0-9a-fA-F-]{36}",
+           "ipv6": r"([0-9a-fA-F]{1,4}(:|$)){8}", "hostname": r"[a-z0-9](-?[a-z0-9])*(\.[a-z0-9](-?[a-z0-9])*)*", "uri": r"https?://[a-z0-9.-]+(/\S*)?",
+           "duration": r"P(\d+W|\d+D(T\d+H)?|T\d+[HMS])", "date": r"\d{4}-\d\d-\d\d", "time": r"\d\d:\d\d:\d\d(\.\d+)?Z",
+           "date-time": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"}
 PATTERNS = [r"^[a-z]{2,6}$", r"^\d{3}-\d{4}$", r"^(red|green|blue) [0-9]?$", r'^"\w{1,3}\\$', r"^[^a-z]{1,4}$", r"^(?:ab?|c+d){1,2}$"]
 NAMES = ["name", "age", "a b", 'quo"te', "é", "items", "na", "x-y"]
 
@@ -86,11 +94,19 @@ def scalar(rng):
         least = rng.randrange(4)
         return {"type": "string", "minLength": least, "maxLength": least + rng.randrange(8)}
     if kind == 4:
-        return {"type": "string", "pattern": rng.choice(PATTERNS)}
+        out = {"type": "string", "pattern": rng.choice(PATTERNS)}
+        if rng.random() < 0.3:
+            return {"type": "string", "format": rng.choice(sorted(FORMATS))}
+        if rng.random() < 0.6:  # with a length that some texts of the pattern have
+            return {**out, **rng.choice([{"minLength": 1}, {"maxLength": 12}, {"minLength": 2, "maxLength": 9}])}
+        return out
     if kind == 5:
         return {"enum": rng.sample(["a", "b\n", 1, 2.5, None, True, [1, {"k": "v"}], {}], rng.randint(1, 4))}
     if kind == 6:
         return {"const": rng.choice(["fixed", 0, False, {"deep": ["é"]}])}
+    if kind == 7 and rng.random() < 0.4:
+        values = rng.sample(["x", "y", 7, None, True, "é"], rng.randint(2, 5))
+        return {"type": "array", "items": {"enum": values}, "uniqueItems": True, "minItems": rng.randrange(2), "maxItems": rng.randint(2, 6)}
     if kind == 7:
         return {"type": rng.sample(["boolean", "null", "integer"], 2), "description": "one of two"}
     return {"type": rng.choice(["boolean", "null", "integer", "number"])}

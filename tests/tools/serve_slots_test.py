@@ -3,6 +3,7 @@
 cannot be read.  usage: serve_slots_test.py STOKER SOURCE_ROOT [unittest arguments]
 """
 
+import http.client
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import threading
 import time
 import unittest
 
+import gguf_edit
 import serve_test
 from serve_test import GREEDY, Server
 
@@ -119,58 +121,106 @@ class Slots(unittest.TestCase):
         self.assertEqual(results[0][0], 200)
         self.assertGreater(results[0][1]["n_saved"], 249)
 
-    def test_killed_while_saving(self):
+class Killed(unittest.TestCase):
+    """A model whose slots are 10 MB, so that a kill meets every part of a save."""
+
+    MOMENTS = 5
+
+    def test_what_has_the_name_is_the_old_state_or_the_new_one(self):
+        folder = tempfile.mkdtemp(prefix="stoker-slots-")
+        self.addCleanup(shutil.rmtree, folder)
+        start = lambda: serve(self, small_synth(folder, 8), "--slot-save-path", folder, "--parallel", 1, "-c", 3000)
+        path = lambda name: os.path.join(folder, name)
+
+        def act(server, action, name=None):
+            return server.ask("POST", "/slots/0?action=%s" % action, {"filename": name} if name else None)
+
+        server = start()
         rng = random.Random(8)
-        server = self.start()
-        text, _, slot = self.said(server, PROMPT)
-        longer = PROMPT + text + " Therefore"
-        self.assertEqual(self.act(server, slot, "save", "kept")[0], 200)
-        size = os.path.getsize(os.path.join(self.folder, "kept"))
-        want = self.said(server, longer)[:2]
-        for round in range(4):
-            victim = Server("--parallel", 1, "--slot-save-path", self.folder)
-            self.act(victim, 0, "restore", "kept")
-            stop = threading.Event()
+        ids = [rng.randrange(10, 400) for _ in range(2600)]
+        states = {}
+        for name, count in (("old", 2000), ("new", 2600)):
+            server.post("/completion", prompt=ids[:count], n_predict=1, temperature=0)
+            begin = time.time()
+            status, saved = act(server, "save", name)
+            took = time.time() - begin
+            self.assertEqual(status, 200)
+            answer = server.post("/completion", prompt=ids[:count] + [7, 8], n_predict=6, temperature=0, n_probs=2)
+            states[saved["n_saved"]] = (count, answer["completion_probabilities"])
+        self.assertGreater(os.path.getsize(path("new")), 10 << 20)
+        self.assertEqual(len(states), 2)
+        for moment in range(self.MOMENTS):
+            shutil.copy(path("old"), path("target"))
+            victim = start()
+            self.assertEqual(act(victim, "restore", "new")[0], 200)
 
             def save():
-                while not stop.is_set():
-                    try:
-                        self.act(victim, 0, "save", "target")
-                    except OSError:
-                        return
+                try:
+                    act(victim, "save", "target")
+                except (OSError, http.client.HTTPException):
+                    pass  # it was killed before it answered
 
             thread = threading.Thread(target=save)
             thread.start()
-            time.sleep(0.05 + rng.random() * 0.1)
+            time.sleep(took * 1.3 * moment / (self.MOMENTS - 1))
             victim.process.kill()
-            stop.set()
             thread.join()
             victim.close()
-            # What has the name is whole.
-            if os.path.exists(os.path.join(self.folder, "target")):
-                self.assertEqual(os.path.getsize(os.path.join(self.folder, "target")), size)
-                self.act(server, 0, "erase")
-                self.act(server, 1, "erase")
-                self.assertEqual(self.act(server, 0, "restore", "target")[0], 200)
-                self.assertEqual(self.said(server, longer)[:2], want)
-        self.assertTrue(os.path.exists(os.path.join(self.folder, "target")))
+            act(server, "erase")
+            status, restored = act(server, "restore", "target")
+            self.assertEqual(status, 200)
+            self.assertIn(restored["n_restored"], states)
+            count, want = states[restored["n_restored"]]
+            answer = server.post("/completion", prompt=ids[:count] + [7, 8], n_predict=6, temperature=0, n_probs=2)
+            self.assertEqual(answer["completion_probabilities"], want)
+            self.assertGreaterEqual(answer["tokens_cached"], count)
+
+
+def serve(test, model, *arguments):
+    good, serve_test.MODEL = serve_test.MODEL, model
+    try:
+        server = Server(*arguments)
+    finally:
+        serve_test.MODEL = good
+    test.addCleanup(server.close)
+    return server
+
+
+def small_synth(folder, layers):
+    path = os.path.join(folder, "synth.gguf")
+    if not os.path.exists(path):
+        subprocess.run([serve_test.STOKER, "synth", "--shape", "tiny", "--moe-layers", str(layers), "--experts", "F16", "-o", path],
+                       capture_output=True, check=True)
+    return path
 
 
 class Faults(unittest.TestCase):
-    def test_an_expert_that_cannot_be_read_ends_only_who_wants_it(self):
-        folder = tempfile.mkdtemp(prefix="stoker-fault-")
-        self.addCleanup(shutil.rmtree, folder)
-        model = os.path.join(folder, "model.gguf")
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="stoker-fault-")
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def test_the_bundled_model(self):
+        model = os.path.join(self.folder, "model.gguf")
         shutil.copy(serve_test.MODEL, model)
+        self.check(model, 300)
+
+    def test_a_model_that_streams(self):
+        self.check(small_synth(self.folder, 8), 10)
+
+    def check(self, model, first_id):
+        """Cuts a matrix of an expert off while it serves: an expert that cannot be read ends
+        only who wants it."""
         facts = json.loads(subprocess.run([serve_test.STOKER, "inspect", "--json", model], capture_output=True, check=True).stdout)
-        good, serve_test.MODEL = serve_test.MODEL, model
-        try:
-            server = Server("--parallel", 4, "--queue", 32, "--ram", str(facts["smallest_expert_budget_bytes"] + (1 << 20)) + "B",
-                            "--no-preload", "--prefetch", "off", "--policy", "lru")
-        finally:
-            serve_test.MODEL = good
-        self.addCleanup(server.close)
-        prompts = [[300 + 37 * i] for i in range(16)]  # one token each: few experts are wanted
+        server = serve(self, model, "--parallel", 4, "--queue", 32, "--ram", str(facts["smallest_expert_budget_bytes"] + (1 << 20)) + "B",
+                       "--no-preload", "--prefetch", "off", "--policy", "lru")
+        with open(model, "rb") as file:
+            header = gguf_edit.Header(file.read())
+        size = os.path.getsize(model)
+        begins = sorted((t["offset"] + header.data_start, name) for name, t in header.tensors.items())
+        at = max(i for i, (_, name) in enumerate(begins) if "_exps." in name)
+        end = begins[at + 1][0] if at + 1 < len(begins) else size
+        kept = end - (end - begins[at][0]) // facts["experts_per_layer"]
+        prompts = [[first_id + 23 * i] for i in range(16)]  # one token each: few experts are wanted
 
         def ask_all():
             answers = [None] * len(prompts)
@@ -187,11 +237,10 @@ class Faults(unittest.TestCase):
 
         want = ask_all()
         self.assertEqual({status for status, _ in want}, {200})
-        size = os.path.getsize(model)
         with open(model, "rb") as file:
-            file.seek(size - CUT)
+            file.seek(kept)
             tail = file.read()
-        os.truncate(model, size - CUT)
+        os.truncate(model, kept)
         failed, passed = 0, 0
         for _ in range(4):
             for (status, answer), (_, before) in zip(ask_all(), want):
@@ -201,16 +250,14 @@ class Faults(unittest.TestCase):
                 else:
                     failed += 1
                     self.assertEqual(status, 500)
-                    self.assertIn("model.gguf", answer["error"]["message"])
+                    self.assertIn(os.path.basename(model), answer["error"]["message"])
         self.assertGreater(failed, 0)
         self.assertGreater(passed, 0)
         with open(model, "r+b") as file:
-            file.seek(size - CUT)
+            file.seek(kept)
             file.write(tail)
         self.assertEqual([(s, a["content"]) for s, a in ask_all()], [(s, a["content"]) for s, a in want])
 
-
-CUT = 204_672 + 36_864  # bytes at the end of the bundled model: the shared expert's, and a matrix of the last layer's last expert
 
 if __name__ == "__main__":
     serve_test.STOKER = os.path.abspath(sys.argv[1])

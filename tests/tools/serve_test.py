@@ -170,6 +170,14 @@ class Facts(Serving):
         self.assertGreater(after["experts"]["hits"], before["experts"]["hits"])
         self.assertGreater(after["seconds"], before["seconds"])
 
+    def test_limits_of_the_machine(self):
+        self.assertEqual(self.server.ask("GET", "/live")[1]["limits"], {"disk": None, "dram": None, "link": None})
+        self.assertNotIn("limit_bytes_per_second", self.server.ask("GET", "/metrics")[1])
+        server = Server("--machine", os.path.join(ROOT, "tools/machines/1x3090-64GB.toml"))
+        self.addCleanup(server.close)
+        self.assertEqual(server.ask("GET", "/live")[1]["limits"], {"disk": 6.5e9, "dram": 64e9, "link": 52e9})
+        self.assertIn('stoker:limit_bytes_per_second{resource="dram"} 6', server.ask("GET", "/metrics")[1])
+
     def test_request_ids(self):
         for asked, heard in (("my-id.7", "my-id.7"), ("no spaces", None), ("x" * 200, None), (None, None)):
             connection = self.server.connect()

@@ -59,7 +59,21 @@ Json slots_json(const BatcherStatus& status) {
   return all;
 }
 
+// Bytes per second; null: not measured.
+Json limits_json(const std::optional<SimMachine>& machine) {
+  if (!machine) return {{"disk", nullptr}, {"dram", nullptr}, {"link", nullptr}};
+  return {{"disk", machine->ssd_gb_per_second * 1e9},
+          {"dram", machine->dram_gb_per_second * 1e9},
+          {"link", machine->gpus.empty() ? Json(nullptr) : Json(link_gb_per_second(*machine) * 1e9)}};
+}
+
 }  // namespace
+
+f64 link_gb_per_second(const SimMachine& machine) {
+  f64 sum = 0;
+  for (const SimGpu& gpu : machine.gpus) sum += 2 * gpu.link_gb_per_second;
+  return sum;
+}
 
 std::string residency_bytes(const ResidencyView& view) {
   std::string bytes;
@@ -76,6 +90,11 @@ Json live_json(const Service& service) {
   std::shared_ptr<const ResidencyView> view = service.batcher().residency(kWaitMs);
   BatcherStatus status = service.batcher().status();
   EngineFootprint footprint = service.engine().footprint();
+  i64 vram_bytes = 0, vram_slots = 0;
+  for (const DeviceFootprint& device : footprint.devices) {
+    vram_bytes += device.expert_bytes;
+    vram_slots += device.expert_slots;
+  }
   return {{"seconds", static_cast<f64>(steady_clock().now_ns()) / 1e9},
           {"model", service.model()},
           {"context", service.engine().options().context},
@@ -83,6 +102,8 @@ Json live_json(const Service& service) {
           {"waiting", status.waiting},
           {"prompt_tokens", status.prompt_rows},
           {"generated_tokens", status.decode_rows},
+          {"passes", status.decode_passes},
+          {"limits", limits_json(service.machine())},
           {"stage_seconds", stages_json(status)},
           {"experts", experts_json(status.experts)},
           {"prefetch", {{"state", name(status.prefetch)}, {"gain", status.prefetch_gain}}},
@@ -92,6 +113,8 @@ Json live_json(const Service& service) {
             {"expert_budget_bytes", footprint.expert_budget_bytes},
             {"expert_total_bytes", footprint.expert_total_bytes},
             {"expert_slots", footprint.expert_slots},
+            {"vram_bytes", vram_bytes},
+            {"vram_slots", vram_slots},
             {"expert_total", footprint.expert_total}}},
           {"map", map_json(view)}};
 }

@@ -12,4 +12,7 @@ Json live_json(const Service& service);
 // 5 less with each doubling of the passes since then, 0 for longer ago and never.
 std::string residency_bytes(const ResidencyView& view);
 
+// Of all links of a machine, both directions together.
+f64 link_gb_per_second(const SimMachine& machine);
+
 }  // namespace stoker

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "runtime/engine.h"
+#include "tools/serve/live.h"
 
 namespace stoker {
 
@@ -113,6 +114,14 @@ void machine(Page& p, const BatcherStatus& s, const EngineFootprint& f) {
   p.gauge("process_resident_memory_bytes", "Memory of the process.", number(resident * ::sysconf(_SC_PAGESIZE)));
 }
 
+void limits(Page& p, const SimMachine& machine) {
+  constexpr std::string_view kName = "stoker:limit_bytes_per_second";
+  p.heading("gauge", kName, "What this machine was measured to do (--machine); link: all of them, both directions.");
+  p.sample(kName, "resource", "disk", machine.ssd_gb_per_second * 1e9);
+  p.sample(kName, "resource", "dram", machine.dram_gb_per_second * 1e9);
+  if (!machine.gpus.empty()) p.sample(kName, "resource", "link", link_gb_per_second(machine) * 1e9);
+}
+
 }  // namespace
 
 std::string metrics_text(const Service& service, const std::map<int, i64>& answers) {
@@ -123,6 +132,7 @@ std::string metrics_text(const Service& service, const std::map<int, i64>& answe
   experts(p, status.experts);
   governor(p, status);
   machine(p, status, service.engine().footprint());
+  if (service.machine()) limits(p, *service.machine());
   p.gauge("process_start_time_seconds", "When the model was loaded, in seconds since 1970.", number(service.started()));
   return p.text;
 }

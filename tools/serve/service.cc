@@ -59,9 +59,10 @@ i64 unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-Service::Service(Batcher& batcher, const Options& options)
+Service::Service(Batcher& batcher, const Options& options, std::optional<SimMachine> machine)
     : batcher_(batcher),
       options_(options),
+      machine_(std::move(machine)),
       model_(options.alias.empty() ? std::filesystem::path(options.model).stem().string() : options.alias),
       template_(batcher.engine().tokenizer()),
       started_(unix_seconds()) {}

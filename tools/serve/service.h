@@ -3,11 +3,13 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "runtime/batcher.h"
 #include "runtime/tokenizer/chat_template.h"
+#include "scheduler/sim/sim_machine.h"
 #include "tools/options.h"
 #include "tools/serve/completion.h"
 #include "tools/serve/request_body.h"
@@ -17,14 +19,15 @@ namespace stoker {
 
 class Service {
  public:
-  // Throws Error when the file has no tokenizer.
-  Service(Batcher& batcher, const Options& options);
+  // `machine`: this one as it was measured, or none. Throws Error when the file has no tokenizer.
+  Service(Batcher& batcher, const Options& options, std::optional<SimMachine> machine);
 
   Batcher& batcher() const { return batcher_; }
   const Engine& engine() const { return batcher_.engine(); }
   const Tokenizer& tokenizer() const;
   const Options& options() const { return options_; }
   const std::string& model() const { return model_; }  // --alias, or the file's name
+  const std::optional<SimMachine>& machine() const { return machine_; }
   i64 started() const { return started_; }             // seconds since 1970
 
   // The fields that all generating endpoints have: sampling, limits, stop strings.
@@ -51,6 +54,7 @@ class Service {
 
   Batcher& batcher_;
   const Options& options_;
+  std::optional<SimMachine> machine_;
   std::string model_;
   ChatTemplate template_;
   i64 started_;

@@ -235,8 +235,64 @@ TEST_CASE("schemas: lengths and patterns of strings") {
   CHECK_FALSE(matches("^a$|^bc", "ax"));
   for (const char* refused : {"(?=a)", "(?<!a)b", "\\bword", "(a)\\1", "\\p{L}", "a^b", "[b-a]", "(", "a{2,1}", "*", "[^\\W]"}) {
     CAPTURE(refused);
-    CHECK_THROWS_AS(pattern_expression(refused), Error);
+    CHECK_THROWS_AS(parse_pattern(refused), Error);
   }
+}
+
+TEST_CASE("schemas: patterns beside lengths, all short texts tried") {
+  for (const char* pattern : {"^[ab]+$", "b", "^a(ba?){1,3}", "^(a|ab|b{2,4})*$", "^a?b?$|^bb", "a\\$", "^(a{2}){2,}$"}) {
+    CAPTURE(pattern);
+    for (i64 least : {0, 2, 4}) {
+      for (i64 most : {-1, 2, 3, 5}) {
+        if (most >= 0 && most < least) continue;
+        Json plain = {{"type", "string"}, {"pattern", pattern}}, sized = plain;
+        if (least > 0) sized["minLength"] = least;
+        if (most >= 0) sized["maxLength"] = most;
+        if (least == 0 && most < 0) sized["minLength"] = 0;
+        SchemaGrammar wide, narrow;
+        wide.rule("root", wide.value_of(plain));
+        narrow.rule("root", narrow.value_of(sized));
+        Grammar all = parse_gbnf(wide.text());
+        std::optional<Grammar> some;
+        try {
+          some = parse_gbnf(narrow.text());
+        } catch (const Error&) {  // no text at all
+        }
+        i64 wrong = 0;
+        for (i64 length = 0; length <= 6; length++) {
+          for (i64 bits = 0; bits < i64{1} << length; bits++) {
+            std::string text;
+            for (i64 i = 0; i < length; i++) text += (bits >> i & 1) != 0 ? 'b' : length == 6 && i == 5 ? '\\' : 'a';
+            std::string json = Json(text).dump();
+            bool want = match(all, json) == Match::yes && length >= least && (most < 0 || length <= most);
+            if ((some && match(*some, json) == Match::yes) != want) wrong++;
+          }
+        }
+        CAPTURE(least);
+        CAPTURE(most);
+        CHECK(wrong == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("schemas: formats, and arrays of different values") {
+  auto is = [](const char* format, const char* text) { return valid(Json{{"format", format}}.dump().c_str(), Json(text).dump()); };
+  CHECK(is("email", "ada.l@mail.example.org"));
+  CHECK_FALSE(is("email", "ada@localhost"));
+  CHECK(is("ipv4", "192.168.0.255"));
+  CHECK_FALSE(is("ipv4", "192.168.0.256"));
+  CHECK_FALSE(is("ipv4", "01.2.3.4"));
+  CHECK(is("ipv6", "2001:db8:0:0:0:0:0:1"));
+  CHECK(is("hostname", "a-b.example"));
+  CHECK_FALSE(is("hostname", "-a"));
+  CHECK(is("uri", "https://example.org/a/b.html"));
+  CHECK(is("duration", "P3DT4H"));
+  CHECK_FALSE(is("duration", "P"));
+  const char* set = R"({"type": "array", "items": {"enum": ["a", "b", 1, 1.0, "c"]}, "uniqueItems": true, "minItems": 1, "maxItems": 3})";
+  for (const char* good : {R"(["a"])", R"(["c","a",1])", R"([1, "b"])"}) CHECK(valid(set, good));
+  for (const char* bad : {"[]", R"(["a","a"])", R"(["a","b","c",1])", R"([1,1])", R"([2])"}) CHECK_FALSE(valid(set, bad));
+  CHECK(valid(R"({"type": "array", "uniqueItems": true, "maxItems": 1})", "[3]"));
 }
 
 TEST_CASE("schemas: bounds of whole numbers, all of them tried") {
@@ -282,7 +338,9 @@ TEST_CASE("schemas: what is refused is told with its place") {
   CHECK(contains(schema_problem(R"({"$ref": "#", "type": "object"})"), "refers to itself"));
   CHECK(contains(schema_problem(R"({"properties": {"a": {"$ref": "#"}}, "required": ["a"]})"), "ever be complete"));
   CHECK(contains(schema_problem(R"({"type": "array", "items": {}, "uniqueItems": true})"), "uniqueItems"));
-  CHECK(contains(schema_problem(R"({"pattern": "a", "maxLength": 3})"), "write the length into the pattern"));
+  CHECK(contains(schema_problem(R"({"pattern": "^abc$", "maxLength": 2})"), "ever be complete"));
+  CHECK(contains(schema_problem(R"({"pattern": "(a|b)*a(a|b){14}$", "maxLength": 1000})"), "too large beside"));
+  CHECK(contains(schema_problem(R"({"items": {"enum": [1, 2]}, "uniqueItems": true, "minItems": 3})"), "fewer different values"));
   CHECK(contains(schema_problem(R"({"minItems": 3, "maxItems": 2})"), "less than minItems"));
   CHECK(contains(schema_problem(R"({"type": "integer", "minimum": 3, "maximum": 2})"), "no whole number"));
   CHECK(contains(schema_problem(R"({"maxLength": -1})"), "whole number"));

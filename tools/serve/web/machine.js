@@ -138,7 +138,7 @@ function moveCursor(event) {
 
 function difference(now, before) {
   const seconds = now.seconds - before.seconds;
-  const d = { seconds, stages: {}, generated: now.generated_tokens - before.generated_tokens, prompt: now.prompt_tokens - before.prompt_tokens };
+  const d = { seconds, stages: {}, generated: now.generated_tokens - before.generated_tokens, passes: now.passes - before.passes, prompt: now.prompt_tokens - before.prompt_tokens };
   for (const stage in STAGES) d.stages[stage] = now.stage_seconds[stage] - before.stage_seconds[stage];
   for (const name in now.experts) d[name] = now.experts[name] - before.experts[name];
   return d;
@@ -189,17 +189,27 @@ function meter(name, value, part) {
   return element;
 }
 
+function rate(name, bytes, limit) {
+  if (limit === null) return meter(name, `${gigabytes(bytes)}/s, limit unknown (--machine)`, null);
+  return meter(name, `${gigabytes(bytes)}/s of ${gigabytes(limit)}/s`, Math.min(1, bytes / limit));
+}
+
 function showMeters(live, d) {
   const resident = map ? map.cells.reduce((n, byte) => n + (byte >> 6 === 1), 0) : 0;
   const onDevices = map ? map.cells.reduce((n, byte) => n + (byte >> 6 === 2), 0) : 0;
   const m = live.memory;
   const busy = share(d.disk_busy_seconds, d.seconds) ?? 0;
   $("meters").replaceChildren(
-    meter("Disk", `${percent(busy)} busy, ${gigabytes(d.disk_bytes / d.seconds)}/s`, busy),
+    meter("Disk busy", percent(busy), busy),
+    rate("Disk", d.disk_bytes / d.seconds, live.limits.disk),
     meter("Expert slots in RAM", `${resident.toLocaleString("en")} of ${m.expert_slots.toLocaleString("en")} filled`, share(resident, m.expert_slots)),
     meter("Experts with a slot", `${m.expert_slots.toLocaleString("en")} of ${m.expert_total.toLocaleString("en")}`, share(m.expert_slots, m.expert_total)),
-    meter("Experts from RAM", `${gigabytes(d.ram_bytes / d.seconds)}/s, limit not measured`, null),
-    ...(onDevices > 0 ? [meter("To VRAM and back", `${gigabytes(d.link_bytes / d.seconds)}/s, limit not measured`, null)] : []),
+    // Experts and the weights of every token are read; what disk and links move is written or read there as well.
+    rate("DRAM", (d.ram_bytes + d.passes * m.resident_bytes + d.disk_bytes + d.link_bytes) / d.seconds, live.limits.dram),
+    ...(m.vram_slots > 0 ? [
+      rate("PCIe, both ways", d.link_bytes / d.seconds, live.limits.link),
+      meter("Expert slots in VRAM", `${onDevices.toLocaleString("en")} of ${m.vram_slots.toLocaleString("en")} filled, ${gigabytes(m.vram_bytes)}`, share(onDevices, m.vram_slots)),
+    ] : []),
     meter("Weights of every token", gigabytes(m.resident_bytes), null),
     meter("KV cache", `${gigabytes(m.kv_bytes)}, ${live.context.toLocaleString("en")} tokens a slot`, null));
   const gain = live.prefetch.gain ? `, ${live.prefetch.gain > 0 ? "+" : ""}${(100 * live.prefetch.gain).toFixed(1)} % tokens/s` : "";
