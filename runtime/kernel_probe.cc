@@ -1,6 +1,7 @@
 #include "runtime/kernel_probe.h"
 
 #include <algorithm>
+#include <cstring>
 #include <exception>
 #include <thread>
 #include <vector>
@@ -19,13 +20,22 @@ namespace {
 constexpr i64 kCols = 2048;                 // as V3's down matrices
 constexpr i64 kBytesPerThread = 384 * kKiB;  // in a core's own cache, and far longer than starting a region takes
 constexpr i64 kRowsAtATime = 64;
+constexpr i64 kPatternRows = 1024;
+constexpr size_t kLeastRuns = 3;  // products, of which the median counts
 
-f64 measure(BlockType type, const KernelProbe& probe, Stream& stream) {
-  i64 row = row_bytes(type, kCols);
-  i64 rows = round_up(kBytesPerThread * stream.workers().size() / row, kRowsAtATime);
-  Buffer weights(rows * row, "measuring kernels");
+// Random rows, over and over: drawing all of a large matrix would take longer than multiplying with it.
+void fill(BlockType type, i64 rows, std::byte* weights) {
+  i64 row = row_bytes(type, kCols), pattern = std::min(rows, kPatternRows);
   Rng rng(1);
-  fill_random_blocks(type, weights.bytes() / info(type).block_bytes, .02f, rng, weights.data());
+  fill_random_blocks(type, pattern * row / info(type).block_bytes, .02f, rng, weights);
+  for (i64 done = pattern; done < rows; done += pattern)
+    std::memcpy(weights + done * row, weights, static_cast<size_t>(std::min(pattern, rows - done) * row));
+}
+
+f64 measure(BlockType type, const KernelProbe& probe, Stream& stream, Buffer& weights) {
+  i64 row = row_bytes(type, kCols);
+  i64 rows = weights.bytes() / row / kRowsAtATime * kRowsAtATime;
+  fill(type, rows, weights.data());
   std::vector<f32> x(static_cast<size_t>(kCols)), y(static_cast<size_t>(rows));
   for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<f32>(i % 17) - 8.f;
   ActivationRows input(cpu_ops(), kCols);
@@ -33,7 +43,7 @@ f64 measure(BlockType type, const KernelProbe& probe, Stream& stream) {
 
   std::vector<f64> speeds;
   i64 begin = steady_clock().now_ns(), now = begin;
-  while (speeds.size() < 8 || now - begin < static_cast<i64>(probe.seconds * 1e9)) {
+  while (speeds.size() < kLeastRuns || now - begin < static_cast<i64>(probe.seconds * 1e9)) {
     i64 start = now;
     input.multiply(stream, {weights.data(), type, rows, kCols}, /*exact=*/false, y.data(), rows);
     now = steady_clock().now_ns();
@@ -52,8 +62,11 @@ KernelSpeeds measure_kernels(const KernelProbe& probe) {
     try {
       WorkerPool workers({.workers = probe.threads});
       Stream stream(workers, probe.level);
+      // The longest rows are those of F32: as many of each format as a round of rows has must fit.
+      i64 least = kRowsAtATime * row_bytes(BlockType::F32, kCols);
+      Buffer weights(std::max(least, probe.bytes > 0 ? probe.bytes : kBytesPerThread * workers.size()), "measuring kernels");
       for (const BlockTypeInfo& format : all_block_types())
-        speeds[static_cast<size_t>(format.type)] = measure(format.type, probe, stream);
+        speeds[static_cast<size_t>(format.type)] = measure(format.type, probe, stream, weights);
     } catch (...) {
       failure = std::current_exception();
     }

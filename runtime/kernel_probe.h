@@ -1,5 +1,5 @@
-// How fast this machine's cores get through weights of each format when memory does not hold them up: one token's
-// product with a matrix that stays in their caches.
+// How fast this machine's cores get through weights of each format: one token's product with a matrix that stays in their
+// caches, so that memory does not hold them up, or with one that does not fit there.
 #pragma once
 
 #include <array>
@@ -13,6 +13,7 @@ struct KernelProbe {
   int threads = 0;  // 0: one per physical core
   IsaLevel level = best_isa_level();
   f64 seconds = .05;  // of each format
+  i64 bytes = 0;      // of the matrix; 0: what stays in the cores' own caches
 };
 
 // GB/s of weights (1e9 bytes) by format, each the median of many products; 0 where there is no such format.

@@ -9,7 +9,8 @@ Forecaster::Forecaster(Scheduler& scheduler, const Options& options)
       options_(options),
       predictor_({scheduler.table().moe_layers(), scheduler.table().experts_per_layer(), scheduler.table().top_k(),
                   options.kind == PredictorKind::pair}) {
-  CHECK(options.distance >= 1 && options.distance <= Predictor::kMaxDistance);
+  static_assert(Governor::kFarthest <= Predictor::kMaxDistance);
+  CHECK(options.distance >= 0 && options.distance <= Predictor::kMaxDistance);
   hint_.reserve(static_cast<size_t>(scheduler.table().experts_per_layer()));
 }
 
@@ -23,7 +24,8 @@ void Forecaster::observe(LayerId layer, std::span<const i32> ids, std::span<cons
 
 void Forecaster::look(LayerId layer, i64 rows, GateRankings& gates) {
   if (!looks(rows)) return;
-  i64 farthest = uses_gates() ? options_.distance : 1;
+  i64 gates_ahead = options_.distance > 0 ? options_.distance : scheduler_.governor().lookahead();
+  i64 farthest = uses_gates() ? gates_ahead : 1;
   // The nearest first: its reads are wanted sooner.
   for (i64 distance = 1; distance <= farthest; distance++) {
     LayerId target(layer.value + distance);

@@ -26,7 +26,7 @@ class Forecaster {
  public:
   struct Options {
     PredictorKind kind = PredictorKind::gate_shared;
-    i64 distance = 1;  // layers ahead, 1 .. Predictor::kMaxDistance
+    i64 distance = 0;  // layers ahead, 1 .. Predictor::kMaxDistance; 0: as many as the governor thinks are worth it
   };
   // `scheduler` must outlive it.
   Forecaster(Scheduler& scheduler, const Options& options);

@@ -100,7 +100,7 @@ void Scheduler::hint(LayerId layer, std::span<const ExpertExpectation> expected)
   impl_->hint(moe_layer, expected);
 }
 
-void Scheduler::set_prefetch(PrefetchMode mode) { impl_->governor = Governor(mode); }
+void Scheduler::set_prefetch(const GovernorOptions& options) { impl_->governor = Governor(options); }
 void Scheduler::end_pass(i64 tokens, i64 ns, bool decode) { impl_->end_pass(tokens, ns, decode); }
 i64 Scheduler::epoch() const { return impl_->epoch; }
 void Scheduler::finish_epoch(i64 device, i64 epoch) {

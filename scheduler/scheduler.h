@@ -102,7 +102,7 @@ class Scheduler {
   // ends when it comes. Tells the policy, and starts reads of a few likely ones that are absent, as far as the
   // governor allows and without touching what the current lease needs. A failed one is read again when wanted.
   void hint(LayerId layer, std::span<const ExpertExpectation> expected);
-  void set_prefetch(PrefetchMode mode);  // off until called
+  void set_prefetch(const GovernorOptions& options);  // off until called
   // A pass of the whole model has ended: the governor learns from those that decode (one token per sequence). With
   // devices: ends the epoch, experts whose copies have landed change places, and new exchanges begin. No lease may exist.
   void end_pass(i64 tokens, i64 ns, bool decode);

@@ -108,7 +108,7 @@ struct Scheduler::Impl {
   u32 pass = 1;
   SchedulerStats stats;
   Expectations expectations;
-  Governor governor{PrefetchMode::off};
+  Governor governor{{PrefetchMode::off}};
   std::vector<ExpertKey> predicted;  // reads under way that nobody waits for, oldest first
   SchedulerStats at_last_pass;       // what the governor has seen
   bool told = false;                 // that prefetch does not pay

@@ -31,8 +31,12 @@ PredictorKind predictor_kind(const Options& o) {
   fail("--predictor {}: no such predictor", o.predictor);
 }
 
-PrefetchMode prefetch_mode(const Options& o) {
-  return o.prefetch == "on" ? PrefetchMode::on : o.prefetch == "off" ? PrefetchMode::off : PrefetchMode::automatic;
+GovernorOptions governor_options(const Options& o) {
+  PrefetchMode mode = o.prefetch == "on" ? PrefetchMode::on : o.prefetch == "off" ? PrefetchMode::off : PrefetchMode::automatic;
+  return {.mode = mode,
+          .window_tokens = o.prefetch_window,
+          .least_gain = o.prefetch_gain / 100,
+          .threshold = static_cast<f32>(o.prefetch_threshold)};
 }
 
 EngineOptions engine_options(const Options& o) {
@@ -62,7 +66,7 @@ EngineOptions engine_options(const Options& o) {
   e.trace_path = o.trace_file;
   e.predictor = predictor_kind(o);
   e.lookahead = o.lookahead;
-  e.prefetch = prefetch_mode(o);
+  e.prefetch = governor_options(o);
   e.timeline = o.perf || !o.timeline_file.empty();
   return e;
 }

@@ -12,9 +12,9 @@ namespace stoker {
 
 EngineOptions engine_options(const Options& options);
 
-// --predictor and --prefetch, checked before.
+// --predictor, and --prefetch with what belongs to it, checked before.
 PredictorKind predictor_kind(const Options& options);
-PrefetchMode prefetch_mode(const Options& options);
+GovernorOptions governor_options(const Options& options);
 
 // Throws Error, or Interrupted after Ctrl-C. Says on stderr what was loaded when `options.verbose`.
 // `told`, when there is one, hears what the progress bar shows.

@@ -135,9 +135,16 @@ constexpr std::array kRows = {
               "read experts when first used, even if all would fit (serve reads them beside its first answers)"},
     OptionRow{kEngine | kSimulate, "--predictor", kPredictorChoices, &O::predictor,
               "how to guess the experts of coming layers when they do not all fit"},
-    OptionRow{kEngine | kSimulate, "--lookahead", "N", &O::lookahead, "layers that gate predictors guess ahead", 1, 3},
+    OptionRow{kEngine | kSimulate, "--lookahead", "N", &O::lookahead,
+              "layers that gate predictors guess ahead; 0: one, and up to three while the disk idles", 0, 3},
     OptionRow{kEngine | kSimulate, "--prefetch", kPrefetchChoices, &O::prefetch,
               "read guessed experts before they are wanted; auto: while it makes tokens faster"},
+    OptionRow{kEngine | kSimulate, "--prefetch-threshold", "P", &O::prefetch_threshold,
+              "read what is at least so likely, up to 1; 0: found while running", 0, 1},
+    OptionRow{kEngine | kSimulate, "--prefetch-gain", "PERCENT", &O::prefetch_gain,
+              "with auto: how much faster tokens must become", -100, 1000},
+    OptionRow{kEngine | kSimulate, "--prefetch-window", "N", &O::prefetch_window,
+              "with auto: tokens of one measurement with or without", 1, 100000},
 
     OptionRow{kRun | kBench | bit(Command::simulate), "--plot-recall", "FILE.svg", &O::plot_recall,
               "draw how many experts were guessed right, by layer and distance"},
@@ -330,11 +337,11 @@ constexpr std::array kCommands = {
     CommandRow{
         Command::tune, "tune", "-m MODEL [--prompts FILE] | --measure [-m MODEL] -o MACHINE.toml",
         "find the settings that are fastest for a model on this machine",
-        "Measures the machine, records which experts the text uses, simulates every policy on that, lets the best with and\n"
-        "without guesses and the defaults generate in turns, and writes what was fastest as the model's profile, which run, bench and\n"
+        "Measures the machine, records which experts the text uses and how well gates guess them, simulates every policy on that, and\n"
+        "predictors, layers ahead and thresholds with the best, lets the fastest and the defaults generate in turns, and writes what was fastest as the model's profile, which run, bench and\n"
         "serve take up from then on ($XDG_CONFIG_HOME/stoker/MODEL'S FINGERPRINT.toml). What their command line says wins;\n"
         "--profile none does without. Give the --ram that you are going to use. Ctrl-C keeps the profile there was. Loads the\n"
-        "model sixteen times.\n"
+        "model up to sixteen times.\n"
         "--measure alone: the speeds of the disk that holds MODEL (without one, that of the file's folder), of the memory, and of "
         "the\n"
         "kernels of every format, as a machine file for `stoker simulate --machine FILE` and `stoker plan`. Takes a quarter "

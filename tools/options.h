@@ -69,8 +69,11 @@ struct Options {
   bool exact = false;
   bool no_preload = false;
   std::string predictor = "gate+shared";
-  i64 lookahead = 1;
+  i64 lookahead = 0;  // 0: the governor chooses
   std::string prefetch = "auto";
+  f64 prefetch_threshold = 0;  // 0: found while running
+  f64 prefetch_gain = 1;       // percent
+  i64 prefetch_window = 64;    // tokens
 
   // Sampling.
   i64 seed = -1;  // -1: a new one every time

@@ -148,6 +148,12 @@ nlohmann::ordered_json engine_json(const Engine& engine) {
   };
 }
 
+// That gates guess now.
+static i64 layers_ahead(const Engine& engine) {
+  if (!is_gate(engine.options().predictor)) return 1;
+  return engine.options().lookahead > 0 ? engine.options().lookahead : engine.governor().lookahead();
+}
+
 nlohmann::ordered_json prediction_json(const Engine& engine) {
   const Predictor* predictor = engine.predictor();
   if (predictor == nullptr) return {{"predictor", "none"}, {"prefetch", "off"}};
@@ -155,6 +161,7 @@ nlohmann::ordered_json prediction_json(const Engine& engine) {
   nlohmann::ordered_json json = {{"predictor", name(engine.options().predictor)},
                                  {"prefetch", name(governor.state())},
                                  {"prefetch_threshold", governor.threshold()},
+                                 {"prefetch_lookahead", layers_ahead(engine)},
                                  {"prefetch_gain", governor.gain()}};
   for (i64 distance = 1; distance <= Predictor::kMaxDistance; ++distance) {
     const ForecastScore& s = predictor->score(distance);
@@ -181,8 +188,8 @@ void note_prediction(const Engine& engine, const Phase& phase) {
          s.recall_wide() * 100, s.gate_mass_recall() * 100, s.brier());
   }
   const Governor& governor = engine.governor();
-  note("prefetch {}, at probability {:.2f} and more: {} read, {:.0f} % of it useful", name(governor.state()),
-       governor.threshold(), human_bytes(phase.experts.predicted_bytes), useful_share(phase.experts) * 100);
+  note("prefetch {}, at probability {:.2f} and more, {} ahead: {} read, {:.0f} % of it useful", name(governor.state()),
+       governor.threshold(), layers_ahead(engine), human_bytes(phase.experts.predicted_bytes), useful_share(phase.experts) * 100);
 }
 
 void plot_recall(const Engine& engine, const std::string& path) {

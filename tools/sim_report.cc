@@ -69,8 +69,8 @@ std::string prediction_text(const SimReport& r) {
   }
   const SimTotals& t = r.phases.back().totals;
   if (r.predictor != "none")
-    text += fmt::format("prefetch  {}, at probability {:.2f} and more: {} per token, {:.0f} % of it useful; hits {:.1f} % with it\n",
-                        r.prefetch, r.threshold, human_bytes(static_cast<i64>(per_token(t.stats.predicted_bytes, t))),
+    text += fmt::format("prefetch  {}, at probability {:.2f} and more, {} ahead: {} per token, {:.0f} % of it useful; hits {:.1f} % with it\n",
+                        r.prefetch, r.threshold, r.lookahead, human_bytes(static_cast<i64>(per_token(t.stats.predicted_bytes, t))),
                         100 * useful_share(t.stats),
                         100 * share(t.stats.hits + t.stats.device_hits, t.stats.requests));
   return text;
@@ -164,6 +164,7 @@ std::string sim_json(const SimReport& r, f64 foreseen) {
                                  {"predictor", r.predictor},
                                  {"prefetch", r.prefetch},
                                  {"prefetch_threshold", r.threshold},
+                                 {"prefetch_lookahead", r.lookahead},
                                  {"foreseen_tokens_per_second", foreseen},
                                  {"real_seconds", r.real_seconds}};
   for (size_t i = 0; i < r.forecasts.size(); i++) {

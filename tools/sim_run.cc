@@ -75,7 +75,7 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
   SimReport report{.options = options, .setup = setup, .routing = source->describe(),
                    .preloaded = setup.plan.all_resident && !options.no_preload, .record = {}, .phases = {}};
   PredictorKind kind = report.preloaded ? PredictorKind::none : predictor_kind(options);
-  EmulatedLookahead gates(setup.routing, {.quality = gate_quality(kind), .distances = options.lookahead,
+  EmulatedLookahead gates(setup.routing, {.quality = gate_quality(kind), .distances = options.lookahead > 0 ? options.lookahead : Governor::kFarthest,
                                           .seed = static_cast<u64>(options.synth_seed)});
   report.record = record_routing(*source, table.moe_layers(), table.top_k(), options.sim_tokens,
                                  is_gate(kind) ? &gates : nullptr);
@@ -83,12 +83,13 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
 
   Simulator simulator(setup.machine, table, setup.plan, setup.resident, sim_policy(options, setup));
   if (kind != PredictorKind::none)
-    simulator.look_ahead({.kind = kind, .distance = options.lookahead}, gates, prefetch_mode(options));
+    simulator.look_ahead({.kind = kind, .distance = options.lookahead}, gates, governor_options(options));
   run_phases(simulator, report);
   if (simulator.predictor() != nullptr) {
     report.predictor = name(kind);
     report.prefetch = name(simulator.governor().state());
     report.threshold = simulator.governor().threshold();
+    report.lookahead = options.lookahead > 0 ? options.lookahead : simulator.governor().lookahead();
     for (i64 d = 1; d <= Predictor::kMaxDistance; d++)
       report.forecasts[static_cast<size_t>(d - 1)] = simulator.predictor()->score(d);
     std::span<const ForecastScore> layers = simulator.predictor()->layer_scores();
@@ -115,7 +116,7 @@ f64 foreseen_tokens_per_second(const SimReport& report) {
     gates.add(known);
   }
   Simulator simulator(setup.machine, setup.table, setup.plan, setup.resident, sim_policy(report.options, setup));
-  simulator.look_ahead({.kind = PredictorKind::gate, .distance = Predictor::kMaxDistance}, gates, PrefetchMode::on);
+  simulator.look_ahead({.kind = PredictorKind::gate, .distance = Predictor::kMaxDistance}, gates, {PrefetchMode::on});
   SimReport foreseen{.options = report.options, .setup = setup, .routing = report.routing, .preloaded = report.preloaded,
                      .record = report.record, .phases = {}};
   run_phases(simulator, foreseen);

@@ -28,7 +28,8 @@ struct SimReport {
   bool resident_on_gpu = false;
   std::vector<Simulator::Gpu> gpus = {};
   std::string_view predictor = "none", prefetch = "off";
-  f32 threshold = 0;  // least probability that is worth a read, in the end
+  f32 threshold = 0;   // least probability that is worth a read, in the end
+  i64 lookahead = 1;  // layers that gates guess ahead, in the end
   std::array<ForecastScore, Predictor::kMaxDistance> forecasts{};
   std::vector<ForecastScore> layer_forecasts = {};  // [moe layers, Predictor::kMaxDistance]
   std::vector<SimPhase> phases;  // at least one; the last is the warmest

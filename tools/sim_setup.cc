@@ -174,8 +174,11 @@ SimSetup sim_setup(const Options& options) {
   s.machine = find_machine(options.machine);
   options.model.empty() ? set_shape(s, options) : set_file(s, options);
   s.plan = make_plan(s.table, {.ram_bytes = expert_budget(options, s),
+                               .ring_depth = options.ring_depth,
+                               .piece_bytes = options.piece.bytes,
                                .devices = device_requests(options, s),
                                .cpu_gb_per_second = expert_speed(s)});
+  s.machine.ssd_gb_per_second = s.machine.ssd_speed(s.plan.piece_bytes, s.plan.ring_depth);
   return s;
 }
 

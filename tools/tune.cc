@@ -30,6 +30,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kRounds = 3;        // of the trials, one of each candidate per round
+constexpr size_t kShown = 4;      // simulated candidates of a kind
 constexpr f64 kLeastGain = 1.02;  // over the defaults, to be worth other settings
 
 // The file that the experts are in, and their size.
@@ -109,14 +110,17 @@ class Tuning {
     Options searched = defaults.options;
     searched.ring_depth = m.best_disk().depth;
     searched.piece.bytes = m.best_disk().piece_bytes;
-    std::vector<Candidate> policies =
-        search_policies({.options = searched, .machine = work_.file("machine.toml"), .routing = work_.file("routing.trace")});
-    for (const Candidate& c : policies)
-      print(fmt::format("  {:.2f} tokens/s with {}\n", c.simulated_tokens_per_second, c.options.policy));
+    SearchResult found = search_settings({.options = searched,
+                                          .machine = work_.file("machine.toml"),
+                                          .routing = work_.file("routing.trace"),
+                                          .gate_recall = recording.gate_recall});
+    for (const std::vector<Candidate>* some : {&found.without, &found.with})
+      for (size_t i = 0; i < std::min(kShown, some->size()); i++)
+        print(fmt::format("  {:.2f} tokens/s with {}\n", (*some)[i].simulated_tokens_per_second, (*some)[i].describe()));
 
     print(fmt::format("4 of 4: {} rounds for real, {} tokens each\n", kRounds,
                       static_cast<i64>(text_.tokens.size()) - text_.warm_up));
-    std::vector<Candidate> candidates = finalists(defaults, policies);
+    std::vector<Candidate> candidates = finalists(defaults, found);
     finish(candidates, trials(candidates));
     return 0;
   }
@@ -141,12 +145,20 @@ class Tuning {
     text_.warm_up = static_cast<i64>(text_.tokens.size()) / 4;
   }
 
-  // The defaults first; then the best policy guessing one, two or no layers ahead, and the second best.
-  static std::vector<Candidate> finalists(const Candidate& defaults, const std::vector<Candidate>& policies) {
-    std::vector<Candidate> all = {defaults, policies[0], policies[0], policies[0], policies[1]};
-    all[2].options.lookahead = 2;
-    all[3].options.predictor = "none";
-    all[3].options.prefetch = "off";
+  // The defaults first; then the best with guesses, with the defaults' reads too, because a simulated drive has no trouble with
+  // few; the best policy with the defaults' guesses, and without any.
+  static std::vector<Candidate> finalists(const Candidate& defaults, const SearchResult& found) {
+    Candidate policy = found.without[0], reads = found.with[0];
+    reads.options.ring_depth = defaults.options.ring_depth;
+    reads.options.piece = defaults.options.piece;
+    policy.options.predictor = defaults.options.predictor;
+    policy.options.lookahead = defaults.options.lookahead;
+    policy.options.prefetch = defaults.options.prefetch;
+    std::vector<Candidate> all = {defaults};
+    for (const Candidate& c : {found.with[0], reads, policy, found.without[0]}) {
+      auto same = [&](const Candidate& other) { return other.describe() == c.describe(); };
+      if (std::none_of(all.begin(), all.end(), same)) all.push_back(c);
+    }
     return all;
   }
 

@@ -10,7 +10,6 @@ constexpr i64 kComparison = 4;             // windows: on, off, off, on
 // Before the first comparison. They fill the cache and are slow whatever is read ahead: with the first of them as a window
 // with prefetch, prefetch seemed to cost 27 % where it gains 2. It is on meanwhile.
 constexpr i64 kWarmUpWindows = 4;
-constexpr f64 kLeastGain = 0.01;           // below it prefetch does not pay
 constexpr i64 kFirstRest = 8;              // windows until a verdict is tried again
 constexpr i64 kLongestRest = 256;
 constexpr f32 kFirstThreshold = 0.6f, kLowest = 0.3f, kHighest = 0.95f, kStep = 0.05f;
@@ -30,8 +29,12 @@ Governor::State first_state(PrefetchMode mode) {
 
 }  // namespace
 
-Governor::Governor(PrefetchMode mode)
-    : state_(first_state(mode)), threshold_(kFirstThreshold), windows_done_(-kWarmUpWindows), rest_windows_(kFirstRest) {}
+Governor::Governor(const GovernorOptions& options)
+    : options_(options),
+      state_(first_state(options.mode)),
+      threshold_(options.threshold > 0 ? options.threshold : kFirstThreshold),
+      windows_done_(-kWarmUpWindows),
+      rest_windows_(kFirstRest) {}
 
 bool Governor::prefetching() const {
   if (state_ == State::measuring) return windows_done_ <= 0 || windows_done_ == kComparison - 1;
@@ -44,26 +47,24 @@ Governor::Verdict Governor::observe(const GovernorPass& pass) {
   window_.busy_ns += pass.disk_busy_ns;
   window_.predicted += pass.predicted_bytes;
   window_.useful += pass.useful_bytes;
-  if (window_.tokens < kWindowTokens) return Verdict::none;
+  if (window_.tokens < options_.window_tokens) return Verdict::none;
   Verdict verdict = end_window();
   window_ = {};
   return verdict;
 }
 
-// With a busy drive only what is nearly sure is worth a read, with an idle one much more is.
-void Governor::adapt_threshold() {
+// With a busy drive only what is nearly sure is worth a read, with an idle one much more is, and earlier.
+void Governor::adapt() {
   f64 busy = share(window_.busy_ns, window_.ns);
   f64 useful = window_.predicted > 0 ? share(window_.useful, window_.predicted) : 1;
-  f32 step = 0;
-  if (busy > kSaturated || useful < kWasteful)
-    step = kStep;
-  else if (busy < kIdle && useful > kThrifty)
-    step = -kStep;
-  threshold_ = std::clamp(threshold_ + step, kLowest, kHighest);
+  int bolder = busy > kSaturated || useful < kWasteful ? -1 : busy < kIdle && useful > kThrifty ? 1 : 0;
+  lookahead_ = std::clamp<i64>(lookahead_ + bolder, 1, kFarthest);
+  if (options_.threshold > 0) return;
+  threshold_ = std::clamp(threshold_ - kStep * static_cast<f32>(bolder), kLowest, kHighest);
 }
 
 Governor::Verdict Governor::end_window() {
-  if (prefetching()) adapt_threshold();
+  if (prefetching()) adapt();
   switch (state_) {
     case State::fixed_off:
     case State::fixed_on:
@@ -88,7 +89,7 @@ Governor::Verdict Governor::end_window() {
 
 Governor::Verdict Governor::judge() {
   gain_ = without_.tokens_per_ns() > 0 ? with_.tokens_per_ns() / without_.tokens_per_ns() - 1 : 0;
-  bool pays = gain_ > kLeastGain;
+  bool pays = gain_ > options_.least_gain;
   state_ = pays ? State::paying : State::not_paying;
   windows_done_ = 0;
   return pays ? Verdict::on : Verdict::off;

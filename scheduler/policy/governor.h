@@ -1,7 +1,9 @@
 // Governor: whether reading ahead pays, and how sure a prediction must be. On a drive that is busy anyway a read that
 // nobody wants in the end costs as much as a miss, so prefetch must earn its place: windows of tokens with and
 // without it take turns in the order on, off, off, on (a drift in speed cancels out), and what they show decides for
-// the next windows. A verdict is tried again now and then, less often while it stays the same.
+// the next windows. A verdict is tried again now and then, less often while it stays the same. Meanwhile the least
+// probability and the number of layers to look ahead follow the drive: an idle one whose guesses were wanted is given
+// less likely and earlier ones.
 //
 // Pure: no clock; the same passes always give the same decisions. Owner: the scheduler's thread.
 #pragma once
@@ -11,6 +13,13 @@
 namespace stoker {
 
 enum class PrefetchMode : u8 { off, on, automatic };
+
+struct GovernorOptions {
+  PrefetchMode mode = PrefetchMode::automatic;
+  i64 window_tokens = 64;   // of a measurement with or without prefetch
+  f64 least_gain = 0.01;    // in tokens per second, below which automatic prefetch does not pay
+  f32 threshold = 0;        // least probability worth a read; 0: found while running
+};
 
 // One decode pass.
 struct GovernorPass {
@@ -23,12 +32,12 @@ struct GovernorPass {
 
 class Governor {
  public:
-  static constexpr i64 kWindowTokens = 64;
+  static constexpr i64 kFarthest = 3;  // layers ahead
 
   enum class State : u8 { fixed_off, fixed_on, measuring, paying, not_paying };
   enum class Verdict : u8 { none, on, off };
 
-  explicit Governor(PrefetchMode mode);
+  explicit Governor(const GovernorOptions& options);
 
   // What the last pass showed. A verdict when this pass ended a comparison.
   Verdict observe(const GovernorPass& pass);
@@ -37,6 +46,7 @@ class Governor {
   // Whether looking ahead is worth its time: also when prefetch is off for good, since what is expected is kept.
   bool wants_forecasts() const { return prefetching() || state_ == State::fixed_off; }
   f32 threshold() const { return threshold_; }  // least probability worth a read
+  i64 lookahead() const { return lookahead_; }     // layers ahead that are worth a guess
   State state() const { return state_; }
   f64 gain() const { return gain_; }  // tokens/s with prefetch over without, less 1, by the last comparison
 
@@ -45,13 +55,15 @@ class Governor {
     i64 tokens = 0, ns = 0, busy_ns = 0, predicted = 0, useful = 0;
     f64 tokens_per_ns() const { return ns > 0 ? static_cast<f64>(tokens) / static_cast<f64>(ns) : 0; }
   };
-  void adapt_threshold();
+  void adapt();
   Verdict end_window();
   Verdict judge();
   void begin_comparison();
 
+  GovernorOptions options_;
   State state_;
   f32 threshold_;
+  i64 lookahead_ = 1;
   f64 gain_ = 0;
   Sum window_, with_, without_;
   i64 windows_done_ = 0;  // of the comparison, or since the verdict

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <toml++/toml.h>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -46,6 +48,11 @@ class Section {
     if (!node.is_table()) fail("{}: [{}] must be a table", file_, full(key));
     return Section(*node.as_table(), file_, full(key));
   }
+  std::optional<Section> section_or_none(const char* key) {
+    if (table_.contains(key)) return section(key);
+    known_.emplace_back(key);
+    return std::nullopt;
+  }
   std::vector<Section> sections_or_none(const char* key) {
     std::vector<Section> all;
     if (!table_.contains(key)) return known_.emplace_back(key), all;
@@ -55,6 +62,7 @@ class Section {
     for (const toml::node& node : *array) all.emplace_back(*node.as_table(), file_, full(key));
     return all;
   }
+  [[noreturn]] void refuse(std::string_view why) const { fail("{}: [{}] {}", file_, name_, why); }
   void end() const {
     for (const auto& [key, node] : table_) {
       std::string name(key.str());
@@ -88,6 +96,21 @@ void read_kernels(Section kernels, SimMachine& machine) {
   kernels.end();
 }
 
+void read_streamed(Section streamed, SimMachine& machine) {
+  for (const BlockTypeInfo& type : all_block_types())
+    machine.streamed_gb_per_second[static_cast<size_t>(type.type)] = streamed.number_or(std::string(type.name).c_str(), 0);
+  streamed.end();
+}
+
+SimSsdSpeed read_ssd_speed(Section speed) {
+  SimSsdSpeed s{.piece_bytes = static_cast<i64>(speed.number("piece_kib") * static_cast<f64>(kKiB)),
+                .depth = static_cast<i64>(speed.number("depth")),
+                .gb_per_second = speed.number("gb_per_second")};
+  if (s.piece_bytes < 1 || s.depth < 1) speed.refuse("piece_kib and depth must be 1 at least");
+  speed.end();
+  return s;
+}
+
 SimGpu read_gpu(Section gpu) {
   SimGpu g{.name = gpu.text("name"),
            .vram_bytes = bytes_of_gib(gpu.number("vram_gib")),
@@ -104,6 +127,9 @@ void check(const SimMachine& m, const std::string& file) {
   if (m.ssd_gb_per_second > m.dram_gb_per_second / 2)
     fail("{}: ssd.gb_per_second = {} must be at most half of dram.gb_per_second = {}", file, m.ssd_gb_per_second,
          m.dram_gb_per_second);
+  for (const SimSsdSpeed& s : m.ssd_speeds)
+    if (s.gb_per_second > m.ssd_gb_per_second)
+      fail("{}: ssd.measured has {} GB/s, more than ssd.gb_per_second = {}", file, s.gb_per_second, m.ssd_gb_per_second);
 }
 
 // As TOML wants it: a basic string.
@@ -122,6 +148,12 @@ std::string kernels_toml(const SimMachine& m) {
   std::string text = fmt::format("\n[kernels]\ndefault = {:.4g}\n", slowest);
   for (const BlockTypeInfo& type : all_block_types())
     if (m.kernel_speed(type.type) > slowest) text += fmt::format("{} = {:.4g}\n", type.name, m.kernel_speed(type.type));
+  bool streamed = false;
+  for (const BlockTypeInfo& type : all_block_types()) {
+    if (m.streamed_speed(type.type) <= 0) continue;
+    if (!std::exchange(streamed, true)) text += "\n[streamed]\n";
+    text += fmt::format("{} = {:.4g}\n", type.name, m.streamed_speed(type.type));
+  }
   return text;
 }
 
@@ -139,6 +171,9 @@ std::string machine_toml(const SimMachine& m, std::string_view about) {
                       m.layer_overhead_us);
   text += fmt::format("\n[dram]\ngb_per_second = {:.4g}\n", m.dram_gb_per_second);
   text += fmt::format("\n[ssd]\ngb_per_second = {:.4g}\nlatency_us = {:.4g}\n", m.ssd_gb_per_second, m.ssd_latency_us);
+  for (const SimSsdSpeed& s : m.ssd_speeds)
+    text += fmt::format("\n[[ssd.measured]]\npiece_kib = {:.4g}\ndepth = {}\ngb_per_second = {:.4g}\n",
+                        static_cast<f64>(s.piece_bytes) / static_cast<f64>(kKiB), s.depth, s.gb_per_second);
   text += kernels_toml(m);
   for (const SimGpu& gpu : m.gpus)
     text += fmt::format("\n[[gpu]]\nname = {}\nvram_gib = {:.4g}\ngb_per_second = {:.4g}\nlink_gb_per_second = {:.4g}\n"
@@ -165,8 +200,10 @@ SimMachine parse_machine(std::string_view toml, const std::string& name) {
   Section ssd = root.section("ssd");
   m.ssd_gb_per_second = ssd.number("gb_per_second");
   m.ssd_latency_us = ssd.number("latency_us", true);
+  for (Section& speed : ssd.sections_or_none("measured")) m.ssd_speeds.push_back(read_ssd_speed(speed));
   ssd.end();
   read_kernels(root.section("kernels"), m);
+  if (std::optional<Section> streamed = root.section_or_none("streamed")) read_streamed(*streamed, m);
   for (Section& gpu : root.sections_or_none("gpu")) m.gpus.push_back(read_gpu(gpu));
   root.end();
   check(m, name);

@@ -1,4 +1,5 @@
-// Machine files: a SimMachine as TOML. See tools/machines/ for examples; every key is explained there.
+// Machine files: a SimMachine as TOML. See tools/machines/ for examples; every key is explained there, but [streamed] and
+// [[ssd.measured]], which `stoker tune --measure` adds (sim_machine.h).
 #pragma once
 
 #include <string>

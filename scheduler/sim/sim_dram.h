@@ -8,14 +8,22 @@
 
 namespace stoker {
 
+// GB/s of weights: when memory does not hold the cores up, and with the memory to themselves (0: not known).
+struct SimKernel {
+  f64 most = 0, streamed = 0;
+};
+
 class SimDram {
  public:
   SimDram(VirtualClock& clock, SimDisk& disk, const SimCopier& copier, f64 gb_per_second, f64 ssd_gb_per_second);
 
-  // The cores read and compute with `bytes`, at most at `cap` GB/s: advances the clock to when they have done.
-  void read(i64 bytes, f64 cap);
+  // The cores read and compute with `bytes`: advances the clock to when they have done. With streamed speed known, what it
+  // takes more time than computing alone is the memory's, and grows as drive and links leave less of it.
+  void read(i64 bytes, const SimKernel& kernel);
 
  private:
+  f64 speed(const SimKernel& kernel, f64 left) const;
+
   VirtualClock& clock_;
   SimDisk& disk_;
   const SimCopier& copier_;

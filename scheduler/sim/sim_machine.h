@@ -20,6 +20,12 @@ struct SimGpu {
   f64 expert_gb_per_second = 0;  // of routed experts' weights, computing
 };
 
+// What a drive gives with reads of one size and so many in flight.
+struct SimSsdSpeed {
+  i64 piece_bytes = 0, depth = 0;
+  f64 gb_per_second = 0;
+};
+
 struct SimMachine {
   std::string name;
   i64 ram_bytes = 0;
@@ -29,11 +35,20 @@ struct SimMachine {
   f64 layer_overhead_us = 0;   // waiting for each other, starting kernels: once per layer
   // Most weights per second that the cores get through when memory does not hold them up, as GB/s of each format.
   std::array<f64, kBlockTypeLimit> kernel_gb_per_second{};
+  // The same with weights out of memory, nothing else going on: cores wait for memory and memory for cores, so this is less
+  // than either. 0: not known; then the slower of the two counts.
+  std::array<f64, kBlockTypeLimit> streamed_gb_per_second{};
+  std::vector<SimSsdSpeed> ssd_speeds;  // none: ssd_gb_per_second whatever the reads
   std::vector<SimGpu> gpus;
 
   f64 kernel_speed(BlockType type) const { return kernel_gb_per_second[static_cast<size_t>(type)]; }
+  f64 streamed_speed(BlockType type) const { return streamed_gb_per_second[static_cast<size_t>(type)]; }
   // GB/s of weights of this format with the memory to themselves.
-  f64 compute_speed(BlockType type) const { return std::min(dram_gb_per_second, kernel_speed(type)); }
+  f64 compute_speed(BlockType type) const {
+    return streamed_speed(type) > 0 ? streamed_speed(type) : std::min(dram_gb_per_second, kernel_speed(type));
+  }
+  // With such reads; of those that were measured the one that is most like them.
+  f64 ssd_speed(i64 piece_bytes, i64 depth) const;
   i64 vram_bytes() const {
     i64 bytes = 0;
     for (const SimGpu& gpu : gpus) bytes += gpu.vram_bytes;

@@ -105,7 +105,7 @@ class Simulator::Gates final : public GateRankings {
 
 Simulator::~Simulator() = default;
 
-void Simulator::look_ahead(const Forecaster::Options& options, EmulatedLookahead& gates, PrefetchMode prefetch) {
+void Simulator::look_ahead(const Forecaster::Options& options, EmulatedLookahead& gates, const GovernorOptions& prefetch) {
   forecaster_.emplace(scheduler_, options);
   gates_ = std::make_unique<Gates>(*this, gates);
   scheduler_.set_prefetch(prefetch);
@@ -206,7 +206,7 @@ void Simulator::compute(i64 moe_layer) {
   i64 begin = clock_.now_ns();
   for (size_t i = 0; i < ready_.size(); i++) {
     for (const Extent& matrix : table_.layers()[static_cast<size_t>(moe_layer)].base) {
-      dram_.read(matrix.bytes, machine_.kernel_speed(matrix.type));
+      dram_.read(matrix.bytes, kernel(matrix.type));
       totals_.expert_bytes += matrix.bytes;
     }
   }
@@ -219,7 +219,7 @@ void Simulator::read_resident(i64 bytes, i64& spent_ns) {
   if (on_gpu_)
     clock_.advance(std::llround(static_cast<f64>(bytes) / machine_.gpus[0].gb_per_second));
   else
-    dram_.read(bytes, machine_.kernel_speed(resident_.type));
+    dram_.read(bytes, kernel(resident_.type));
   spent_ns += clock_.now_ns() - begin;
 }
 

@@ -44,7 +44,7 @@ class Simulator {
 
   // From now on coming layers' experts are guessed, as the engine does. `gates`, recorded with the routing, must outlive
   // this.
-  void look_ahead(const Forecaster::Options& options, EmulatedLookahead& gates, PrefetchMode prefetch);
+  void look_ahead(const Forecaster::Options& options, EmulatedLookahead& gates, const GovernorOptions& prefetch);
   // Reads all experts that have a free slot, as the engine does for models that fit. Its time is not counted.
   void preload();
   // The token's routes, one after the other in `record`.
@@ -70,6 +70,7 @@ class Simulator {
   void join_gpus();
   void read_resident(i64 bytes, i64& spent_ns);
   void pass_overhead(bool crosses_link);
+  SimKernel kernel(BlockType type) const { return {machine_.kernel_speed(type), machine_.streamed_speed(type)}; }
   void compute(i64 moe_layer);
 
   SimMachine machine_;

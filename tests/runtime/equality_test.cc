@@ -6,6 +6,8 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <set>
+#include <utility>
 
 #include "runtime/arch/deepseek2.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -162,29 +164,99 @@ TEST_CASE("the residency policy does not show") {
     }
 }
 
-TEST_CASE("predictions and prefetch do not show") {
-  i64 smallest = smallest_ram();
-  bool read = false;
-  for (PredictorKind kind : kPredictorKinds)
-    for (PrefetchMode prefetch : {PrefetchMode::off, PrefetchMode::on, PrefetchMode::automatic})
-      for (i64 ram : {smallest, 3 * smallest}) {
+namespace {
+
+// The governor in each of its states. With windows of one token it measures, judges and tries again within a few.
+struct GovernorRow {
+  const char* name;
+  GovernorOptions options;
+};
+const GovernorRow kGovernors[] = {
+    {"off", {.mode = PrefetchMode::off}},
+    {"on, whatever is likely", {.mode = PrefetchMode::on, .threshold = 0.05f}},
+    {"on, as it learns", {.mode = PrefetchMode::on, .window_tokens = 1}},
+    {"auto, always paying", {.window_tokens = 1, .least_gain = -1}},
+    {"auto, never paying", {.window_tokens = 1, .least_gain = 1e9}},
+};
+
+// A prompt and then tokens one by one, as many as the governor needs to be in all states; notes which it was in.
+std::vector<f32> short_answer(Engine& engine, std::set<std::pair<Governor::State, bool>>* seen = nullptr) {
+  constexpr i64 kPromptRows = 6, kAnswerRows = 20;
+  i64 vocab = engine.hparams().vocab;
+  std::vector<i32> tokens = test::some_tokens(kPromptRows + kAnswerRows, vocab, 1);
+  std::vector<f32> logits(tokens.size() * static_cast<size_t>(vocab));
+  for (i64 at = 0; at < static_cast<i64>(tokens.size());) {
+    i64 count = at == 0 ? kPromptRows : 1;
+    std::vector<BatchRow> rows;
+    for (i64 i = at; i < at + count; i++)
+      rows.push_back({SequenceId(0), static_cast<i32>(i), tokens[static_cast<size_t>(i)], true, at == 0 ? kPrompt : kGenerated});
+    if (seen != nullptr) seen->insert({engine.governor().state(), engine.governor().prefetching()});
+    Status status = engine.forward(rows, std::span(logits).subspan(static_cast<size_t>(at * vocab), rows.size() * static_cast<size_t>(vocab)));
+    REQUIRE_MESSAGE(status.ok(), status.message());
+    at += count;
+  }
+  return logits;
+}
+
+}  // namespace
+
+TEST_CASE("policy, predictor and governor do not show, whichever are put together") {
+  test::TinyModel model;
+  EngineOptions options = test::small_engine(model.path());
+  options.popularity_path = model.folder().file("popularity");
+  options.save_popularity = true;
+  std::vector<f32> wanted;
+  {
+    Engine plain(options);
+    wanted = short_answer(plain);
+  }
+  options.save_popularity = false;
+  options.ram_bytes = 2 * smallest_ram(model.path());
+  std::set<std::pair<Governor::State, bool>> seen;
+  i64 runs = 0, read_ahead = 0;
+  for (const PolicyRow& policy : policy_rows())
+    for (PredictorKind kind : kPredictorKinds)
+      for (const GovernorRow& governor : kGovernors) {
+        CAPTURE(std::string(policy.name));
         CAPTURE(std::string(name(kind)));
-        CAPTURE(static_cast<int>(prefetch));
-        CAPTURE(ram);
-        EngineOptions options = ember_options();
+        CAPTURE(std::string(governor.name));
+        options.policy = policy.name;
         options.predictor = kind;
-        options.lookahead = ram == smallest ? 1 : 3;
-        options.prefetch = prefetch;
-        options.ram_bytes = ram;
-        options.threads = 2;
+        options.prefetch = governor.options;
+        options.lookahead = runs++ % 4;
+        options.threads = 1 + static_cast<int>(runs % 2);
         Engine engine(options);
         REQUIRE(!engine.plan().all_resident);
-        CHECK(test::difference(conversation(engine), plain_answer(false), engine.hparams().vocab) == "");
+        CHECK(test::difference(short_answer(engine, kind == PredictorKind::none ? nullptr : &seen), wanted, 512) == "");
+        CHECK(engine.scheduler_stats().evictions > 0);
         CHECK((engine.predictor() == nullptr) == (kind == PredictorKind::none));
-        if (prefetch == PrefetchMode::off) CHECK(engine.scheduler_stats().predicted_bytes == 0);
-        read |= engine.scheduler_stats().predicted_bytes > 0;
+        if (governor.options.mode == PrefetchMode::off || kind == PredictorKind::none)
+          CHECK(engine.scheduler_stats().predicted_bytes == 0);
+        read_ahead += engine.scheduler_stats().predicted_bytes > 0;
       }
-  CHECK(read);  // or the test shows nothing
+  using State = Governor::State;
+  for (auto state : {std::pair{State::fixed_off, false}, {State::fixed_on, true}, {State::measuring, true},
+                     {State::measuring, false}, {State::paying, true}, {State::not_paying, false}})
+    CHECK(seen.contains(state));
+  CHECK(read_ahead > runs / 4);  // or the test shows little
+}
+
+TEST_CASE("predictions and prefetch do not show in a longer conversation") {
+  i64 smallest = smallest_ram();
+  for (PredictorKind kind : kPredictorKinds)
+    for (i64 ram : {smallest, 3 * smallest}) {
+      CAPTURE(std::string(name(kind)));
+      CAPTURE(ram);
+      EngineOptions options = ember_options();
+      options.predictor = kind;
+      options.lookahead = ram == smallest ? 1 : 3;
+      options.prefetch.mode = PrefetchMode::on;
+      options.ram_bytes = ram;
+      options.threads = 2;
+      Engine engine(options);
+      REQUIRE(!engine.plan().all_resident);
+      CHECK(test::difference(conversation(engine), plain_answer(false), engine.hparams().vocab) == "");
+    }
 }
 
 TEST_CASE("a budget below the smallest is refused with the number that would do") {

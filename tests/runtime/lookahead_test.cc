@@ -18,7 +18,7 @@ namespace {
 EngineOptions streaming(const std::string& path) {
   EngineOptions options = test::small_engine(path);
   options.ram_bytes = 2 * kMiB;
-  options.prefetch = PrefetchMode::on;
+  options.prefetch.mode = PrefetchMode::on;
   return options;
 }
 

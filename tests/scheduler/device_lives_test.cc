@@ -96,7 +96,7 @@ class Life {
     scheduler_ = std::make_unique<Scheduler>(
         table_, plan_, make_policy(o.policy, plan_, table_.experts_per_layer(), table_.top_k()), *reader_, clock_,
         SlabOptions{.piece_bytes = 128 * kKiB, .background = rng_.below(2) == 0}, copier_.get());
-    scheduler_->set_prefetch(rng_.below(2) == 0 ? PrefetchMode::on : PrefetchMode::off);
+    scheduler_->set_prefetch({rng_.below(2) == 0 ? PrefetchMode::on : PrefetchMode::off});
   }
 
   void live(Seen& seen) {

@@ -177,7 +177,7 @@ std::string random_life(u64 seed, const Trouble& trouble) {
   o.links = {.seed = seed, .capacity = 1 + rng.below(10), .longest_ns = rng.below(30000), .failure_rate = trouble.failing_copies};
   Rig rig(o);
   REQUIRE(rig.plan.arena_bytes() <= o.budget);
-  rig.scheduler->set_prefetch(rng.below(2) == 0 ? PrefetchMode::on : PrefetchMode::off);
+  rig.scheduler->set_prefetch({rng.below(2) == 0 ? PrefetchMode::on : PrefetchMode::off});
   for (i64 pass = 0; pass < 40; pass++) {
     bool prompt = rng.below(10) == 0;
     i64 experts = table.experts_per_layer();

@@ -28,7 +28,7 @@ struct Rig {
     scheduler = std::make_unique<Scheduler>(
         table, plan, std::make_unique<LruCache>(plan, table.experts_per_layer(), table.top_k()), reader, clock,
         SlabOptions{.piece_bytes = 256 * kKiB, .background = false});
-    scheduler->set_prefetch(mode);
+    scheduler->set_prefetch({mode});
   }
 
   LayerId layer(i64 moe_layer) const { return table.layers()[static_cast<size_t>(moe_layer)].layer; }

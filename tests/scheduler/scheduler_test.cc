@@ -128,7 +128,7 @@ std::string random_life(u64 seed, f64 failure_rate) {
   Rig rig(o);
   REQUIRE(rig.plan.arena_bytes() <= o.budget);
   CHECK(rig.reader.memory_bytes() == rig.plan.arena_bytes());
-  rig.scheduler->set_prefetch(PrefetchMode::on);
+  rig.scheduler->set_prefetch({PrefetchMode::on});
 
   for (int step = 0; step < 80; step++) {
     i64 moe_layer = rng.below(o.model.layers);

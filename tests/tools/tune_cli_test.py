@@ -157,7 +157,7 @@ class Tuning(Folder):
                              (("[settings]", "[settings"), "not TOML"),
                              (("policy = ", "policy = 1 #"), "policy must be a text"),
                              (("format = 1", "format = 2"), "a profile of format 2"),
-                             (("lookahead = \"", "lookahead = \"9"), "must be from 1 to 3"),
+                             (("lookahead = \"", "lookahead = \"9"), "must be from 0 to 3"),
                              ((fingerprint, "0" * 16), "the profile of another model"),
                              (("machine = \"", "machine = \"no "), "the profile of another machine")):
             self.assertIn(change[0], text)
@@ -236,7 +236,21 @@ class Charts(Folder):
         self.assertIn("RAM for experts, GiB", self.chart("ram.svg"))
         self.assertIn("tokens/s", expect(self, 0, *options).stdout.decode())
 
+    def test_recall_is_drawn_by_layer(self):
+        simulated = ("simulate", "--shape", "deepseek-v2-lite", "--experts", "Q8_0", "--tokens", "40", "--ram", "2G",
+                     "--machine", "cpu-only-24GB", "--plot-recall", self.path("recall.svg"))
+        expect(self, 0, *simulated, "--lookahead", "2")
+        texts = self.chart("recall.svg")
+        for part in ("1 ahead, @6", "1 ahead, @12", "2 ahead, @6", "layer", "recall, %"):
+            self.assertIn(part, texts)
+        expect(self, 0, "bench", "-m", MODEL, "-p", "0", "-n", "8", "-r", "1", "--ram", "2M", "--predictor", "count",
+               "--plot-recall", self.path("real.svg"))
+        self.assertIn("1 ahead, @4", self.chart("real.svg"))
+        self.assertIn("in memory", self.error("bench", "-m", MODEL, "-p", "0", "-n", "1", "-r", "1", "--plot-recall",
+                                              self.path("none.svg")))
+
     def test_mistakes_are_named(self):
+        self.assertIn("--predictor none", self.error("simulate", "--plot-recall", "x.svg", "--predictor", "none"))
         self.assertIn("must be two sizes", self.error("simulate", "--sweep-ram", "9G..1G"))
         self.assertIn("--sweep-ram", self.error("simulate", "--plot", "x.svg"))
         self.assertIn(".svg", self.error("simulate", "--sweep-ram", "1G..2G", "--plot", "x.png"))

@@ -29,9 +29,11 @@ namespace {
 
 constexpr i64 kScratchBytes = 256 * kMiB;
 constexpr std::array<i64, 3> kPieces = {256 * kKiB, kMiB, 4 * kMiB};
-constexpr std::array<i64, 3> kDepths = {8, 32, 128};
+constexpr std::array<i64, 4> kDepths = {8, 32, 64, 128};
 constexpr i64 kLatencyBytes = 4096;
-constexpr i64 kSteps = static_cast<i64>(kPieces.size() * kDepths.size()) + 3;
+constexpr i64 kLeastMemoryBytes = 512 * kMiB;
+constexpr i64 kCachesInMemory = 6;  // a server's shared cache has hundreds of megabytes, and holds its part of what is read in turns
+constexpr i64 kSteps = static_cast<i64>(kPieces.size() * kDepths.size()) + 4;
 
 class Steps {
  public:
@@ -49,6 +51,12 @@ i64 ram_bytes() {
   Machine machine = read_machine();
   bool limited = machine.limited_by != "memory of the machine";
   return limited ? machine.available_bytes : machine.total_ram_bytes;
+}
+
+// What memory and kernels are measured with: mostly out of the caches, as a model's weights are.
+i64 memory_bytes() {
+  i64 wanted = std::max<i64>(kLeastMemoryBytes, kCachesInMemory * std::max<i64>(0, ::sysconf(_SC_LEVEL3_CACHE_SIZE)));
+  return std::min(wanted, std::max<i64>(64 * kMiB, read_machine().available_bytes / 4));
 }
 
 void measure_drive(const MeasureRequest& r, MachineMeasure& m, Steps& steps) {
@@ -100,15 +108,22 @@ MachineMeasure measure_machine(const MeasureRequest& r) {
   Steps steps;
   measure_drive(r, m, steps);
   steps.next("memory");
-  MemoryMeasure memory = measure_memory({.bytes = 256 * kMiB, .threads = r.threads, .rounds = 4});
+  i64 bytes = memory_bytes();
+  MemoryMeasure memory = measure_memory({.bytes = bytes, .threads = r.threads, .rounds = 4});
   m.threads = memory.threads;
   m.machine.dram_gb_per_second = memory.best().gb_per_second;
   steps.next("kernels");
   m.machine.kernel_gb_per_second = measure_kernels({.threads = r.threads});
+  steps.next("kernels and memory");
+  m.machine.streamed_gb_per_second = measure_kernels({.threads = r.threads, .bytes = bytes});
   clear_progress();
-  f64 ssd = m.best_disk().gb_per_second;
-  m.machine.ssd_gb_per_second = std::min(ssd, .499 * m.machine.dram_gb_per_second);
-  m.disk_capped = m.machine.ssd_gb_per_second < ssd;
+  f64 most = .499 * m.machine.dram_gb_per_second;
+  for (const DiskSpeed& d : m.disk) {
+    f64 speed = std::min(d.gb_per_second, most);
+    m.machine.ssd_gb_per_second = std::max(m.machine.ssd_gb_per_second, speed);
+    m.machine.ssd_speeds.push_back({d.piece_bytes, d.depth, speed});
+    m.disk_capped |= speed < d.gb_per_second;
+  }
   m.machine.ram_bytes = ram_bytes();
   m.machine.name = fmt::format("{}, {}", machine_name(), human_bytes(m.machine.ram_bytes));
   return m;
@@ -124,17 +139,19 @@ std::string measure_text(const MachineMeasure& m) {
   text += fmt::format("\n  latency {:.0f} us (4 KiB, one at a time)\n", m.machine.ssd_latency_us);
   if (m.disk_capped) text += "  taken as half of the memory's speed, the most that the simulator knows\n";
   text += fmt::format("memory {:.2f} GB/s, {} cores reading\n", m.machine.dram_gb_per_second, m.threads);
-  text += "kernels, GB/s of weights in the cores' own caches\n";
+  text += "kernels, GB/s of weights in the cores' own caches / in memory\n";
   i64 column = 0;
   for (const BlockTypeInfo& type : all_block_types())
-    text += fmt::format("  {:<8}{:>7.1f}{}", type.name, m.machine.kernel_speed(type.type), ++column % 5 == 0 ? "\n" : "");
-  return text + (column % 5 == 0 ? "" : "\n");
+    text += fmt::format("  {:<8}{:>6.1f} /{:>5.1f}{}", type.name, m.machine.kernel_speed(type.type),
+                        m.machine.streamed_speed(type.type), ++column % 4 == 0 ? "\n" : "");
+  return text + (column % 4 == 0 ? "" : "\n");
 }
 
 std::string measure_toml(const MachineMeasure& m) {
   return machine_toml(m.machine,
                       "Measured by `stoker tune --measure`; for `stoker simulate --machine FILE` and `stoker plan`.\n"
-                      "1 GB/s is 1e9 bytes per second. [kernels]: weights in each format, out of the cores' own caches.");
+                      "1 GB/s is 1e9 bytes per second. [kernels]: weights in each format, out of the cores' own caches; "
+                      "[streamed]: out of memory.");
 }
 
 ScratchFile::ScratchFile(const std::string& folder) {

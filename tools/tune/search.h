@@ -1,11 +1,13 @@
-// Search: which policies ought to be fast, by simulating this machine on a recorded routing. Whether guesses pay is not
-// asked here: it depends on how good they are for this model, and that is tried for real.
+// Search: which settings ought to be fast, by simulating this machine on a recorded routing: policies, then guesses of the
+// fastest policies (predictor, layers ahead), then how likely a guess must be to be read. Emulated gates guess as well as the
+// model's own did while its routing was recorded. The best few are then tried for real.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "tools/options.h"
+#include "tools/tune/gate_fit.h"
 
 namespace stoker {
 
@@ -18,11 +20,18 @@ struct Candidate {
 };
 
 struct SearchRequest {
-  Options options;              // of run: model, --ram, ring depth and piece; the policy is searched
+  Options options;               // of run: model, --ram, ring depth and piece; the rest is searched
   std::string machine, routing;  // a machine file and a trace
+  GateRecall gate_recall{};      // of gate+shared
 };
 
-// Every policy, the fastest on the simulated machine first. Shows progress. Throws Error, or Interrupted.
-std::vector<Candidate> search_policies(const SearchRequest& request);
+// The fastest on the simulated machine first.
+struct SearchResult {
+  std::vector<Candidate> without;  // every policy, nothing read ahead
+  std::vector<Candidate> with;     // guesses, read ahead
+};
+
+// Shows progress. Throws Error, or Interrupted.
+SearchResult search_settings(const SearchRequest& request);
 
 }  // namespace stoker

@@ -40,10 +40,17 @@ f64 trial_tokens_per_second(const Options& options, const TrialText& text, const
 }
 
 Recording record_trial(const Options& options, const TrialText& text, const std::string& trace_path) {
-  std::unique_ptr<Engine> engine = load(options, text, trace_path);
+  Options guessing = options;
+  guessing.lookahead = Predictor::kMaxDistance;
+  guessing.prefetch = "off";
+  std::unique_ptr<Engine> engine = load(guessing, text, trace_path);
   feed(*engine, text.tokens, 0, static_cast<i64>(text.tokens.size()), "recording");
   clear_progress();
-  return {.ram_bytes = engine->footprint().expert_budget_bytes, .all_resident = engine->plan().all_resident};
+  Recording recording{.ram_bytes = engine->footprint().expert_budget_bytes, .all_resident = engine->plan().all_resident};
+  if (const Predictor* predictor = engine->predictor())
+    for (i64 d = 1; d <= Predictor::kMaxDistance; d++)
+      recording.gate_recall[static_cast<size_t>(d - 1)] = predictor->score(d).recall_narrow();
+  return recording;
 }
 
 }  // namespace stoker

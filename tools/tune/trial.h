@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tools/options.h"
+#include "tools/tune/gate_fit.h"
 
 namespace stoker {
 
@@ -19,8 +20,9 @@ f64 trial_tokens_per_second(const Options& options, const TrialText& text, const
 struct Recording {
   i64 ram_bytes = 0;         // for experts, as the engine had them
   bool all_resident = false;  // nothing streams
+  GateRecall gate_recall{};   // how many experts the options' predictor foresaw
 };
-// Generates along the text and records the routing at `trace_path`.
+// Generates along the text, with guesses of all distances, and records the routing at `trace_path`.
 Recording record_trial(const Options& options, const TrialText& text, const std::string& trace_path);
 
 }  // namespace stoker

@@ -14,7 +14,7 @@ constexpr i64 kWarmUpWindows = 4;  // before the first comparison
 // The last verdict.
 Governor::Verdict feed(Governor& governor, i64 windows, i64 with_ns, i64 without_ns, f64 busy = 0.8, f64 useful = 0.6) {
   Governor::Verdict last = Governor::Verdict::none;
-  for (i64 token = 0; token < windows * Governor::kWindowTokens; token++) {
+  for (i64 token = 0; token < windows * GovernorOptions{}.window_tokens; token++) {
     i64 ns = governor.prefetching() ? with_ns : without_ns;
     i64 predicted = governor.prefetching() ? 1000 : 0;
     Governor::Verdict verdict = governor.observe({.tokens = 1,
@@ -29,7 +29,7 @@ Governor::Verdict feed(Governor& governor, i64 windows, i64 with_ns, i64 without
 
 // One that has seen the cache fill.
 Governor warm() {
-  Governor governor(PrefetchMode::automatic);
+  Governor governor({PrefetchMode::automatic});
   feed(governor, kWarmUpWindows, 1000, 1000);
   return governor;
 }
@@ -37,7 +37,7 @@ Governor warm() {
 }  // namespace
 
 TEST_CASE("tokens that fill the cache are not compared, and prefetch helps them") {
-  Governor governor(PrefetchMode::automatic);
+  Governor governor({PrefetchMode::automatic});
   for (i64 window = 0, ns = 8000; window < kWarmUpWindows; window++, ns /= 2) {
     CHECK(governor.prefetching());
     CHECK(feed(governor, 1, ns, ns) == Governor::Verdict::none);
@@ -47,7 +47,7 @@ TEST_CASE("tokens that fill the cache are not compared, and prefetch helps them"
 }
 
 TEST_CASE("a fixed mode stays whatever is measured") {
-  Governor on(PrefetchMode::on), off(PrefetchMode::off);
+  Governor on({PrefetchMode::on}), off({PrefetchMode::off});
   CHECK(feed(on, 20, 2000, 1000) == Governor::Verdict::none);
   CHECK(feed(off, 20, 1000, 2000) == Governor::Verdict::none);
   CHECK(on.prefetching());
@@ -95,7 +95,7 @@ TEST_CASE("a verdict is tried again, and overturned when things have changed") {
 }
 
 TEST_CASE("the threshold rises on a busy drive or with useless bytes, and falls on an idle one with useful ones") {
-  Governor busy(PrefetchMode::on), wasteful(PrefetchMode::on), idle(PrefetchMode::on);
+  Governor busy({PrefetchMode::on}), wasteful({PrefetchMode::on}), idle({PrefetchMode::on});
   f32 first = busy.threshold();
   feed(busy, 3, 1000, 1000, 0.97, 0.9);
   CHECK(busy.threshold() > first);
@@ -107,4 +107,30 @@ TEST_CASE("the threshold rises on a busy drive or with useless bytes, and falls 
   feed(idle, 100, 1000, 1000, 0.3, 0.9);
   CHECK(busy.threshold() < 1);
   CHECK(idle.threshold() > 0);
+}
+
+TEST_CASE("an idle drive whose guesses were wanted is given earlier ones, a busy or wasted one is not") {
+  Governor governor({PrefetchMode::on});
+  CHECK(governor.lookahead() == 1);
+  feed(governor, 1, 1000, 1000, 0.3, 0.9);
+  CHECK(governor.lookahead() == 2);
+  feed(governor, 9, 1000, 1000, 0.3, 0.9);
+  CHECK(governor.lookahead() == Governor::kFarthest);
+  feed(governor, 1, 1000, 1000, 0.8, 0.6);
+  CHECK(governor.lookahead() == Governor::kFarthest);
+  feed(governor, 1, 1000, 1000, 0.97, 0.9);
+  CHECK(governor.lookahead() == Governor::kFarthest - 1);
+  feed(governor, 9, 1000, 1000, 0.3, 0.2);
+  CHECK(governor.lookahead() == 1);
+}
+
+TEST_CASE("threshold, window and the least gain can be given") {
+  Governor fixed({.mode = PrefetchMode::on, .threshold = 0.4f});
+  feed(fixed, 9, 1000, 1000, 0.97, 0.1);
+  CHECK(fixed.threshold() == 0.4f);
+  GovernorOptions quick{.window_tokens = 1, .least_gain = 0.3};
+  Governor greedy(quick);
+  for (i64 token = 0; token < kWarmUpWindows + 4; token++) greedy.observe({.tokens = 1, .ns = greedy.prefetching() ? 800 : 1000});
+  CHECK(greedy.gain() == doctest::Approx(0.25));
+  CHECK(greedy.state() == Governor::State::not_paying);
 }

@@ -81,6 +81,8 @@ TEST_CASE("GPUs and overhead may be left out") {
 TEST_CASE("a machine file that is written is read as it was") {
   SimMachine m = parse_machine(kGood, "box.toml");
   m.name = "a \"quoted\" \\ name";
+  m.streamed_gb_per_second[static_cast<size_t>(BlockType::Q4_K)] = 12.5;
+  m.ssd_speeds = {{256 * kKiB, 8, 5}, {kMiB, 64, 6.5}};
   std::string text = machine_toml(m, "first line\nsecond line");
   CHECK(text.find("# first line\n# second line\n") == 0);
   SimMachine again = parse_machine(text, "box.toml");
@@ -91,6 +93,11 @@ TEST_CASE("a machine file that is written is read as it was") {
   CHECK(again.ssd_gb_per_second == m.ssd_gb_per_second);
   CHECK(again.ssd_latency_us == m.ssd_latency_us);
   for (const BlockTypeInfo& type : all_block_types()) CHECK(again.kernel_speed(type.type) == m.kernel_speed(type.type));
+  for (const BlockTypeInfo& type : all_block_types()) CHECK(again.streamed_speed(type.type) == m.streamed_speed(type.type));
+  REQUIRE(again.ssd_speeds.size() == 2);
+  CHECK(again.ssd_speed(256 * kKiB, 8) == 5);
+  CHECK(again.ssd_speed(kMiB, 128) == 6.5);
+  CHECK(m.compute_speed(BlockType::Q4_K) == 12.5);
   REQUIRE(again.gpus.size() == 1);
   CHECK(again.gpus[0].name == "A");
   CHECK(again.gpus[0].vram_bytes == m.gpus[0].vram_bytes);
@@ -113,6 +120,11 @@ TEST_CASE("mistakes in machine files are named") {
   says(error_with("[[gpu]]", "[gpu]"), "write [[gpu]]");
   says(error_with("vram_gib = 24", "vram_gib = 24\nvram_gb = 24"), "gpu.vram_gb is no key");
   says(error_with("gb_per_second = 6.5", "gb_per_second = 31"), "ssd.gb_per_second = 31 must be at most half");
+  says(error_with("latency_us = 80", "latency_us = 80\n[[ssd.measured]]\npiece_kib = 4\ndepth = 0.5\ngb_per_second = 1"),
+       "[ssd.measured] piece_kib and depth");
+  says(error_with("latency_us = 80", "latency_us = 80\n[[ssd.measured]]\npiece_kib = 4\ndepth = 2\ngb_per_second = 7"),
+       "ssd.measured has 7 GB/s");
+  says(error_with("[[gpu]]", "[streamed]\nIQ9 = 1\n[[gpu]]"), "streamed.IQ9 is no key");
   says(error_of(""), "name is missing");
   CHECK_THROWS_AS(read_machine_file("/no/such/box.toml"), Error);
 }

@@ -87,18 +87,30 @@ TEST_CASE("what the drive writes is missing to the cores") {
   Drive d({.gb_per_second = 10, .latency_ns = 0, .depth = 200, .capacity = 200});
   SimCopier no_links(d.clock, {});
   SimDram dram(d.clock, d.disk, no_links, 50, 10);
-  dram.read(50'000'000, 1000);
+  dram.read(50'000'000, {1000});
   CHECK(d.clock.now_ns() == 1'000'000);  // alone: 50 GB/s
   d.submit(100);                         // the drive is busy for 10 ms
-  dram.read(40'000'000, 1000);
+  dram.read(40'000'000, {1000});
   CHECK(d.clock.now_ns() == 2'000'000);  // 40 GB/s are left
-  dram.read(9 * 40'000'000 + 50'000'000, 1000);
+  dram.read(9 * 40'000'000 + 50'000'000, {1000});
   CHECK(d.clock.now_ns() == 12'000'000);  // 9 ms beside the drive, one alone
-  dram.read(20'000'000, 20);
+  dram.read(20'000'000, {20});
   CHECK(d.clock.now_ns() == 13'000'000);  // the cores are slower than the memory
   d.submit(100);
-  dram.read(20'000'000, 20);
+  dram.read(20'000'000, {20});
   CHECK(d.clock.now_ns() == 14'000'000);  // and do not mind the drive
+}
+
+TEST_CASE("where cores and memory wait for each other, the memory's part of the time grows with the drive") {
+  Drive d({.gb_per_second = 10, .latency_ns = 0, .depth = 200, .capacity = 200});
+  SimCopier no_links(d.clock, {});
+  SimDram dram(d.clock, d.disk, no_links, 50, 10);
+  SimKernel kernel{.most = 40, .streamed = 20};  // of each nanosecond half computes and half waits
+  dram.read(20'000'000, kernel);
+  CHECK(d.clock.now_ns() == 1'000'000);
+  d.submit(100);
+  dram.read(20'000'000, kernel);
+  CHECK(d.clock.now_ns() == 2'125'000);
 }
 
 }  // namespace stoker

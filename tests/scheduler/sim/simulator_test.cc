@@ -253,7 +253,7 @@ TEST_CASE("copies take their time on their link, and their bandwidth from the co
   SimCopier links(later, {{.gb_per_second = 10, .arena_bytes = 1000}});
   SimDram dram(later, disk, links, 50, 1);
   CHECK(links.submit(std::span(copies).subspan(1, 2)) == 2);  // 20 GB/s for 0.3 ms
-  dram.read(50'000'000, kInfinite);
+  dram.read(50'000'000, {kInfinite});
   // 9 MB beside the copies, 41 MB alone.
   CHECK(later.now_ns() == doctest::Approx(300'000 + 41e6 / 50).epsilon(0.0001));
 }
