@@ -130,7 +130,8 @@ struct Engine::Impl {
   }
 
   void make_plan_within_budget() {
-    ExpertBudget budget = choose_budget(options, Weights::bytes_needed(gguf, hparams), kv_bytes());
+    i64 copies = is_gate(options.predictor) ? GateCopies::bytes_needed(hparams) : 0;
+    ExpertBudget budget = choose_budget(options, Weights::bytes_needed(gguf, hparams) + copies, kv_bytes());
     plan = make_plan(experts, {.ram_bytes = budget.bytes,
                                .alignment = plan_alignment(*reader, experts),
                                .ring_depth = options.ring_depth,
@@ -228,7 +229,7 @@ struct Engine::Impl {
   // With all experts in memory there is nothing to fetch early.
   void look_ahead() {
     if (plan.all_resident || options.predictor == PredictorKind::none) return;
-    lookahead = std::make_unique<Lookahead>(cpu_ops(), hparams, *weights, *scheduler,
+    lookahead = std::make_unique<Lookahead>(cpu_ops(), *stream, hparams, *weights, *scheduler,
                                             Forecaster::Options{options.predictor, options.lookahead}, replay);
     scheduler->set_prefetch(options.prefetch);
   }
@@ -293,7 +294,7 @@ EngineFootprint Engine::footprint() const {
                        .expert_bytes = e.plan.device_arena_bytes(i),
                        .expert_slots = e.plan.device_experts(i),
                        .experts = e.scheduler->experts_on_device(static_cast<i64>(i))});
-  return {.resident_bytes = e.weights->bytes(),
+  return {.resident_bytes = e.weights->bytes() + (e.lookahead ? e.lookahead->bytes() : 0),
           .kv_bytes = e.kv_bytes(),
           .scratch_bytes = e.forward->scratch_bytes() + (e.between ? e.between->scratch_bytes() : 0) + e.devices->host_bytes(),
           .expert_budget_bytes = e.plan.ram_bytes,

@@ -20,6 +20,7 @@ namespace {
 constexpr i64 kCols = 2048;                 // as V3's down matrices
 constexpr i64 kBytesPerThread = 384 * kKiB;  // in a core's own cache, and far longer than starting a region takes
 constexpr i64 kRowsAtATime = 64;
+constexpr i64 kMatrixBytes = 4 * kMiB;  // about one of an expert's: each product begins and ends, as they do in a layer
 constexpr i64 kPatternRows = 1024;
 constexpr size_t kLeastRuns = 3;  // products, of which the median counts
 
@@ -36,16 +37,20 @@ f64 measure(BlockType type, const KernelProbe& probe, Stream& stream, Buffer& we
   i64 row = row_bytes(type, kCols);
   i64 rows = weights.bytes() / row / kRowsAtATime * kRowsAtATime;
   fill(type, rows, weights.data());
-  std::vector<f32> x(static_cast<size_t>(kCols)), y(static_cast<size_t>(rows));
+  std::vector<f32> x(static_cast<size_t>(kCols)), y(static_cast<size_t>(std::max(kRowsAtATime, kMatrixBytes / row)));
   for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<f32>(i % 17) - 8.f;
   ActivationRows input(cpu_ops(), kCols);
   input.set(x.data(), 1, kCols);
 
   std::vector<f64> speeds;
   i64 begin = steady_clock().now_ns(), now = begin;
+  i64 rows_each = std::min(rows, std::max(kRowsAtATime, kMatrixBytes / row));
   while (speeds.size() < kLeastRuns || now - begin < static_cast<i64>(probe.seconds * 1e9)) {
     i64 start = now;
-    input.multiply(stream, {weights.data(), type, rows, kCols}, /*exact=*/false, y.data(), rows);
+    for (i64 done = 0; done < rows; done += rows_each) {
+      i64 count = std::min(rows_each, rows - done);
+      input.multiply(stream, {weights.data() + done * row, type, count, kCols}, /*exact=*/false, y.data(), count);
+    }
     now = steady_clock().now_ns();
     speeds.push_back(static_cast<f64>(rows * row) / static_cast<f64>(std::max<i64>(1, now - start)));
   }

@@ -12,7 +12,7 @@ constexpr i64 kMoreGroups = 2;  // a group that just misses is often chosen in t
 
 }  // namespace
 
-Lookahead::Lookahead(const Ops& ops, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
+Lookahead::Lookahead(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
                      const Forecaster::Options& options, ReplayRouter* replay)
     : ops_(ops),
       h_(hparams),
@@ -20,11 +20,13 @@ Lookahead::Lookahead(const Ops& ops, const Hparams& hparams, const Weights& weig
       replay_(replay),
       wants_shared_(options.kind == PredictorKind::gate_shared),
       forecaster_(scheduler, options),
+      inputs_(ops, Predictor::kMaxRows * hparams.hidden),
       input_(static_cast<size_t>(Predictor::kMaxRows * hparams.hidden)),
       normed_(static_cast<size_t>(Predictor::kMaxRows * hparams.hidden)),
       logits_(static_cast<size_t>(Predictor::kMaxRows * hparams.experts)),
       ids_(static_cast<size_t>(hparams.experts)),
       probabilities_(static_cast<size_t>(hparams.experts)) {
+  if (forecaster_.uses_gates()) copies_.emplace(ops, stream, hparams, weights);
   ranking_.reserve(static_cast<size_t>(hparams.experts));
   scores_.reserve(static_cast<size_t>(hparams.experts));
 }
@@ -50,7 +52,7 @@ void Lookahead::begin(LayerId target, i64 distance, i64 rows) {
                            .x_stride = h_.hidden,
                            .y_stride = h_.hidden,
                            .epsilon = h_.rms_epsilon});
-  score(*stream_, weights_of(target), normed_.data(), rows);
+  score(*stream_, copies_->router(target), normed_.data(), rows);
 }
 
 std::span<const RankedExpert> Lookahead::rank(i64 row, i64 width) {
@@ -58,12 +60,9 @@ std::span<const RankedExpert> Lookahead::rank(i64 row, i64 width) {
   return replay_ != nullptr ? replay_->ranking(target_, distance_, row) : ranking;
 }
 
-void Lookahead::score(Stream& stream, const LayerWeights& w, const f32* normed, i64 rows) {
-  ops_.matmul(stream, {.weights = w.router,
-                       .x = {normed, ActivationForm::F32, h_.hidden * i64{sizeof(f32)}},
-                       .tokens = rows,
-                       .y = logits_.data(),
-                       .y_stride = h_.experts});
+void Lookahead::score(Stream& stream, const Matrix& router, const f32* normed, i64 rows) {
+  inputs_.set(normed, rows, h_.hidden);
+  inputs_.multiply(stream, router, /*exact=*/false, logits_.data(), h_.experts);
 }
 
 std::span<const RankedExpert> Lookahead::rank(Stream& stream, const LayerWeights& w, i64 row, i64 width) {

@@ -1,11 +1,14 @@
-// Lookahead: the gates of coming layers, applied to what is known of their input while the current layer's experts are read:
+// Lookahead: 8-bit copies of the gates of coming layers, applied to what is known of their input while the current layer's experts are read:
 // the residual stream, which a layer changes little. The forecaster makes hints of it. Nothing of this shows in the
 // logits: buffers are its own.
 // Owner: the engine thread.
 #pragma once
 
+#include <optional>
 #include <vector>
 
+#include "runtime/activation_rows.h"
+#include "runtime/gate_copies.h"
 #include "runtime/hparams.h"
 #include "runtime/weights.h"
 #include "scheduler/forecaster.h"
@@ -17,8 +20,11 @@ class ReplayRouter;
 class Lookahead final : private GateRankings {
  public:
   // All must outlive it. With a replayed routing the gates are computed for their time, and the rankings are the replay's.
-  Lookahead(const Ops& ops, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
+  // `stream` is used to copy the gates.
+  Lookahead(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
             const Forecaster::Options& options, ReplayRouter* replay = nullptr);
+
+  i64 bytes() const { return copies_ ? copies_->bytes() : 0; }  // of the copies
 
   bool wants_shared() const { return wants_shared_; }
 
@@ -29,8 +35,8 @@ class Lookahead final : private GateRankings {
   // Hints what the next layers will want. x [rows, hidden] is the residual stream; `more` is added to it, or null.
   void look(Stream& stream, LayerId layer, const f32* x, const f32* more, i64 rows);
 
-  // Applies a layer's router to normed [rows, hidden].
-  void score(Stream& stream, const LayerWeights& w, const f32* normed, i64 rows);
+  // Applies a layer's router [experts, hidden] to normed [rows, hidden].
+  void score(Stream& stream, const Matrix& router, const f32* normed, i64 rows);
   // The experts that a scored row puts first, best first: those that routing as it is would choose, then the next best
   // with two more groups. Valid until the next call.
   std::span<const RankedExpert> rank(Stream& stream, const LayerWeights& w, i64 row, i64 width);
@@ -49,6 +55,8 @@ class Lookahead final : private GateRankings {
   ReplayRouter* replay_;  // or none
   bool wants_shared_;
   Forecaster forecaster_;
+  std::optional<GateCopies> copies_;  // none when gates are not asked
+  ActivationRows inputs_;             // of the product under way
   Stream* stream_ = nullptr;  // of the call of look() that is under way
   LayerId target_;            // what its rankings are about, and from how far
   i64 distance_ = 0;

@@ -21,7 +21,7 @@ class DiskLoad {
         reader_(reader),
         alignment_(alignment),
         request_bytes_(round_up(probe.request_bytes, alignment)),
-        places_(std::max<i64>(2, div_up(2 * probe.depth * probe.piece_bytes, request_bytes_))),
+        places_(probe.one_at_a_time ? 1 : std::max<i64>(2, div_up(2 * probe.depth * probe.piece_bytes, request_bytes_))),
         pieces_left_(static_cast<size_t>(places_)),
         memory_(places_ * request_bytes_, "disk measurement"),
         rng_(probe.seed) {

@@ -16,6 +16,7 @@ struct DiskProbe {
   f64 seconds = 5;
   u64 seed = 1;
   IoPath io = IoPath::automatic;
+  bool one_at_a_time = false;  // the next request begins when the last has ended, as one missing expert after the other does
 };
 
 struct DiskMeasure {
@@ -30,7 +31,7 @@ struct DiskMeasure {
   }
 };
 
-// Keeps the queue full for `seconds`. Throws Error when the file is smaller than one request, or a read
+// Keeps the queue full for `seconds`, or one request under way. Throws Error when the file is smaller than one request, or a read
 // fails.
 DiskMeasure measure_disk(const DiskProbe& probe);
 

@@ -60,7 +60,7 @@ SimResident sim_resident(const ModelShape& m, const SimShape& shape, const Optio
   i64 attention = bytes_of(type, attention_weights(m)) + kv;
   return {.dense_layer_bytes = attention + bytes_of(type, 3 * m.hidden * m.dense_ffn),
           .moe_layer_bytes = attention + m.hidden * m.experts * i64{sizeof(f32)},
-          .router_bytes = m.hidden * m.experts * i64{sizeof(f32)},
+          .gate_copy_bytes = bytes_of(BlockType::Q8_0, m.hidden * m.experts),
           .shared_bytes = bytes_of(type, 3 * m.hidden * m.expert_ffn * m.shared_experts),
           .head_bytes = bytes_of(type, m.hidden * m.vocab),
           .kv_bytes = kv * (shape.dense_layers + shape.moe_layers),
@@ -85,7 +85,7 @@ SimResident file_resident(const ModelSizes& sizes, const Hparams& h, i64 context
   i64 dense = std::max<i64>(0, sizes.dense_bytes - routers);
   return {.dense_layer_bytes = h.dense_layers > 0 ? attention + dense / h.dense_layers : 0,
           .moe_layer_bytes = attention + routers / h.moe_layers(),
-          .router_bytes = routers / h.moe_layers(),
+          .gate_copy_bytes = bytes_of(BlockType::Q8_0, h.hidden * h.experts),
           .shared_bytes = sizes.shared_bytes / h.moe_layers(),
           .head_bytes = (sizes.head_bytes > 0 ? sizes.head_bytes : sizes.embedding_bytes) +
                         (h.dense_layers > 0 ? 0 : dense),

@@ -31,7 +31,7 @@ struct SimMachine {
   i64 ram_bytes = 0;
   f64 dram_gb_per_second = 0;  // all cores reading; what the SSD delivers is written at their expense
   f64 ssd_gb_per_second = 0;   // of all drives together
-  f64 ssd_latency_us = 0;      // from a request to its first byte
+  f64 ssd_latency_us = 0;      // from a request to its first byte, and whatever else its bytes do not explain
   f64 layer_overhead_us = 0;   // waiting for each other, starting kernels: once per layer
   // Most weights per second that the cores get through when memory does not hold them up, as GB/s of each format.
   std::array<f64, kBlockTypeLimit> kernel_gb_per_second{};

@@ -23,7 +23,7 @@ ExpertTable sim_expert_table(const SimShape& shape);
 struct SimResident {
   i64 dense_layer_bytes = 0;  // attention, its KV cache and the FFN of a layer without experts
   i64 moe_layer_bytes = 0;    // attention, its KV cache and the router of one with experts
-  i64 router_bytes = 0;       // of these; looking a layer ahead reads them once more
+  i64 gate_copy_bytes = 0;    // what looking a layer ahead reads: the router in 8 bits
   i64 shared_bytes = 0;       // its shared experts
   i64 head_bytes = 0;
   i64 kv_bytes = 0;  // the KV cache's share of all of the above

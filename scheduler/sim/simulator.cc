@@ -93,7 +93,7 @@ class Simulator::Gates final : public GateRankings {
   void begin(LayerId target, i64 distance, i64) override {
     layer_ = simulator_.table_.moe_index(target);
     distance_ = distance;
-    simulator_.read_resident(simulator_.resident_.router_bytes, simulator_.totals_.look_ns);
+    simulator_.read_resident(simulator_.resident_.gate_copy_bytes, simulator_.totals_.look_ns);
   }
   std::span<const RankedExpert> rank(i64, i64) override { return rankings_.ranking(token_, layer_, distance_); }
 

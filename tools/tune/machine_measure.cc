@@ -59,6 +59,21 @@ i64 memory_bytes() {
   return std::min(wanted, std::max<i64>(64 * kMiB, read_machine().available_bytes / 4));
 }
 
+// What an expert that is read alone takes longer than its bytes do at full speed: waking the reader, the way of the first and of
+// the last piece. At least the time of a single small read.
+f64 latency_us(const MeasureRequest& r, i64 request, const MachineMeasure& m) {
+  DiskMeasure small = measure_disk({.path = r.file, .request_bytes = kLatencyBytes, .piece_bytes = kLatencyBytes, .depth = 1,
+                                    .seconds = r.seconds / 2});
+  DiskMeasure alone = measure_disk({.path = r.file, .request_bytes = request, .seconds = r.seconds, .one_at_a_time = true});
+  auto us_each = [](const DiskMeasure& d) { return 1e6 / std::max(1.0, d.requests_per_second()); };
+  DiskProbe full;  // the engine's reads
+  f64 speed = 0;
+  for (const DiskSpeed& d : m.disk)
+    if (d.piece_bytes == full.piece_bytes && d.depth == full.depth) speed = d.gb_per_second;
+  f64 bytes_us = speed > 0 ? static_cast<f64>(alone.request_bytes) / speed * 1e-3 : us_each(alone);
+  return std::max(us_each(small), us_each(alone) - bytes_us);
+}
+
 void measure_drive(const MeasureRequest& r, MachineMeasure& m, Steps& steps) {
   std::error_code error;
   i64 bytes = static_cast<i64>(std::filesystem::file_size(r.file, error));
@@ -74,9 +89,7 @@ void measure_drive(const MeasureRequest& r, MachineMeasure& m, Steps& steps) {
       m.disk_how = speed.how;
     }
   steps.next("latency");
-  DiskMeasure single = measure_disk({.path = r.file, .request_bytes = kLatencyBytes, .piece_bytes = kLatencyBytes, .depth = 1,
-                                     .seconds = r.seconds / 2});
-  m.machine.ssd_latency_us = 1e6 / std::max(1.0, single.requests_per_second());
+  m.machine.ssd_latency_us = latency_us(r, request, m);
 }
 
 }  // namespace
@@ -136,7 +149,7 @@ std::string measure_text(const MachineMeasure& m) {
     if (i % kDepths.size() == 0) text += fmt::format("\n  {:>14}", human_bytes(m.disk[i].piece_bytes));
     text += fmt::format("{:>13.2f}", m.disk[i].gb_per_second);
   }
-  text += fmt::format("\n  latency {:.0f} us (4 KiB, one at a time)\n", m.machine.ssd_latency_us);
+  text += fmt::format("\n  latency {:.0f} us (of an expert alone, beside its bytes)\n", m.machine.ssd_latency_us);
   if (m.disk_capped) text += "  taken as half of the memory's speed, the most that the simulator knows\n";
   text += fmt::format("memory {:.2f} GB/s, {} cores reading\n", m.machine.dram_gb_per_second, m.threads);
   text += "kernels, GB/s of weights in the cores' own caches / in memory\n";
