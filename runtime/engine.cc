@@ -96,6 +96,7 @@ struct Engine::Impl {
   CountingRouter* counter = nullptr;     // none: nothing is to be saved
   std::vector<std::unique_ptr<Router>> routers;  // each stands around the one before; the last is used
   ReplayRouter* replay = nullptr;                // one of these, or none
+  RecordingRouter* recorder = nullptr;           // likewise
   std::unique_ptr<Lookahead> lookahead;
   std::unique_ptr<Forward> forward;
   std::unique_ptr<Forward> between;  // with scratch of its own; none where nothing can come between
@@ -196,7 +197,8 @@ struct Engine::Impl {
       routers.push_back(std::move(router));
     }
     if (!options.trace_path.empty())
-      routers.push_back(std::make_unique<RecordingRouter>(*routers.back(), hparams, options.trace_path, options.chunk));
+      recorder = &static_cast<RecordingRouter&>(*routers.emplace_back(std::make_unique<RecordingRouter>(
+          *routers.back(), hparams, options.trace_path, options.chunk, options.trace_details)));
   }
 
   const Popularity* known() const { return popularity ? &*popularity : nullptr; }
@@ -232,6 +234,7 @@ struct Engine::Impl {
     lookahead = std::make_unique<Lookahead>(cpu_ops(), *stream, hparams, *weights, *scheduler,
                                             Forecaster::Options{options.predictor, options.lookahead}, replay);
     scheduler->set_prefetch(options.prefetch);
+    if (recorder != nullptr) recorder->watch(lookahead.get());
   }
 
   bool warms() const { return plan.all_resident && options.preload && options.warm && plan.devices.empty(); }

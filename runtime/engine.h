@@ -59,6 +59,7 @@ struct EngineOptions {
   bool warm = false;    // beside the first tokens instead, where there are no devices: see Engine::warm
   std::string routing;     // "": the model's gate; else what open_routing() takes
   std::string trace_path;  // "": none; where to record what the router chooses
+  bool trace_details = false;  // and where experts were, how long layers waited, what was guessed
   // Without a slot for every expert: what coming layers will want, guessed so many layers ahead, and whether guesses
   // are read.
   PredictorKind predictor = PredictorKind::gate_shared;

@@ -41,6 +41,11 @@ class Lookahead final : private GateRankings {
   // with two more groups. Valid until the next call.
   std::span<const RankedExpert> rank(Stream& stream, const LayerWeights& w, i64 row, i64 width);
 
+  // What is expected of one of the rows at a layer (index among those with experts), from the layer before; see Predictor.
+  std::span<const LikelyExpert> guesses(i64 moe_layer, i64 row, i64 count) {
+    return forecaster_.guesses(moe_layer, row, count);
+  }
+
   const Predictor& predictor() const { return forecaster_.predictor(); }
 
  private:

@@ -35,6 +35,7 @@ MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits,
       lanes_(lanes) {
   size_t pairs = static_cast<size_t>(limits.rows * hparams.top_k);
   ids_.resize(pairs);
+  tiers_.reserve(pairs);
   gate_weights_.resize(pairs);
   grouped_rows_.resize(pairs);
   grouped_out_.resize(pairs);
@@ -75,13 +76,16 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
 
   router_.route(stream, layer, w, normed, rows, ids_.data(), gate_weights_.data());
   group_by_expert(rows);
-  bool shared = w.gate.rows > 0;
+  bool shared = w.gate.rows > 0, recorded = router_.wants_served();
+  if (recorded) note_tiers(layer, rows);
+  i64 waited_ns = timer.all_ns()[static_cast<size_t>(Stage::disk_wait)];
   Status read = routed({stream, layer, w, rows, timer, breaks}, x, shared);
   timer.enter(Stage::device_wait);
   Status computed = finish_devices();
   if (!read.ok()) return read;
   if (!computed.ok()) return computed;
   timer.enter(Stage::rest);
+  if (recorded) router_.served(layer, tiers_, timer.all_ns()[static_cast<size_t>(Stage::disk_wait)] - waited_ns);
   ops_.combine(stream, {.rows = floats(expert_rows_),
                         .weights = gate_weights_.data(),
                         .shared = shared ? floats(shared_rows_) : nullptr,
@@ -189,6 +193,12 @@ Status MoeLayer::finish_devices() {
     if (result.ok()) result = Status::failure(status.message() + "; its experts are computed elsewhere from now on");
   }
   return result;
+}
+
+void MoeLayer::note_tiers(LayerId layer, i64 rows) {
+  scheduler_.tend();
+  tiers_.clear();
+  for (i64 i = 0; i < rows * h_.top_k; i++) tiers_.push_back(scheduler_.tier(layer, ExpertId(ids_[static_cast<size_t>(i)])));
 }
 
 // While this layer's experts are read. Predictions from the sum with the shared expert's output wait for its home.

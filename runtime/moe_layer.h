@@ -72,6 +72,7 @@ class MoeLayer {
   Status finish_devices();
   void resident_ffn(Stream& stream, const LayerWeights& w, i64 rows, f32* out);
   void group_by_expert(i64 rows);
+  void note_tiers(LayerId layer, i64 rows);
   void look_ahead(const Pass& pass, Ahead& ahead);
   void compute(const Pass& pass, std::span<const ReadyExpert> ready);
   // Of rows that want an expert, in one region: what the scratch holds.
@@ -92,6 +93,7 @@ class MoeLayer {
   Buffer shared_rows_;  // [rows, hidden]
   Buffer scratch_;
   std::vector<i32> ids_;                         // [rows, top_k]
+  std::vector<ExpertTier> tiers_;    // likewise, where they were; only when the router asks
   std::vector<f32> gate_weights_;                // [rows, top_k]
   std::vector<i64> first_of_expert_;             // [experts + 1]
   std::vector<i32> grouped_rows_, grouped_out_;  // [rows * top_k], by expert

@@ -12,22 +12,31 @@
 
 namespace stoker {
 
+class Lookahead;
+
 // How the model's routing looks in a trace.
 TraceHeader trace_header(const Hparams& hparams);
 
 class RecordingRouter final : public Router {
  public:
-  // `router` must outlive this. Throws Error when the file cannot be created.
-  RecordingRouter(Router& router, const Hparams& hparams, const std::string& path, i64 max_tokens);
+  // `router` must outlive this. With `details` the file has where experts were, how long layers waited, and what was guessed.
+  // Throws Error when the file cannot be created.
+  RecordingRouter(Router& router, const Hparams& hparams, const std::string& path, i64 max_tokens, bool details);
+  // Whose guesses these are; it must outlive this. Without, none are recorded.
+  void watch(Lookahead* lookahead) { lookahead_ = lookahead; }
 
   void begin_batch(std::span<const BatchRow> rows) override;
   void route(Stream& stream, LayerId layer, const LayerWeights& weights, const f32* x, i64 tokens, i32* ids,
              f32* gate_weights) override;
+  bool wants_served() const override { return header_.has_stalls && writer_ != nullptr; }
+  void served(LayerId layer, std::span<const ExpertTier> tiers, i64 stall_ns) override;
 
  private:
+  void note_guesses(i64 index, i64 token, TraceRecord& record);
   void write(i64 tokens);
 
   Router& router_;
+  Lookahead* lookahead_ = nullptr;
   TraceHeader header_;
   std::unique_ptr<TraceWriter> writer_;  // none after a failure
   std::vector<TraceRecord> records_;     // [max_tokens], of this batch

@@ -9,6 +9,7 @@
 #include "runtime/batch_row.h"
 #include "runtime/hparams.h"
 #include "runtime/weights.h"
+#include "scheduler/scheduler_view.h"
 
 namespace stoker {
 
@@ -23,6 +24,12 @@ class Router {
   // their final weights: ids and weights are [tokens, top_k].
   virtual void route(Stream& stream, LayerId layer, const LayerWeights& weights, const f32* x, i64 tokens, i32* ids,
                      f32* gate_weights) = 0;
+
+  // Whether served() is of interest.
+  virtual bool wants_served() const { return false; }
+  // After the layer's experts have been computed: where each of the chosen was when it was asked for, [tokens, top_k], and how
+  // long there was nothing to compute for want of one.
+  virtual void served(LayerId, std::span<const ExpertTier>, i64 /*stall_ns*/) {}
 };
 
 // The model's own gate.

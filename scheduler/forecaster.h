@@ -42,6 +42,11 @@ class Forecaster {
   // Hints what the layers after this one will want.
   void look(LayerId layer, i64 rows, GateRankings& gates);
 
+  // The forecast from the layer before, for one of its rows.
+  std::span<const LikelyExpert> guesses(i64 moe_layer, i64 row, i64 count) {
+    return predictor_.likely_of_row(moe_layer, 1, row, count);
+  }
+
   const Predictor& predictor() const { return predictor_; }
 
  private:

@@ -123,6 +123,10 @@ const SchedulerStats& Scheduler::stats() const {
   return impl_->stats;
 }
 
+ExpertTier Scheduler::tier(LayerId layer, ExpertId expert) const {
+  return Impl::tier_of(impl_->entry({impl_->table.moe_index(layer), expert}));
+}
+
 ResidencyView Scheduler::view() const {
   const Impl& s = *impl_;
   ResidencyView view;

@@ -136,6 +136,7 @@ class Scheduler {
   // Up to now. Engine thread.
   const SchedulerStats& stats() const;
   ResidencyView view() const;
+  ExpertTier tier(LayerId layer, ExpertId expert) const;  // where it is now
   const ExpertTable& table() const;
 
  private:

@@ -64,6 +64,7 @@ EngineOptions engine_options(const Options& o) {
   e.preload = !o.no_preload;
   e.routing = o.routing;
   e.trace_path = o.trace_file;
+  e.trace_details = o.trace_details;
   e.predictor = predictor_kind(o);
   e.lookahead = o.lookahead;
   e.prefetch = governor_options(o);

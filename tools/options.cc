@@ -151,6 +151,8 @@ constexpr std::array kRows = {
 
     OptionRow{kRun | kBench, "--trace", "FILE", &O::trace_file,
               "record which experts the router chose for each token; `stoker trace` reads it"},
+    OptionRow{kRun | kBench, "--trace-details", "", &O::trace_details,
+              "with --trace: record too where experts were, how long layers waited, and what was guessed"},
     OptionRow{kBench, "--routing", "WHAT", &O::routing,
               "replay a trace's FILE, or synthetic:PROFILE, in place of what the gate chooses"},
 
@@ -513,6 +515,7 @@ std::vector<std::string> validate(Command command, const Options& o) {
   check_plot("--plot-recall", o.plot_recall, problems);
   if (!o.plot_recall.empty() && o.predictor == "none")
     problems.push_back("--plot-recall has nothing to draw with --predictor none");
+  if (o.trace_details && o.trace_file.empty()) problems.push_back("--trace-details adds to what --trace FILE records: give both");
   if (command == Command::run) check_run(o, problems);
   if (command == Command::tokenize) check_text_sources(o, true, problems);
   if (command == Command::eval) check_eval(o, problems);

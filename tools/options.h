@@ -151,6 +151,7 @@ struct Options {
   std::string plot, plot_residency, plot_recall;
   // routing traces; the shape is V3's alone, the output is the one above
   std::string trace_file;  // where run and bench record
+  bool trace_details = false;
   std::string routing;     // bench: "": the model's gate
   std::string trace_shape = "deepseek-v3";
   std::string profile = "default";

@@ -48,6 +48,8 @@ nlohmann::ordered_json header_json(const TraceHeader& h) {
           {"expert_groups", h.groups},
           {"expert_groups_used", h.groups_used},
           {"has_served", h.has_served},
+          {"has_stalls", h.has_stalls},
+          {"guesses", h.guesses},
           {"record_bytes", h.record_bytes()}};
 }
 
@@ -65,7 +67,7 @@ int info(const Options& o) {
                     "tokens   {}, {} each, {} in all{}\n",
                     h.model_name, h.model_hash, h.layers, h.first_layer, h.top_k, h.experts, h.groups_used, h.groups,
                     reader.records(), human_bytes(h.record_bytes()), human_bytes(reader.file_bytes()),
-                    h.has_served ? "; what was in memory is noted" : ""));
+                    h.has_stalls ? "; where experts were, waits and guesses are noted" : h.has_served ? "; what was in memory is noted" : ""));
   if (reader.cut_bytes() > 0) note("the file ends within a record: its last {} bytes are left out", reader.cut_bytes());
   return 0;
 }
@@ -77,29 +79,36 @@ nlohmann::ordered_json stats_json(const RoutingStats& s) {
   json["lru_hit_rate"] = s.lru;
   json["belady_hit_rate"] = s.belady;
   json["experts_used"] = s.used;
+  json["stall_ms"] = s.stall_ms;
+  json["foreseen"] = s.foreseen;
   return json;
 }
 
-std::string stats_line(std::string_view name, const RoutingStats& s) {
+std::string stats_line(std::string_view name, const RoutingStats& s, bool detailed) {
   std::string line = fmt::format("{:>6}", name);
   for (f64 share : s.top_share) line += fmt::format("{:>6.1f}", 100 * share);
   line += "  ";
   for (f64 reuse : s.reuse) line += fmt::format("{:>6.1f}", 100 * reuse);
-  return line + fmt::format("  {:>6.1f}{:>8.1f}{:>7.0f}\n", 100 * s.lru, 100 * s.belady, s.used);
+  line += fmt::format("  {:>6.1f}{:>8.1f}{:>7.0f}", 100 * s.lru, 100 * s.belady, s.used);
+  return line + (detailed ? fmt::format("{:>10.2f}{:>10.1f}\n", s.stall_ms, 100 * s.foreseen) : "\n");
 }
 
 std::string stats_text(const TraceHeader& h, const TraceStats& stats) {
   std::string text = fmt::format("{}: {} tokens ({} of prompts), {} sequences\n\n", h.model_name, stats.records,
                                  stats.prompt_records, stats.sequences);
   text += fmt::format(
-      "        share of hottest        used by the token before    hits, {} slots\n"
-      " layer  10 %  20 %  30 %  50 %       1     4    16    64     LRU  Belady   used\n",
-      stats.slots);
+      "        share of hottest        used by the token before    hits, {} slots{}\n"
+      " layer  10 %  20 %  30 %  50 %       1     4    16    64     LRU  Belady   used{}\n",
+      stats.slots, h.has_stalls ? "                 waited   guessed" : "", h.has_stalls ? "  ms/token  right, %" : "");
   for (size_t i = 0; i < stats.layers.size(); i++)
-    text += stats_line(fmt::format("{}", h.first_layer + static_cast<i64>(i)), stats.layers[i]);
-  text += stats_line("all", stats.mean) + "\ngate weight by rank, %:";
+    text += stats_line(fmt::format("{}", h.first_layer + static_cast<i64>(i)), stats.layers[i], h.has_stalls);
+  text += stats_line("all", stats.mean, h.has_stalls) + "\ngate weight by rank, %:";
   for (f64 share : stats.rank_shares) text += fmt::format(" {:.1f}", 100 * share);
-  if (h.has_served) text += fmt::format("\nin memory when asked for: {:.1f} %", 100 * stats.served);
+  if (h.has_stalls)
+    text += fmt::format("\nwhen asked for: in RAM {:.1f} %, on devices {:.1f} %, on their way {:.1f} %, on disk {:.1f} %", 100 * stats.tiers[1],
+                        100 * stats.tiers[2], 100 * stats.tiers[3], 100 * stats.tiers[0]);
+  else if (h.has_served)
+    text += fmt::format("\nin memory when asked for: {:.1f} %", 100 * stats.served);
   return text + "\n";
 }
 
@@ -125,6 +134,8 @@ int stats(const Options& o) {
   json.update({{"tokens", stats.records}, {"prompt_tokens", stats.prompt_records}, {"sequences", stats.sequences}, {"cache_slots", stats.slots}});
   json["rank_shares"] = stats.rank_shares;
   if (h.has_served) json["served_share"] = stats.served;
+  if (h.has_stalls)
+    json["tiers"] = {{"disk", stats.tiers[0]}, {"ram", stats.tiers[1]}, {"vram", stats.tiers[2]}, {"arriving", stats.tiers[3]}};
   json["mean"] = stats_json(stats.mean);
   json["layers"] = nlohmann::ordered_json::array();
   for (size_t i = 0; i < stats.layers.size(); i++) {

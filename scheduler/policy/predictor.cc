@@ -149,6 +149,19 @@ std::span<const LikelyExpert> Predictor::likely(i64 moe_layer, i64 distance) {
   return likely_;
 }
 
+std::span<const LikelyExpert> Predictor::likely_of_row(i64 moe_layer, i64 distance, i64 row, i64 count) {
+  const Forecast& f = forecast(moe_layer, distance);
+  likely_.clear();
+  if (row >= f.rows) return likely_;
+  for (i64 i = f.row_begin[static_cast<size_t>(row)]; i < f.row_begin[static_cast<size_t>(row + 1)]; i++) {
+    const Candidate& c = f.candidates[static_cast<size_t>(i)];
+    likely_.push_back({c.expert, c.probability});
+  }
+  std::stable_sort(likely_.begin(), likely_.end(),
+                   [](const LikelyExpert& a, const LikelyExpert& b) { return a.probability > b.probability; });
+  return std::span(likely_).first(std::min(likely_.size(), static_cast<size_t>(count)));
+}
+
 void Predictor::observe(i64 moe_layer, std::span<const i32> ids, std::span<const f32> weights, i64 rows) {
   CHECK(static_cast<i64>(ids.size()) == rows * shape_.top_k && ids.size() == weights.size());
   for (i64 distance = 1; distance <= kMaxDistance; distance++) {

@@ -88,6 +88,9 @@ class Predictor {
   // The forecast as a whole, likeliest first: that at least one row wants the expert.
   std::span<const LikelyExpert> likely(i64 moe_layer, i64 distance);
 
+  // The forecast for one of its rows, likeliest first, at most `count`; empty when there is none. Valid until the next call.
+  std::span<const LikelyExpert> likely_of_row(i64 moe_layer, i64 distance, i64 row, i64 count);
+
   // What the router chose: ids and weights are [rows, top_k]. Ends the layer's forecasts. Batches other than those that
   // were forecast (a prompt) only update the counts.
   void observe(i64 moe_layer, std::span<const i32> ids, std::span<const f32> weights, i64 rows);

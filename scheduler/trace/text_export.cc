@@ -55,6 +55,16 @@ void append_json(const TraceHeader& h, const TraceRecord& r, std::string& out) {
     out += ",\"served\":";
     append_rows(out, r.served, h.top_k);
   }
+  if (h.has_stalls) {
+    out += ",\"stalls_10us\":";
+    append_rows(out, r.stalls, 1);
+  }
+  if (h.guesses > 0) {
+    out += ",\"guesses\":";
+    append_rows(out, r.guesses, h.guesses);
+    out += ",\"likelihoods\":";
+    append_rows(out, r.likelihoods, h.guesses);
+  }
   out += "}\n";
 }
 

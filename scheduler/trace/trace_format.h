@@ -2,13 +2,17 @@
 // run, appended to while the run lasts, so that what a killed run leaves is a valid trace of what it did.
 //
 //   header  128 bytes: magic "STKTRACE", u32 version, u32 header bytes, u64 model hash, u32 layers, u32 first layer,
-//           u32 experts, u32 top-k, u32 groups, u32 groups used, u32 flags (1: served), u32 record bytes, then the
-//           model's name, 0-terminated, in the last 64 bytes
+//           u32 experts, u32 top-k, u32 groups, u32 groups used, u32 flags (1: served, 2: stalls, 4: guesses), u32 record
+//           bytes, u32 guesses per layer, then the model's name, 0-terminated, in the last 64 bytes
 //   record  u32 sequence, u32 position, u32 token, u8 phase, 3 bytes 0
 //           ids [layers][top-k]: u8 when there are at most 256 experts, else u16
 //           weights [layers][top-k]: f16
-//           served [layers][top-k]: u8, 1: the expert was in memory; only with the flag
+//           served [layers][top-k]: u8, where the expert was: 0 disk, 1 RAM, 2 a device, 3 on its way; only with the flag
+//           stalls [layers]: u16, 10 us each, nothing to compute for want of an expert; likewise
+//           guesses [layers][guesses]: ids like those above, then likelihoods [layers][guesses]: f16, best first, what was
+//           expected one layer before; likelihood 0: no guess; likewise
 //
+// Version 1, which knows neither stalls nor guesses, is written when there are none, and read.
 // All numbers little-endian. Layers are those with experts, in order. All records are equally long (1408 bytes for
 // DeepSeek-V3), so the number of whole ones follows from the file's size. Plain data; one owner.
 #pragma once
@@ -31,6 +35,8 @@ struct TraceHeader {
   i64 top_k = 0;
   i64 groups = 1, groups_used = 1;
   bool has_served = false;
+  bool has_stalls = false;
+  i64 guesses = 0;  // per layer
 
   i64 slots() const { return layers * top_k; }
   i64 id_bytes() const { return experts <= 256 ? 1 : 2; }
@@ -50,7 +56,10 @@ struct TraceRecord {
   std::vector<u16> ids;      // [layers, top_k]
   std::vector<f32> weights;  // [layers, top_k]
   std::vector<u8> served;    // [layers, top_k] with has_served, else empty
-  std::vector<f32> scores;   // [layers, experts], what the choice was made by; empty: not known. Not in files
+  std::vector<u16> stalls = {};       // [layers] with has_stalls, 10 us each
+  std::vector<u16> guesses = {};      // [layers, guesses], best first
+  std::vector<f32> likelihoods = {};  // of the guesses
+  std::vector<f32> scores = {};   // [layers, experts], what the choice was made by; empty: not known. Not in files
 
   // Makes room for a trace of this shape.
   void resize(const TraceHeader& header);

@@ -56,11 +56,36 @@ RoutingStats mean_of(const std::vector<RoutingStats>& layers) {
     mean.belady += layer.belady * part;
     mean.lru += layer.lru * part;
     mean.used += layer.used * part;
+    mean.stall_ms += layer.stall_ms * part;
+    mean.foreseen += layer.foreseen * part;
   }
   return mean;
 }
 
-Routing read_all(TraceSource& source, TraceStats& stats) {
+// What recorded runs tell beside their routes, by layer.
+struct Details {
+  explicit Details(i64 layers) : stall_ms(static_cast<size_t>(layers)), found(stall_ms.size()), guessed(stall_ms.size()) {}
+
+  void add(const TraceHeader& h, const TraceRecord& r) {
+    for (size_t l = 0; l < r.stalls.size(); l++) stall_ms[l] += static_cast<f64>(r.stalls[l]) * .01;
+    i64 width = std::min(h.guesses, h.top_k);
+    for (i64 l = 0; l < h.layers && width > 0; l++) {
+      if (r.likelihoods[static_cast<size_t>(l * h.guesses)] <= 0) continue;
+      auto used = r.ids.begin() + l * h.top_k;
+      for (i64 i = 0; i < width; i++) {
+        size_t at = static_cast<size_t>(l * h.guesses + i);
+        bool hit = std::find(used, used + h.top_k, r.guesses[at]) != used + h.top_k;
+        found[static_cast<size_t>(l)] += hit && r.likelihoods[at] > 0;
+      }
+      guessed[static_cast<size_t>(l)] += h.top_k;
+    }
+  }
+
+  std::vector<f64> stall_ms;       // of all records
+  std::vector<i64> found, guessed;
+};
+
+Routing read_all(TraceSource& source, TraceStats& stats, Details& details) {
   const TraceHeader& h = source.header();
   struct Last {
     i64 record, position;
@@ -69,7 +94,6 @@ Routing read_all(TraceSource& source, TraceStats& stats) {
   Routing routing;
   routing.ids.resize(static_cast<size_t>(h.layers));
   stats.rank_shares.resize(static_cast<size_t>(h.top_k));
-  i64 served = 0;
   for (TraceRecord record; source.next(record); stats.records++) {
     stats.prompt_records += record.phase == TracePhase::prompt ? 1 : 0;
     auto [found, fresh] = last.try_emplace(record.sequence, Last{-1, -1});
@@ -84,12 +108,14 @@ Routing read_all(TraceSource& source, TraceStats& stats) {
     f64 sum = std::accumulate(record.weights.begin(), record.weights.end(), 0.0);
     for (size_t i = 0; i < record.weights.size() && sum > 0; i++)
       stats.rank_shares[i % stats.rank_shares.size()] += record.weights[i] / sum;
-    served += std::count(record.served.begin(), record.served.end(), u8{1});
+    for (u8 tier : record.served) stats.tiers[std::min<size_t>(tier, stats.tiers.size() - 1)]++;
+    details.add(h, record);
   }
   if (stats.records == 0) fail("the trace has no record");
   for (f64& share : stats.rank_shares) share /= static_cast<f64>(stats.records);
   stats.sequences = static_cast<i64>(last.size());
-  stats.served = static_cast<f64>(served) / static_cast<f64>(stats.records * h.slots());
+  for (f64& share : stats.tiers) share /= static_cast<f64>(stats.records * h.slots());
+  stats.served = stats.tiers[1] + stats.tiers[2];
   return routing;
 }
 
@@ -99,7 +125,8 @@ TraceStats measure_trace(TraceSource& source, i64 slots) {
   const TraceHeader& h = source.header();
   TraceStats stats;
   stats.slots = slots;
-  Routing routing = read_all(source, stats);
+  Details details(h.layers);
+  Routing routing = read_all(source, stats, details);
   std::array<std::vector<i64>, kReuseLags.size()> earlier;
   for (size_t i = 0; i < earlier.size(); i++) earlier[i] = records_before(routing.previous, kReuseLags[i]);
   for (const std::vector<u16>& ids : routing.ids) {
@@ -111,6 +138,9 @@ TraceStats measure_trace(TraceSource& source, i64 slots) {
     layer.used = static_cast<f64>(std::count(used.begin(), used.end(), true));
     layer.belady = belady_hit_rate(ids, h.top_k, h.experts, slots);
     layer.lru = lru_hit_rate(ids, h.top_k, h.experts, slots);
+    size_t l = stats.layers.size() - 1;
+    layer.stall_ms = details.stall_ms[l] / static_cast<f64>(stats.records);
+    layer.foreseen = details.guessed[l] > 0 ? static_cast<f64>(details.found[l]) / static_cast<f64>(details.guessed[l]) : 0;
   }
   stats.mean = mean_of(stats.layers);
   return stats;

@@ -18,6 +18,8 @@ struct RoutingStats {
   f64 belady = 0;     // hit rate of the best cache there can be, one of `slots` per layer, which may also not keep
   f64 lru = 0;        // of one that keeps the last used
   f64 used = 0;       // experts that some token used
+  f64 stall_ms = 0;   // per token, of a trace that tells
+  f64 foreseen = 0;   // share of the used experts that are among the best top-k guesses, of those tokens that have some
 };
 
 struct TraceStats {
@@ -27,7 +29,8 @@ struct TraceStats {
   std::vector<RoutingStats> layers;
   RoutingStats mean;                  // over layers
   std::vector<f64> rank_shares;       // [top_k] of a token's gate weight, mean
-  f64 served = 0;                     // share of slots that were in memory, of a trace that tells
+  f64 served = 0;                     // share of slots that were in RAM or on a device, of a trace that tells
+  std::array<f64, 4> tiers{};         // likewise on disk, in RAM, on a device, on their way
 };
 
 // Reads the source to its end; all ids are kept in memory. Reuse counts within a sequence, between positions that

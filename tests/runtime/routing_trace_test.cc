@@ -11,7 +11,9 @@
 #include "runtime/recording_router.h"
 #include "runtime/replay_router.h"
 #include "scheduler/tiers/slice.h"
+#include "scheduler/scheduler_stats.h"
 #include "scheduler/trace/trace_reader.h"
+#include "scheduler/trace/trace_stats.h"
 #include "tests/support/model_run.h"
 #include "tests/support/tiny_model.h"
 #include "tests/scheduler/model_file/raw_gguf.h"
@@ -59,6 +61,52 @@ auto with_file_size_limit(i64 bytes, Action&& action) {
 }
 
 }  // namespace
+
+TEST_CASE("details tell where experts were, that reads were waited for, and what was guessed") {
+  TinyModel model;
+  std::string trace = model.folder().file("details.trace"), plain = model.folder().file("plain.trace");
+  EngineOptions options = test::small_engine(model.path());
+  options.ram_bytes = 2 * kMiB;
+  options.predictor = PredictorKind::gate;
+  options.prefetch.mode = PrefetchMode::on;
+  std::vector<i32> tokens = test::some_tokens(40, 512, 3);
+  std::vector<f32> logits[2];
+  SchedulerStats stats;
+  for (bool details : {false, true}) {
+    options.trace_path = details ? trace : plain;
+    options.trace_details = details;
+    Engine engine(options);
+    REQUIRE(!engine.plan().all_resident);
+    logits[details] = test::logits_of(engine, tokens, 1);
+    stats = engine.scheduler_stats();
+  }
+  CHECK(logits[0] == logits[1]);
+  std::vector<TraceRecord> records = read(trace), without = read(plain);
+  TraceReader reader(trace);
+  const TraceHeader& h = reader.header();
+  REQUIRE(records.size() == 40);
+  REQUIRE(without.size() == 40);
+  i64 in_ram = 0, waited = 0, guessed = 0, right = 0;
+  for (size_t i = 0; i < records.size(); i++) {
+    CHECK(records[i].ids == without[i].ids);
+    in_ram += std::count(records[i].served.begin(), records[i].served.end(), static_cast<u8>(ExpertTier::ram));
+    waited += std::count_if(records[i].stalls.begin(), records[i].stalls.end(), [](u16 stall) { return stall > 0; });
+    for (size_t g = 0; g < records[i].guesses.size(); g++) {
+      if (records[i].likelihoods[g] <= 0) continue;
+      guessed++;
+      auto used = records[i].ids.begin() + static_cast<i64>(g) / h.guesses * h.top_k;
+      right += std::find(used, used + h.top_k, records[i].guesses[g]) != used + h.top_k;
+    }
+  }
+  CHECK(in_ram == stats.hits);
+  CHECK(waited > 0);
+  CHECK(guessed > 0);
+  CHECK(right > 0);
+  TraceReader again(trace);
+  TraceStats measured = measure_trace(again, h.top_k);
+  CHECK(measured.tiers[1] == doctest::Approx(static_cast<f64>(in_ram) / static_cast<f64>(40 * h.slots())));
+  CHECK(measured.mean.foreseen > 0);
+}
 
 TEST_CASE("recording changes no logit, and names rows as they were") {
   TinyModel model;

@@ -16,9 +16,9 @@ using test::TempFolder;
 using test::error_of;
 using test::read_all;
 
-TraceHeader small_header(i64 experts = 256, bool served = false) {
+TraceHeader small_header(i64 experts = 256, bool served = false, bool detailed = false) {
   TraceHeader h{.model_name = "small", .layers = 3, .first_layer = 1, .experts = experts, .top_k = 4, .groups = 4,
-                .groups_used = 2, .has_served = served};
+                .groups_used = 2, .has_served = served, .has_stalls = detailed, .guesses = detailed ? 6 : 0};
   h.model_hash = trace_model_hash(h);
   return h;
 }
@@ -30,7 +30,10 @@ TraceRecord random_record(const TraceHeader& h, Rng& rng, i64 position) {
   r.resize(h);
   for (u16& id : r.ids) id = static_cast<u16>(rng.below(h.experts));
   for (f32& w : r.weights) w = static_cast<f32>(rng.below(1024)) / 1024;  // exact in f16
-  for (u8& s : r.served) s = static_cast<u8>(rng.below(2));
+  for (u8& s : r.served) s = static_cast<u8>(rng.below(h.has_stalls ? 4 : 2));
+  for (u16& s : r.stalls) s = static_cast<u16>(rng.below(65536));
+  for (u16& g : r.guesses) g = static_cast<u16>(rng.below(h.experts));
+  for (f32& l : r.likelihoods) l = static_cast<f32>(rng.below(1024)) / 1024;
   return r;
 }
 
@@ -53,6 +56,9 @@ void check_equal(const TraceRecord& got, const TraceRecord& want) {
   CHECK(got.ids == want.ids);
   CHECK(got.weights == want.weights);
   CHECK(got.served == want.served);
+  CHECK(got.stalls == want.stalls);
+  CHECK(got.guesses == want.guesses);
+  CHECK(got.likelihoods == want.likelihoods);
 }
 
 class HandClock final : public Clock {
@@ -63,11 +69,11 @@ class HandClock final : public Clock {
 
 }  // namespace
 
-TEST_CASE("records come back as they were written, narrow and wide ids, with and without served") {
+TEST_CASE("records come back as they were written, narrow and wide ids, with and without served and all details") {
   TempFolder folder;
   for (i64 experts : {256, 260, 384})
-    for (bool served : {false, true}) {
-      TraceHeader h = small_header(experts, served);
+    for (int more : {0, 1, 2}) {
+      TraceHeader h = small_header(experts, more > 0, more > 1);
       std::vector<TraceRecord> want = write_some(folder.file("t"), h, 20);
       TraceReader reader(folder.file("t"));
       CHECK(reader.records() == 20);
@@ -85,6 +91,21 @@ TEST_CASE("records come back as they were written, narrow and wide ids, with and
       REQUIRE(reader.next(got));
       check_equal(got, want[13]);
     }
+}
+
+TEST_CASE("details make a file of version 2, without them it is one of version 1") {
+  std::string plain = encode_trace_header(small_header(256, true)), detailed = encode_trace_header(small_header(256, true, true));
+  CHECK(plain[8] == 1);
+  CHECK(detailed[8] == 2);
+  CHECK(decode_trace_header(plain, "t").has_served);
+  CHECK_FALSE(decode_trace_header(plain, "t").has_stalls);
+  CHECK(decode_trace_header(detailed, "t").guesses == 6);
+  // Version 1 has no such records.
+  std::string mixed = detailed;
+  mixed[8] = 1;
+  CHECK(error_of([&] { decode_trace_header(mixed, "t"); }).find("do not fit the shape") != std::string::npos);
+  mixed[8] = 3;
+  CHECK(error_of([&] { decode_trace_header(mixed, "t"); }).find("versions 1 to 2") != std::string::npos);
 }
 
 TEST_CASE("a token of DeepSeek-V3 takes 1408 bytes") {
