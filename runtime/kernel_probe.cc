@@ -70,8 +70,11 @@ KernelSpeeds measure_kernels(const KernelProbe& probe) {
       // The longest rows are those of F32: as many of each format as a round of rows has must fit.
       i64 least = kRowsAtATime * row_bytes(BlockType::F32, kCols);
       Buffer weights(std::max(least, probe.bytes > 0 ? probe.bytes : kBytesPerThread * workers.size()), "measuring kernels");
+      auto asked = [&](BlockType type) {
+        return probe.formats.empty() || std::find(probe.formats.begin(), probe.formats.end(), type) != probe.formats.end();
+      };
       for (const BlockTypeInfo& format : all_block_types())
-        speeds[static_cast<size_t>(format.type)] = measure(format.type, probe, stream, weights);
+        if (asked(format.type)) speeds[static_cast<size_t>(format.type)] = measure(format.type, probe, stream, weights);
     } catch (...) {
       failure = std::current_exception();
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <vector>
 
 #include "kernels/device/stream.h"
 #include "kernels/format/block_type.h"
@@ -14,9 +15,10 @@ struct KernelProbe {
   IsaLevel level = best_isa_level();
   f64 seconds = .05;  // of each format
   i64 bytes = 0;      // of the matrix; 0: what stays in the cores' own caches
+  std::vector<BlockType> formats = {};  // that are measured; none: all
 };
 
-// GB/s of weights (1e9 bytes) by format, each the median of many products; 0 where there is no such format.
+// GB/s of weights (1e9 bytes) by format, each the median of many products; 0 where there is no such format, or it is not asked for.
 using KernelSpeeds = std::array<f64, kBlockTypeLimit>;
 
 // Runs in threads of its own and leaves the caller's pinning alone.

@@ -40,9 +40,13 @@ MeasureRequest measure_model(const Options& o) {
   if (h.moe_layers() == 0) fail("{}: the model has no routed experts: nothing of it streams", o.model);
   ExpertTable table = ExpertTable::from_gguf(gguf, h.expert_shape());
   LayerId layer = table.layers()[0].layer;
+  std::vector<BlockType> formats;
+  for (const GgufTensor& t : gguf.tensors())
+    if (std::find(formats.begin(), formats.end(), t.type) == formats.end()) formats.push_back(t.type);
   return {.file = gguf.files()[static_cast<size_t>(table.extent(layer, ExpertId(0), ExpertMatrix::gate).file)].path,
           .request_bytes = table.expert_bytes(layer),
-          .threads = static_cast<int>(o.threads)};
+          .threads = static_cast<int>(o.threads),
+          .formats = std::move(formats)};
 }
 
 int measure(const Options& o) {

@@ -128,7 +128,7 @@ MachineMeasure measure_machine(const MeasureRequest& r) {
   steps.next("kernels");
   m.machine.kernel_gb_per_second = measure_kernels({.threads = r.threads});
   steps.next("kernels and memory");
-  m.machine.streamed_gb_per_second = measure_kernels({.threads = r.threads, .bytes = bytes});
+  m.machine.streamed_gb_per_second = measure_kernels({.threads = r.threads, .bytes = bytes, .formats = r.formats});
   clear_progress();
   f64 most = .499 * m.machine.dram_gb_per_second;
   for (const DiskSpeed& d : m.disk) {
@@ -155,8 +155,9 @@ std::string measure_text(const MachineMeasure& m) {
   text += "kernels, GB/s of weights in the cores' own caches / in memory\n";
   i64 column = 0;
   for (const BlockTypeInfo& type : all_block_types())
-    text += fmt::format("  {:<8}{:>6.1f} /{:>5.1f}{}", type.name, m.machine.kernel_speed(type.type),
-                        m.machine.streamed_speed(type.type), ++column % 4 == 0 ? "\n" : "");
+    text += fmt::format("  {:<8}{:>6.1f} /{:>5}{}", type.name, m.machine.kernel_speed(type.type),
+                        m.machine.streamed_speed(type.type) > 0 ? fmt::format("{:.1f}", m.machine.streamed_speed(type.type)) : "-",
+                        ++column % 4 == 0 ? "\n" : "");
   return text + (column % 4 == 0 ? "" : "\n");
 }
 

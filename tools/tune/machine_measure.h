@@ -32,6 +32,7 @@ struct MeasureRequest {
   i64 request_bytes = 0;    // an expert's; 0: 8 MiB, or what the file holds
   int threads = 0;          // 0: one per physical core
   f64 seconds = .4;         // of each figure of the disk
+  std::vector<BlockType> formats = {};  // whose kernels are measured out of memory, which takes a while; none: all
 };
 
 // Shows progress on stderr. Throws Error, or Interrupted after Ctrl-C.

@@ -154,7 +154,7 @@ TEST_CASE("bad files are named with what is wrong") {
   CHECK(error_of([&] { TraceReader reader(folder.file("none")); }).find("cannot open") != std::string::npos);
   CHECK(error_of([&] { TraceReader reader(folder.file(".")); }).find("a trace is a file") != std::string::npos);
   CHECK(error_with(0, 'G').find("not a routing trace") != std::string::npos);
-  CHECK(error_with(8, 9).find("version 9; this program reads version 1") != std::string::npos);
+  CHECK(error_with(8, 9).find("version 9; this program reads versions 1 to 2") != std::string::npos);
   CHECK(error_with(24, 0).find("no router has 0 layers") != std::string::npos);
   CHECK(error_with(36, 5).find("do not fit the shape") != std::string::npos);
   CHECK(error_with(48, 8).find("do not fit the shape") != std::string::npos);
