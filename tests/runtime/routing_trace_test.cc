@@ -183,7 +183,7 @@ TEST_CASE("a prompt chunk reads an expert at most once, and only if one of its t
     {
       EngineOptions options = test::small_engine(model.path());
       options.ram_bytes = kMiB;
-      options.prefetch = PrefetchMode::off;
+      options.prefetch.mode = PrefetchMode::off;
       options.trace_path = path;
       Engine engine(options);
       REQUIRE_FALSE(engine.plan().all_resident);
