@@ -86,10 +86,11 @@ TEST_CASE("details tell where experts were, that reads were waited for, and what
   const TraceHeader& h = reader.header();
   REQUIRE(records.size() == 40);
   REQUIRE(without.size() == 40);
-  i64 in_ram = 0, waited = 0, guessed = 0, right = 0;
+  i64 in_ram = 0, on_the_way = 0, waited = 0, guessed = 0, right = 0;
   for (size_t i = 0; i < records.size(); i++) {
     CHECK(records[i].ids == without[i].ids);
     in_ram += std::count(records[i].served.begin(), records[i].served.end(), static_cast<u8>(ExpertTier::ram));
+    on_the_way += std::count(records[i].served.begin(), records[i].served.end(), static_cast<u8>(ExpertTier::arriving));
     waited += std::count_if(records[i].stalls.begin(), records[i].stalls.end(), [](u16 stall) { return stall > 0; });
     for (size_t g = 0; g < records[i].guesses.size(); g++) {
       if (records[i].likelihoods[g] <= 0) continue;
@@ -98,7 +99,9 @@ TEST_CASE("details tell where experts were, that reads were waited for, and what
       right += std::find(used, used + h.top_k, records[i].guesses[g]) != used + h.top_k;
     }
   }
-  CHECK(in_ram == stats.hits);
+  // What was on its way may land between the note and the lease.
+  CHECK(in_ram <= stats.hits);
+  CHECK(in_ram + on_the_way >= stats.hits);
   CHECK(waited > 0);
   CHECK(guessed > 0);
   CHECK(right > 0);
