@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Whether cores, devices and links work at the same time: decode on host devices whose compute and link are modelled, so that
 two cores show what a machine with cards would. Per layer: time, time each lane was busy, the largest of these and their sum.
-usage: overlap.py STOKER [--model FILE] [--tokens N] [--threads N] [--require RATIO]
+usage: overlap.py STOKER [--model FILE] [--tokens N] [--threads N] [--cases N] [--require RATIO]
 
 Goal: a layer takes at most 1.1 times its busiest lane. Layers with experts are cut out of the timeline, from the beginning of
 attention to the next layer's, so the output head and sampling are in none. Attention is the cores', and all that devices do
@@ -93,6 +93,7 @@ def main():
     parser.add_argument("--model")
     parser.add_argument("--folder", help="where to put model and timelines (default: the system's for temporary files)")
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--cases", type=int, default=len(CASES), help="the first N of them (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="the other cores are for what devices really compute")
     parser.add_argument("--require", type=float, help="exit 1 when a layer takes longer, in times of its busiest lane")
     options = parser.parse_args()
@@ -105,7 +106,7 @@ def main():
         facts = json.loads(subprocess.run([options.stoker, "inspect", model, "--json"], check=True, capture_output=True).stdout)
         print("| devices, experts on each | ms per layer | busiest lane | bound | sum | time / busiest | time / bound | lanes |")
         print("|---|---|---|---|---|---|---|---|")
-        for case in CASES:
+        for case in CASES[:options.cases]:
             lanes, passes = decode(options.stoker, model, facts["routed_bytes"], case, options.tokens, options.threads, folder)
             worst = max(worst, report(case, lanes, layer_cuts(lanes, facts, passes)))
     return 1 if options.require and worst > options.require else 0

@@ -63,7 +63,7 @@ struct EngineOptions {
   // Without a slot for every expert: what coming layers will want, guessed so many layers ahead, and whether guesses
   // are read.
   PredictorKind predictor = PredictorKind::gate_shared;
-  i64 lookahead = 0;  // 0: the governor chooses
+  i64 lookahead = 1;  // 0: the governor chooses
   GovernorOptions prefetch;
   bool timeline = false;  // records what cores, devices, links and disk do
 };

@@ -69,7 +69,7 @@ struct Options {
   bool exact = false;
   bool no_preload = false;
   std::string predictor = "gate+shared";
-  i64 lookahead = 0;  // 0: the governor chooses
+  i64 lookahead = 1;  // 0: the governor chooses
   std::string prefetch = "auto";
   f64 prefetch_threshold = 0;  // 0: found while running
   f64 prefetch_gain = 1;       // percent

@@ -58,7 +58,7 @@ bool right(const ExpertTable& table, LayerId layer, ExpertId expert, size_t matr
 struct Options {
   u64 seed = 1;
   SmallModel model;
-  i64 passes = 16;
+  i64 passes = 8;
   i64 budget = 0;
   std::vector<i64> slots;                  // [devices] of the largest experts
   std::vector<HostDeviceOptions> devices;  // [devices]

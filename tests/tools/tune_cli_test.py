@@ -23,16 +23,11 @@ def read(path):
 class Measure(Folder):
     def test_the_machine_file_that_measuring_writes_can_be_simulated(self):
         path = self.path("here.toml")
-        text = expect(self, 0, "tune", "--measure", "-m", MODEL, "-o", path).stdout.decode()
+        text = expect(self, 0, "tune", "--measure", "-o", path).stdout.decode()
         self.assertIn("GB/s", text)
         self.assertEqual(sorted(os.listdir(self.folder)), ["here.toml"])
         report = json.loads(expect(self, 0, "simulate", "-m", MODEL, "--machine", path, "--tokens", "20", "--json").stdout)
         self.assertGreater(report["warm"]["tokens_per_second"], 0)
-
-    def test_measuring_needs_no_model_and_leaves_nothing_but_its_file(self):
-        path = self.path("here.toml")
-        expect(self, 0, "tune", "--measure", "-o", path)
-        self.assertEqual(sorted(os.listdir(self.folder)), ["here.toml"])
 
     def test_mistakes_are_named(self):
         self.assertIn("ends in .toml", self.error("tune", "--measure", "-o", self.path("x")))
