@@ -115,6 +115,7 @@ bool Batcher::submit(std::span<const std::shared_ptr<Generation>> generations) {
 void Batcher::run(const Load& load) {
   try {
     engine_ = load();
+    footprint_ = engine_->footprint();
     i64 count = engine_->options().sequences;
     for (i64 i = 0; i < count; i++) slots_.emplace_back(*engine_, SequenceId(i));
     loans_.resize(static_cast<size_t>(count));

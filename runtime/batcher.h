@@ -18,6 +18,7 @@
 
 #include "kernels/base/stats.h"
 #include "runtime/batch_slot.h"
+#include "runtime/engine.h"
 #include "runtime/generation.h"
 #include "runtime/latency_histogram.h"
 #include "scheduler/scheduler.h"
@@ -63,8 +64,10 @@ class Batcher {
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
-  // Only what does not change while it computes: options, hparams, tokenizer, gguf, footprint.
+  // Only what does not change while it computes: options, hparams, tokenizer, gguf.
   const Engine& engine() const { return *engine_; }
+  // As it was when the engine had been loaded.
+  const EngineFootprint& footprint() const { return footprint_; }
   i64 slots() const;
   i64 capacity() const { return slots() + queue_; }
 
@@ -108,6 +111,7 @@ class Batcher {
 
   const i64 queue_;
   std::unique_ptr<Engine> engine_;  // lives on the engine thread
+  EngineFootprint footprint_;       // written before the constructor returns
 
   // The engine thread's.
   std::vector<BatchSlot> slots_;

@@ -16,8 +16,8 @@ Json models_json(const Service& service) {
                  {{"n_vocab", engine.hparams().vocab},
                   {"n_embd", engine.hparams().hidden},
                   {"n_ctx", engine.options().context},
-                  {"experts", engine.footprint().expert_total},
-                  {"experts_in_memory", engine.footprint().expert_slots}}}};
+                  {"experts", service.batcher().footprint().expert_total},
+                  {"experts_in_memory", service.batcher().footprint().expert_slots}}}};
   return {{"object", "list"}, {"data", Json::array({std::move(model)})}};
 }
 

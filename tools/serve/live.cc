@@ -89,7 +89,7 @@ std::string residency_bytes(const ResidencyView& view) {
 Json live_json(const Service& service) {
   std::shared_ptr<const ResidencyView> view = service.batcher().residency(kWaitMs);
   BatcherStatus status = service.batcher().status();
-  EngineFootprint footprint = service.engine().footprint();
+  const EngineFootprint& footprint = service.batcher().footprint();
   i64 vram_bytes = 0, vram_slots = 0;
   for (const DeviceFootprint& device : footprint.devices) {
     vram_bytes += device.expert_bytes;
