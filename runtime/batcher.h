@@ -25,8 +25,6 @@
 
 namespace stoker {
 
-class Engine;
-
 // Sums since the start, and the state after the last step.
 struct BatcherStatus {
   struct Slot {
