@@ -259,7 +259,9 @@ class Life {
 Options random_options(u64 seed) {
   constexpr const char* kPolicies[] = {"auto", "lru", "ema", "s3fifo", "slru"};
   Rng rng(seed);
-  Options o{.seed = seed, .model = {.layers = 1 + rng.below(3), .experts = 6 + rng.below(10), .top_k = 1 + rng.below(3), .seed = seed}};
+  Options o;
+  o.seed = seed;
+  o.model = {.layers = 1 + rng.below(3), .experts = 6 + rng.below(10), .top_k = 1 + rng.below(3), .seed = seed};
   o.model.sizes = rng.below(3) == 0 ? 2 : 1;
   o.model.packed = seed % 4 == 0;
   ExpertTable table = small_table(o.model);
