@@ -261,7 +261,7 @@ TEST_CASE("budgets, delays and failures by chance: no wrong logit, and every fai
   std::vector<f32> want = expected(on_cpu(model.path()));
   test::Watchdog watchdog(120);
   i64 vocab = 0, failures = 0;
-  for (u64 seed = 1; seed <= static_cast<u64>(test::lives(60)); seed++) {
+  for (u64 seed = 1; seed <= static_cast<u64>(test::lives(200)); seed++) {
     CAPTURE(seed);
     watchdog.begin(seed);
     Rng rng(seed);

@@ -58,7 +58,7 @@ bool right(const ExpertTable& table, LayerId layer, ExpertId expert, size_t matr
 struct Options {
   u64 seed = 1;
   SmallModel model;
-  i64 passes = 8;
+  i64 passes = 16;
   i64 budget = 0;
   std::vector<i64> slots;                  // [devices] of the largest experts
   std::vector<HostDeviceOptions> devices;  // [devices]
@@ -310,12 +310,11 @@ TEST_CASE("thousands of lives with late, failing and lost devices: no wrong byte
     watchdog.begin(seed);
     live(seed, seen);
   }
-  // That all of it happens. How often is the threads' business: less on a busy machine.
-  CHECK(seen.device_hits > kLives / 10);
-  CHECK(seen.promotions > kLives / 10);
-  CHECK(seen.downloads >= kLives / 200);
-  CHECK(seen.failed_exchanges >= kLives / 200);
-  CHECK(seen.lost >= kLives / 200);
+  CHECK(seen.device_hits > kLives);
+  CHECK(seen.promotions > kLives);
+  CHECK(seen.downloads > kLives / 20);
+  CHECK(seen.failed_exchanges > kLives / 10);
+  CHECK(seen.lost > kLives / 20);
   CHECK(seen.failed_reads > 0);
   CHECK(seen.refused > 0);
 }
