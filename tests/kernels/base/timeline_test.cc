@@ -3,17 +3,9 @@
 #include <doctest/doctest.h>
 
 #include "kernels/base/stats.h"
+#include "tests/support/hand_clock.h"
 
 namespace stoker {
-namespace {
-
-class HandClock final : public Clock {
- public:
-  i64 now_ns() const override { return ns; }
-  i64 ns = 0;
-};
-
-}  // namespace
 
 TEST_CASE("a lane's use counts overlapping spans once, clipped to the window, and no waiting") {
   Timeline timeline;
@@ -47,7 +39,7 @@ TEST_CASE("of more spans than there is room for the latest remain, and a window 
 }
 
 TEST_CASE("a timer's stages become spans of its lane") {
-  HandClock clock;
+  test::HandClock clock;
   Timeline timeline;
   StageTimer timer(clock);
   timer.record(timeline, "CPU");

@@ -7,6 +7,7 @@
 #include "scheduler/trace/trace_reader.h"
 #include "scheduler/trace/trace_writer.h"
 #include "tests/scheduler/model_file/raw_gguf.h"
+#include "tests/support/hand_clock.h"
 #include "tests/support/temp_folder.h"
 
 namespace stoker {
@@ -60,12 +61,6 @@ void check_equal(const TraceRecord& got, const TraceRecord& want) {
   CHECK(got.guesses == want.guesses);
   CHECK(got.likelihoods == want.likelihoods);
 }
-
-class HandClock final : public Clock {
- public:
-  i64 now_ns() const override { return now; }
-  i64 now = 0;
-};
 
 }  // namespace
 
@@ -175,14 +170,14 @@ TEST_CASE("only a trace is replaced") {
 
 TEST_CASE("what is written reaches the file within a second") {
   TempFolder folder;
-  HandClock clock;
+  test::HandClock clock;
   TraceHeader h = small_header();
   TraceWriter writer(folder.file("t"), h, clock);
   Rng rng(1);
   auto in_file = [&] { return TraceReader(folder.file("t")).records(); };
   REQUIRE(writer.append(random_record(h, rng, 0)).ok());
   CHECK(in_file() == 0);
-  clock.now = 1'000'000'000;
+  clock.ns = 1'000'000'000;
   REQUIRE(writer.append(random_record(h, rng, 1)).ok());
   CHECK(in_file() == 2);
   REQUIRE(writer.append(random_record(h, rng, 2)).ok());
