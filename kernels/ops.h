@@ -9,8 +9,9 @@
 // recorded behind it is done, which also tells of failures. Pointers are then addresses of the device
 // (DevicePtr::as), those within ExpertWork too; spans are in the CPU's memory and stay as they are until the op has run.
 // A device's table has the ops that it can do; the others are null. Rows of 8-bit activations are then
-// round_up(activation_row_bytes(...), kDeviceRowAlignment) apart at most, which is the room that they need.
-// Matrices of a table with `pack` are in its order (kernels/format/packed.h), which pack makes of the file's.
+// round_up(activation_row_bytes(...), Ops::row_alignment) apart, at most kDeviceRowAlignment more than on the CPU.
+// Matrices of a table with `pack` are in its order (kernels/format/packed.h), which pack makes of the file's; those of
+// heads each for itself.
 //
 // Arithmetic. Weights stay in their block format. Activations come in one of three forms; weight_input() says
 // which one a weight format wants. `exact` keeps them in float32; otherwise they are quantised once per token.
@@ -160,7 +161,7 @@ struct PromptAttentionArgs {
   f32* out;  // [tokens, heads, v]
   i64 heads, nope, rope, latent, v;
   f32 scale;
-  i64 first_head = 0, some_heads = 0;  // a part of the heads, the others' outputs are left alone; 0: all (CUDA knows no parts)
+  i64 first_head = 0, some_heads = 0;  // a part of the heads, the others' outputs are left alone; 0: all (devices know no parts)
   std::byte* scratch;  // prompt_attention_scratch_bytes(...)
   i64 scratch_bytes;
 };
@@ -197,8 +198,19 @@ struct ReorderArgs {
   void* to;
 };
 
+// What attention on a device is to be able to do.
+struct AttentionShape {
+  i64 rows;       // most of a chunk
+  i64 generated;  // most queries of latent attention
+  i64 context;    // most positions of a sequence
+  i64 heads, nope, rope, latent, v;
+  CacheType cache;
+};
+
 struct Ops {
   const char* name;  // "cpu"
+  i64 row_alignment = 1;          // of rows that quantize makes, in bytes
+  bool multiplies_floats = true;  // whether matrices in blocks take F32 activations too; else those of weight_input() alone
 
   void (*quantize)(Stream&, const QuantizeArgs&);
   void (*matmul)(Stream&, const MatmulArgs&);
@@ -215,6 +227,8 @@ struct Ops {
   void (*store_latents)(Stream&, const StoreLatentsArgs&);
   // weights of any format -> f32; count a multiple of the block size
   void (*dequantize)(Stream&, BlockType, const void* blocks, f32* y, i64 count);
+  // Of a device's table: what both forms of attention need of scratch. 0: they cannot do that.
+  i64 (*attention_scratch_bytes)(const AttentionShape&) = nullptr;
   // Both or none. unpack undoes pack, to the last bit.
   void (*pack)(Stream&, const ReorderArgs&);
   void (*unpack)(Stream&, const ReorderArgs&);

@@ -2,10 +2,31 @@
 
 namespace stoker {
 
+namespace {
+
+constexpr i64 kAlignment = 64;
+
+// Rows of devices may be up to kDeviceRowAlignment further apart.
+i64 form_bytes(ActivationForm form, i64 values, i64 unit, i64 rows) {
+  return round_up(activation_row_bytes(form, round_up(values, unit)) + rows * kDeviceRowAlignment, kAlignment);
+}
+i64 q8_32_bytes(i64 values, i64 rows) { return form_bytes(ActivationForm::Q8_32, values, 32, rows); }
+i64 q8_256_bytes(i64 values, i64 rows) { return form_bytes(ActivationForm::Q8_256, values, 256, rows); }
+
+}  // namespace
+
+i64 ActivationRows::bytes_needed(i64 max_values, i64 max_rows) {
+  return q8_32_bytes(max_values, max_rows) + q8_256_bytes(max_values, max_rows);
+}
+
 ActivationRows::ActivationRows(const Ops& ops, i64 max_values)
     : ops_(ops),
-      q8_32_(div_up(max_values, 32) * i64{sizeof(ActQ8_32)}, "8-bit activations"),
-      q8_256_(div_up(max_values, 256) * i64{sizeof(ActQ8_256)}, "8-bit activations") {}
+      memory_(bytes_needed(max_values, 0), "8-bit activations"),
+      q8_32_(memory_.data()),
+      q8_256_(memory_.data() + q8_32_bytes(max_values, 0)) {}
+
+ActivationRows::ActivationRows(const Ops& ops, i64 max_values, i64 max_rows, std::byte* memory)
+    : ops_(ops), q8_32_(memory), q8_256_(memory + q8_32_bytes(max_values, max_rows)) {}
 
 void ActivationRows::set(const f32* x, i64 rows, i64 cols, i64 stride) {
   x_ = x;
@@ -18,11 +39,11 @@ void ActivationRows::set(const f32* x, i64 rows, i64 cols, i64 stride) {
 Activations ActivationRows::as(Stream& stream, ActivationForm form) {
   if (form == ActivationForm::F32) return {x_, form, stride_ * i64{sizeof(f32)}};
   bool& have = form == ActivationForm::Q8_32 ? have_q8_32_ : have_q8_256_;
-  void* out = form == ActivationForm::Q8_32 ? q8_32_.data() : q8_256_.data();
+  void* out = form == ActivationForm::Q8_32 ? q8_32_ : q8_256_;
   if (!have)
     ops_.quantize(stream, {.x = x_, .rows = rows_, .cols = cols_, .x_stride = stride_, .form = form, .out = out});
   have = true;
-  return {out, form, activation_row_bytes(form, cols_)};
+  return {out, form, round_up(activation_row_bytes(form, cols_), ops_.row_alignment)};
 }
 
 void ActivationRows::multiply(Stream& stream, const Matrix& weights, bool exact, f32* y, i64 y_stride) {

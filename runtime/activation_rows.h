@@ -11,6 +11,9 @@ class ActivationRows {
  public:
   // Room for the quantised forms of `max_values` activations (rows x columns).
   ActivationRows(const Ops& ops, i64 max_values);
+  // The same where the ops compute: in bytes_needed() at `memory`, a multiple of 64, for at most `max_rows` rows.
+  ActivationRows(const Ops& ops, i64 max_values, i64 max_rows, std::byte* memory);
+  static i64 bytes_needed(i64 max_values, i64 max_rows);
 
   // Points at float rows, row r at x + r * stride. They must stay unchanged until the next set().
   void set(const f32* x, i64 rows, i64 cols, i64 stride);
@@ -23,7 +26,8 @@ class ActivationRows {
 
  private:
   const Ops& ops_;
-  Buffer q8_32_, q8_256_;
+  Buffer memory_;  // or none of its own
+  std::byte *q8_32_, *q8_256_;
   const f32* x_ = nullptr;
   i64 rows_ = 0, cols_ = 0, stride_ = 0;
   bool have_q8_32_ = false, have_q8_256_ = false;

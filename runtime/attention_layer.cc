@@ -1,6 +1,7 @@
 #include "runtime/attention_layer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/check.h"
 
@@ -8,44 +9,59 @@ namespace stoker {
 
 namespace {
 
-i64 f32_bytes(i64 count) { return count * i64{sizeof(f32)}; }
-f32* floats(const Buffer& buffer) { return reinterpret_cast<f32*>(buffer.data()); }
+constexpr i64 kAlignment = 64;
 
-i64 widest_input(const Hparams& h) {
-  return std::max({h.hidden, h.q_lora, h.heads * h.v});
+i64 widest_input(const Hparams& h) { return std::max({h.hidden, h.q_lora, h.heads * h.v}); }
+
+// Where matrices in blocks take 8-bit rows alone, those of heads do as well.
+i64 head_values(const Ops& ops, const Hparams& h, const AttentionLayer::Limits& limits) {
+  return ops.multiplies_floats ? 0 : limits.generated_rows * h.heads * std::max(h.nope, h.latent);
 }
-
-i64 attention_scratch(const Hparams& h, const AttentionLayer::Limits& limits) {
-  return std::max(
-      latent_attention_scratch_bytes(limits.workers, limits.generated_rows, h.heads, h.latent, h.rope, limits.context),
-      prompt_attention_scratch_bytes(limits.workers, limits.rows, h.nope, h.rope, h.latent, h.v));
+i64 head_rows(const Ops& ops, const Hparams& h, const AttentionLayer::Limits& limits) {
+  return ops.multiplies_floats ? 0 : limits.generated_rows * h.heads;
 }
 
 }  // namespace
 
-AttentionLayer::AttentionLayer(const Ops& ops, const Hparams& hparams, const Limits& limits)
+AttentionLayer::Memory AttentionLayer::carve(const Ops& ops, const Hparams& h, const Limits& l, std::byte* memory) {
+  Memory m;
+  auto take = [&](i64 bytes) {
+    i64 at = std::exchange(m.bytes, m.bytes + round_up(bytes, kAlignment));
+    return memory == nullptr ? nullptr : memory + at;
+  };
+  auto floats = [&](i64 count) { return reinterpret_cast<f32*>(take(count * i64{sizeof(f32)})); };
+  m.q_a = floats(l.rows * h.q_lora);
+  m.q = floats(l.rows * h.heads * h.key());
+  m.kv = floats(l.rows * h.cache_row());
+  m.out = floats(l.rows * h.heads * h.v);
+  m.q_latent = floats(l.generated_rows * h.heads * h.latent);
+  m.context = floats(l.generated_rows * h.heads * h.latent);
+  m.inputs = take(ActivationRows::bytes_needed(l.rows * widest_input(h), l.rows));
+  m.head_inputs = take(ActivationRows::bytes_needed(head_values(ops, h, l), head_rows(ops, h, l)));
+  m.scratch = take(l.op_scratch_bytes);
+  return m;
+}
+
+i64 AttentionLayer::bytes_needed(const Ops& ops, const Hparams& hparams, const Limits& limits) {
+  return carve(ops, hparams, limits, nullptr).bytes;
+}
+
+AttentionLayer::AttentionLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, std::byte* memory,
+                               const f32* frequencies)
     : ops_(ops),
       h_(hparams),
       limits_(limits),
-      inputs_(ops, limits.rows * widest_input(hparams)),
-      q_a_(f32_bytes(limits.rows * hparams.q_lora), "attention queries"),
-      q_(f32_bytes(limits.rows * hparams.heads * hparams.key()), "attention queries"),
-      kv_(f32_bytes(limits.rows * hparams.cache_row()), "attention keys"),
-      out_(f32_bytes(limits.rows * hparams.heads * hparams.v), "attention output"),
-      q_latent_(f32_bytes(limits.generated_rows * hparams.heads * hparams.latent), "attention queries"),
-      context_(f32_bytes(limits.generated_rows * hparams.heads * hparams.latent), "attention output"),
-      scratch_(attention_scratch(hparams, limits), "attention scratch") {
+      frequencies_(frequencies),
+      memory_(carve(ops, hparams, limits, memory)),
+      inputs_(ops, limits.rows * widest_input(hparams), limits.rows, memory_.inputs),
+      head_inputs_(ops, head_values(ops, hparams, limits), head_rows(ops, hparams, limits), memory_.head_inputs) {
   queries_.reserve(static_cast<size_t>(limits.generated_rows));
 }
 
-i64 AttentionLayer::scratch_bytes() const {
-  return q_a_.bytes() + q_.bytes() + kv_.bytes() + out_.bytes() + q_latent_.bytes() + context_.bytes() +
-         scratch_.bytes();
-}
-
-bool AttentionLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, const Batch& batch, f32* x,
-                         f32* normed, PassBreaks& breaks) {
+bool AttentionLayer::run(Stream& stream, const LayerWeights& w, const Batch& batch, f32* x, f32* normed,
+                         PassBreaks& breaks) {
   DCHECK(batch.rows <= limits_.rows);
+  queries_.clear();
   ops_.rms_norm(stream, {.x = x,
                          .weight = w.attention_norm,
                          .y = normed,
@@ -56,20 +72,20 @@ bool AttentionLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, c
                          .epsilon = h_.rms_epsilon});
   if (!project(stream, w, batch, normed, breaks)) return false;
   rotate(stream, batch);
-  store(stream, layer, batch);
+  store(stream, batch);
 
   for (size_t i = 0; i < batch.runs.size();) {
     if (batch.runs[i].is_prompt()) {
-      if (!attend_prompt(stream, layer, w, batch.runs[i++], breaks)) return false;
+      if (!attend_prompt(stream, w, batch.runs[i++], breaks)) return false;
       continue;
     }
     size_t end = i;
     while (end < batch.runs.size() && !batch.runs[end].is_prompt()) end++;
-    attend_generated(stream, layer, w, batch.runs.subspan(i, end - i));
+    attend_generated(stream, w, batch.runs.subspan(i, end - i));
     i = end;
   }
 
-  inputs_.set(floats(out_), batch.rows, h_.heads * h_.v);
+  inputs_.set(memory_.out, batch.rows, h_.heads * h_.v);
   inputs_.multiply(stream, w.attention_output, limits_.exact, normed, h_.hidden);
   ops_.add(stream, x, normed, batch.rows * h_.hidden);
   return true;
@@ -79,76 +95,76 @@ bool AttentionLayer::project(Stream& stream, const LayerWeights& w, const Batch&
                              PassBreaks& breaks) {
   i64 rows = batch.rows;
   inputs_.set(normed, rows, h_.hidden);
-  inputs_.multiply(stream, w.kv_a, limits_.exact, floats(kv_), h_.cache_row());
+  inputs_.multiply(stream, w.kv_a, limits_.exact, memory_.kv, h_.cache_row());
   // Only the latent part is normed: the rotated key shares its row but is used as it is.
-  ops_.rms_norm(stream, {.x = floats(kv_),
+  ops_.rms_norm(stream, {.x = memory_.kv,
                          .weight = w.kv_a_norm,
-                         .y = floats(kv_),
+                         .y = memory_.kv,
                          .rows = rows,
                          .cols = h_.latent,
                          .x_stride = h_.cache_row(),
                          .y_stride = h_.cache_row(),
                          .epsilon = h_.rms_epsilon});
   if (h_.q_lora > 0) {
-    inputs_.multiply(stream, w.q_a, limits_.exact, floats(q_a_), h_.q_lora);
-    ops_.rms_norm(stream, {.x = floats(q_a_),
+    inputs_.multiply(stream, w.q_a, limits_.exact, memory_.q_a, h_.q_lora);
+    ops_.rms_norm(stream, {.x = memory_.q_a,
                            .weight = w.q_a_norm,
-                           .y = floats(q_a_),
+                           .y = memory_.q_a,
                            .rows = rows,
                            .cols = h_.q_lora,
                            .x_stride = h_.q_lora,
                            .y_stride = h_.q_lora,
                            .epsilon = h_.rms_epsilon});
-    inputs_.set(floats(q_a_), rows, h_.q_lora);
+    inputs_.set(memory_.q_a, rows, h_.q_lora);
     if (!breaks.pause()) return false;
   }
-  inputs_.multiply(stream, w.q, limits_.exact, floats(q_), h_.heads * h_.key());
+  inputs_.multiply(stream, w.q, limits_.exact, memory_.q, h_.heads * h_.key());
   return breaks.pause();
 }
 
 void AttentionLayer::rotate(Stream& stream, const Batch& batch) {
-  RopeArgs key{.x = floats(kv_) + h_.latent,
+  RopeArgs key{.x = memory_.kv + h_.latent,
                .rows = batch.rows,
                .heads = 1,
                .row_stride = h_.cache_row(),
                .head_stride = 0,
                .dim = h_.rope,
                .positions = batch.positions,
-               .frequencies = h_.rope_frequencies.data()};
+               .frequencies = frequencies_};
   ops_.rope(stream, key);
   RopeArgs query = key;
-  query.x = floats(q_) + h_.nope;
+  query.x = memory_.q + h_.nope;
   query.heads = h_.heads;
   query.row_stride = h_.heads * h_.key();
   query.head_stride = h_.key();
   ops_.rope(stream, query);
 }
 
-void AttentionLayer::store(Stream& stream, LayerId layer, const Batch& batch) {
+void AttentionLayer::store(Stream& stream, const Batch& batch) {
   for (const SequenceRun& run : batch.runs) {
-    ops_.store_latents(stream, {.x = floats(kv_) + run.first_row * h_.cache_row(),
+    ops_.store_latents(stream, {.x = memory_.kv + run.first_row * h_.cache_row(),
                                 .type = run.cache->type(),
-                                .out = run.cache->row(layer, run.position),
+                                .out = run.latents + cache_bytes(run.cache->type(), run.position * h_.cache_row()),
                                 .rows = run.rows,
                                 .cols = h_.cache_row()});
   }
 }
 
 // A few heads at a time where others wait: a worker takes a head, so as many as there are workers lose nothing.
-bool AttentionLayer::attend_prompt(Stream& stream, LayerId layer, const LayerWeights& w, const SequenceRun& run,
+bool AttentionLayer::attend_prompt(Stream& stream, const LayerWeights& w, const SequenceRun& run,
                                    PassBreaks& breaks) {
   i64 step = breaks.wanted() ? limits_.workers : h_.heads;
   for (i64 first = 0; first < h_.heads; first += step) {
-    ops_.prompt_attention(stream, prompt_args(layer, w, run, first, std::min(step, h_.heads - first)));
+    ops_.prompt_attention(stream, prompt_args(w, run, first, std::min(step, h_.heads - first)));
     if (!breaks.pause()) return false;
   }
   return true;
 }
 
-PromptAttentionArgs AttentionLayer::prompt_args(LayerId layer, const LayerWeights& w, const SequenceRun& run,
+PromptAttentionArgs AttentionLayer::prompt_args(const LayerWeights& w, const SequenceRun& run,
                                                 i64 first_head, i64 heads) {
-  return {.q = floats(q_) + run.first_row * h_.heads * h_.key(),
-          .cache = run.cache->row(layer, 0),
+  return {.q = memory_.q + run.first_row * h_.heads * h_.key(),
+          .cache = run.latents,
           .cache_type = run.cache->type(),
           .first = run.position,
           .tokens = run.rows,
@@ -156,7 +172,7 @@ PromptAttentionArgs AttentionLayer::prompt_args(LayerId layer, const LayerWeight
           .k_b_head_stride_bytes = w.k_b_head_bytes,
           .v_b = w.v_b,
           .v_b_head_stride_bytes = w.v_b_head_bytes,
-          .out = floats(out_) + run.first_row * h_.heads * h_.v,
+          .out = memory_.out + run.first_row * h_.heads * h_.v,
           .heads = h_.heads,
           .nope = h_.nope,
           .rope = h_.rope,
@@ -164,46 +180,49 @@ PromptAttentionArgs AttentionLayer::prompt_args(LayerId layer, const LayerWeight
           .v = h_.v,
           .scale = h_.attention_scale,
           .first_head = first_head,
-          .some_heads = heads,
-          .scratch = scratch_.data(),
-          .scratch_bytes = scratch_.bytes()};
+          .some_heads = heads == h_.heads ? 0 : heads,
+          .scratch = memory_.scratch,
+          .scratch_bytes = limits_.op_scratch_bytes};
 }
 
-void AttentionLayer::attend_generated(Stream& stream, LayerId layer, const LayerWeights& w,
+void AttentionLayer::attend_generated(Stream& stream, const LayerWeights& w,
                                    std::span<const SequenceRun> runs) {
   i64 first = runs.front().first_row;
-  queries_.clear();
+  size_t before = queries_.size();
   for (const SequenceRun& run : runs)
-    for (i64 i = 0; i < run.rows; i++) queries_.push_back({run.cache->row(layer, 0), run.position + i + 1});
-  i64 tokens = static_cast<i64>(queries_.size());
-  DCHECK(tokens <= limits_.generated_rows);
+    for (i64 i = 0; i < run.rows; i++) queries_.push_back({run.latents, run.position + i + 1});
+  i64 tokens = static_cast<i64>(queries_.size() - before);
+  DCHECK(static_cast<i64>(queries_.size()) <= limits_.generated_rows);
 
-  const f32* q = floats(q_) + first * h_.heads * h_.key();
-  multiply_heads(stream, w.k_b, w.k_b_head_bytes, q, h_.key(), tokens, floats(q_latent_));
+  const f32* q = memory_.q + first * h_.heads * h_.key();
+  multiply_heads(stream, w.k_b, w.k_b_head_bytes, q, h_.key(), tokens, memory_.q_latent);
   ops_.latent_attention(stream, {.cache_type = runs.front().cache->type(),
-                                 .queries = queries_,
-                                 .q_latent = floats(q_latent_),
+                                 .queries = std::span(queries_).subspan(before),
+                                 .q_latent = memory_.q_latent,
                                  .q_rope = q + h_.nope,
                                  .q_rope_token_stride = h_.heads * h_.key(),
                                  .q_rope_head_stride = h_.key(),
-                                 .out = floats(context_),
+                                 .out = memory_.context,
                                  .heads = h_.heads,
                                  .latent = h_.latent,
                                  .rope = h_.rope,
                                  .scale = h_.attention_scale,
-                                 .scratch = scratch_.data(),
-                                 .scratch_bytes = scratch_.bytes()});
-  multiply_heads(stream, w.v_b, w.v_b_head_bytes, floats(context_), h_.latent, tokens,
-                 floats(out_) + first * h_.heads * h_.v);
+                                 .scratch = memory_.scratch,
+                                 .scratch_bytes = limits_.op_scratch_bytes});
+  multiply_heads(stream, w.v_b, w.v_b_head_bytes, memory_.context, h_.latent, tokens,
+                 memory_.out + first * h_.heads * h_.v);
 }
 
 void AttentionLayer::multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride,
                                     i64 tokens, f32* y) {
-  // Floats in either mode: prompts rebuild keys and values in floats, and generated rows must see what they see.
+  // Floats in either mode, where the ops know how: prompts rebuild keys and values in floats, and generated rows must see
+  // what they see.
+  head_inputs_.set(x, tokens * h_.heads, w.cols, x_stride);
+  ActivationForm form = ops_.multiplies_floats ? ActivationForm::F32 : weight_input(w.type, limits_.exact);
   ops_.head_matmul(stream, {.weights = w,
                             .head_stride_bytes = head_bytes,
                             .heads = h_.heads,
-                            .x = {x, ActivationForm::F32, x_stride * i64{sizeof(f32)}},
+                            .x = head_inputs_.as(stream, form),
                             .tokens = tokens,
                             .y = y,
                             .y_token_stride = h_.heads * w.rows,

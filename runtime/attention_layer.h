@@ -1,7 +1,9 @@
 // AttentionLayer: multi-head latent attention of one layer over ragged rows (DeepSeek-V2, arXiv 2405.04434, section
 // 2.1). Generated rows attend in latent space, where the cache is read once for all heads; rows of a prompt rebuild
 // keys and values, which costs fewer multiplications per pair of positions when there are many.
-// Owner: the engine thread.
+//
+// It is the same on the CPU and on a device: what it is given lies where the ops compute, and on a device has been posted
+// when run() returns. Owner: the engine thread.
 #pragma once
 
 #include <span>
@@ -18,10 +20,12 @@ namespace stoker {
 // Consecutive rows of the batch that are consecutive positions of one sequence and have one role.
 struct SequenceRun {
   KvCache* cache = nullptr;
+  SequenceId sequence;
   i64 first_row = 0;
   i64 rows = 0;
   i64 position = 0;  // of the first row
   RowRole role = RowRole::prompt;
+  std::byte* latents = nullptr;  // of the layer at hand, row 0 of the sequence's cache
 
   bool is_prompt() const { return role == RowRole::prompt; }
 };
@@ -32,10 +36,13 @@ class AttentionLayer {
     i64 rows = 0;            // most rows in a batch
     i64 generated_rows = 0;  // most of them that are generated
     i64 context = 0;         // most positions of a sequence
-    int workers = 1;
+    int workers = 1;         // that share a prompt's heads
     bool exact = false;
+    i64 op_scratch_bytes = 0;  // what both forms of attention need
   };
-  AttentionLayer(const Ops& ops, const Hparams& hparams, const Limits& limits);
+  static i64 bytes_needed(const Ops& ops, const Hparams& hparams, const Limits& limits);
+  // `memory`: bytes_needed(), at a multiple of 64; `frequencies`: the model's. Both must outlive it.
+  AttentionLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, std::byte* memory, const f32* frequencies);
 
   // x [rows, hidden] += attention(norm(x)). The runs' keys and values are written to their caches. `rows`, `runs` and
   // `positions` [rows] describe the same batch; `normed` is [rows, hidden] of scratch.
@@ -45,29 +52,34 @@ class AttentionLayer {
     i64 rows;
   };
   // False: it was interrupted, x and what the caches have of these rows are undefined.
-  bool run(Stream& stream, LayerId layer, const LayerWeights& w, const Batch& batch, f32* x, f32* normed,
-           PassBreaks& breaks);
-
-  i64 scratch_bytes() const;
+  bool run(Stream& stream, const LayerWeights& w, const Batch& batch, f32* x, f32* normed, PassBreaks& breaks);
 
  private:
+  // Everything it computes on the way: [rows, q_lora], [rows, heads, nope + rope], [rows, latent + rope],
+  // [rows, heads, v], twice [generated rows, heads, latent], and the ops' own.
+  struct Memory {
+    f32 *q_a = nullptr, *q = nullptr, *kv = nullptr, *out = nullptr, *q_latent = nullptr, *context = nullptr;
+    std::byte *inputs = nullptr, *head_inputs = nullptr, *scratch = nullptr;
+    i64 bytes = 0;  // all together
+  };
+  static Memory carve(const Ops& ops, const Hparams& h, const Limits& limits, std::byte* memory);
+
   bool project(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* normed, PassBreaks& breaks);
   void rotate(Stream& stream, const Batch& batch);
-  void store(Stream& stream, LayerId layer, const Batch& batch);
-  bool attend_prompt(Stream& stream, LayerId layer, const LayerWeights& w, const SequenceRun& run, PassBreaks& breaks);
-  PromptAttentionArgs prompt_args(LayerId layer, const LayerWeights& w, const SequenceRun& run, i64 first_head, i64 heads);
-  void attend_generated(Stream& stream, LayerId layer, const LayerWeights& w, std::span<const SequenceRun> runs);
+  void store(Stream& stream, const Batch& batch);
+  bool attend_prompt(Stream& stream, const LayerWeights& w, const SequenceRun& run, PassBreaks& breaks);
+  PromptAttentionArgs prompt_args(const LayerWeights& w, const SequenceRun& run, i64 first_head, i64 heads);
+  void attend_generated(Stream& stream, const LayerWeights& w, std::span<const SequenceRun> runs);
   // y(t, h) = w(h) x(t, h); x is [tokens, heads, w.cols] with head rows `x_stride` apart.
   void multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride, i64 tokens, f32* y);
 
   const Ops& ops_;
   const Hparams& h_;
   Limits limits_;
-  ActivationRows inputs_;
-  Buffer q_a_, q_, kv_, out_;     // [rows, q_lora], [rows, heads, nope + rope], [rows, latent + rope], [rows, heads, v]
-  Buffer q_latent_, context_;     // [generated rows, heads, latent]
-  Buffer scratch_;
-  std::vector<LatentAttentionArgs::Query> queries_;
+  const f32* frequencies_;  // [rope / 2]
+  Memory memory_;
+  ActivationRows inputs_, head_inputs_;
+  std::vector<LatentAttentionArgs::Query> queries_;  // of the run() at hand, posted ops look at them
 };
 
 }  // namespace stoker

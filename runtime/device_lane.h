@@ -56,6 +56,8 @@ class DeviceLane {
   Status finish(f32* out);
 
   bool failed() const { return failed_; }
+  // Something else has found out that the device is lost: nothing is posted any more.
+  void lose() { failed_ = true; }
   i64 host_bytes() const { return x_here_.bytes() + rows_here_.bytes() + out_here_.bytes() + resident_here_.bytes(); }
 
  private:
@@ -86,13 +88,6 @@ class DeviceLane {
   i64 resident_rows_ = 0;  // of what was posted
   Status recorded_, resident_recorded_;  // whether the events stand for what was posted
   bool failed_ = false;
-};
-
-// A lane, and the memory of its device: where the scheduler keeps experts, and the weights of layers whose home it is.
-struct DeviceArenaLane {
-  DeviceBuffer arena;
-  DeviceWeights weights;
-  std::unique_ptr<DeviceLane> lane;
 };
 
 }  // namespace stoker

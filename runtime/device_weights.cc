@@ -15,10 +15,13 @@ constexpr i64 kStagingBytes = 4 * kMiB;
 
 i64 file_bytes(const Matrix& m) { return m.rows * row_bytes(m.type, m.cols); }
 
-// In either order, which is not known before there is a device.
-i64 room(const Matrix& m) {
-  return m.rows == 0 ? 0 : round_up(std::max(file_bytes(m), packed_bytes(m.type, m.rows, m.cols)), kAlignment);
+// In either order, which is not known before there is a device. Matrices of heads lie one after the other.
+i64 room(const Matrix& m, i64 heads = 1) {
+  return m.rows == 0 ? 0 : round_up(heads * std::max(file_bytes(m), packed_bytes(m.type, m.rows, m.cols)), kAlignment);
 }
+i64 vector_room(i64 size) { return round_up(size * i64{sizeof(f32)}, kAlignment); }
+
+i64 heads(const LayerWeights& w) { return w.attention_output.cols / w.v_b.rows; }
 
 // Bytes of ascending places, gathered in pinned memory: a copy for each piece of it, not for each matrix.
 class Upload {
@@ -53,43 +56,97 @@ class Upload {
   i64 begin_ = 0, end_ = 0;  // of what staging_ holds
 };
 
-}  // namespace
+// Puts weights one after the other into a device's memory.
+class Placing {
+ public:
+  Placing(Device& device, DevicePtr memory) : memory_(memory), upload_(device, memory), packed_(device.properties().packed) {}
 
-i64 DeviceWeights::bytes_needed(const LayerWeights& layer) {
-  return room(layer.gate) + room(layer.up) + room(layer.down);
-}
+  ResidentFfn ffn(const LayerWeights& w) { return {.gate = matrix(w.gate), .up = matrix(w.up), .down = matrix(w.down)}; }
 
-DeviceWeights::DeviceWeights(Device& device, std::span<const LayerWeights> layers, std::span<const i32> homes, i32 index)
-    : ffns_(layers.size()) {
-  i64 bytes = 0;
-  for (size_t l = 0; l < layers.size(); l++) bytes += homes[l] == index ? bytes_needed(layers[l]) : 0;
-  if (bytes == 0) return;
-  memory_ = DeviceBuffer(device, bytes, "resident weights");
-  Upload upload(device, memory_.data());
-  bool packed = device.properties().packed;
-  std::vector<std::byte> in_order;
-  i64 at = 0;
-  auto place = [&](const Matrix& m) {
-    if (packed && m.rows > 0 && info(m.type).block_weights > 1) {
-      in_order.resize(static_cast<size_t>(packed_bytes(m.type, m.rows, m.cols)));
-      pack_rows(m.type, m.rows, m.cols, static_cast<const std::byte*>(m.data), in_order.data());
-      upload.put(at, in_order.data(), static_cast<i64>(in_order.size()));
-    } else {
-      upload.put(at, m.data, file_bytes(m));
+  LayerWeights attention(const LayerWeights& w) {
+    LayerWeights there;
+    there.attention_norm = vector(w.attention_norm, w.kv_a.cols);
+    there.q_a = matrix(w.q_a);
+    there.q_a_norm = vector(w.q_a_norm, w.q_a.rows);
+    there.q = matrix(w.q);
+    there.kv_a = matrix(w.kv_a);
+    there.kv_a_norm = vector(w.kv_a_norm, w.k_b.rows);
+    there.k_b = matrix(w.k_b, heads(w), w.k_b_head_bytes);
+    there.k_b_head_bytes = bytes_there(w.k_b);
+    there.v_b = matrix(w.v_b, heads(w), w.v_b_head_bytes);
+    there.v_b_head_bytes = bytes_there(w.v_b);
+    there.attention_output = matrix(w.attention_output);
+    return there;
+  }
+
+  void finish() { upload_.flush(at_); }
+
+ private:
+  bool packs(const Matrix& m) const { return packed_ && info(m.type).block_weights > 1; }
+  i64 bytes_there(const Matrix& m) const { return packs(m) ? packed_bytes(m.type, m.rows, m.cols) : file_bytes(m); }
+
+  Matrix matrix(const Matrix& m, i64 heads = 1, i64 head_bytes = 0) {
+    for (i64 h = 0; h < heads && m.rows > 0; h++) {
+      const std::byte* from = static_cast<const std::byte*>(m.data) + h * head_bytes;
+      if (packs(m)) {
+        in_order_.resize(static_cast<size_t>(bytes_there(m)));
+        pack_rows(m.type, m.rows, m.cols, from, in_order_.data());
+        from = in_order_.data();
+      }
+      upload_.put(at_ + h * bytes_there(m), from, bytes_there(m));
     }
     Matrix there = m;
-    there.data = (memory_.data() + at).as<const void>();
-    at += room(m);
+    there.data = (memory_ + at_).as<const void>();
+    at_ += room(m, heads);
     return there;
-  };
-  for (size_t l = 0; l < layers.size(); l++)
-    if (homes[l] == index)
-      ffns_[l] = {.gate = place(layers[l].gate), .up = place(layers[l].up), .down = place(layers[l].down)};
-  upload.flush(at);
+  }
+
+  const f32* vector(const f32* values, i64 size) {
+    if (size == 0) return nullptr;
+    upload_.put(at_, values, size * i64{sizeof(f32)});
+    const f32* there = (memory_ + at_).as<const f32>();
+    at_ += vector_room(size);
+    return there;
+  }
+
+  DevicePtr memory_;
+  Upload upload_;
+  bool packed_;
+  std::vector<std::byte> in_order_;
+  i64 at_ = 0;
+};
+
+}  // namespace
+
+i64 DeviceWeights::ffn_bytes(const LayerWeights& w) { return room(w.gate) + room(w.up) + room(w.down); }
+
+i64 DeviceWeights::attention_bytes(const LayerWeights& w) {
+  return vector_room(w.kv_a.cols) + room(w.q_a) + vector_room(w.q_a.rows) + room(w.q) + room(w.kv_a) + vector_room(w.k_b.rows) +
+         room(w.k_b, heads(w)) + room(w.v_b, heads(w)) + room(w.attention_output);
 }
 
-i64 DeviceWeights::layers() const {
+DeviceWeights::DeviceWeights(Device& device, std::span<const LayerWeights> layers, std::span<const LayerHome> homes, i32 index)
+    : ffns_(layers.size()), attention_(layers.size()) {
+  i64 bytes = 0;
+  for (size_t l = 0; l < layers.size(); l++)
+    if (homes[l].device == index) bytes += ffn_bytes(layers[l]) + (homes[l].attention ? attention_bytes(layers[l]) : 0);
+  if (bytes == 0) return;
+  memory_ = DeviceBuffer(device, bytes, "resident weights");
+  Placing placing(device, memory_.data());
+  for (size_t l = 0; l < layers.size(); l++) {
+    if (homes[l].device != index) continue;
+    if (homes[l].attention) attention_[l] = placing.attention(layers[l]);
+    ffns_[l] = placing.ffn(layers[l]);
+  }
+  placing.finish();
+}
+
+i64 DeviceWeights::ffn_layers() const {
   return std::count_if(ffns_.begin(), ffns_.end(), [](const ResidentFfn& f) { return f.gate.rows > 0; });
+}
+
+i64 DeviceWeights::attention_layers() const {
+  return std::count_if(attention_.begin(), attention_.end(), [](const LayerWeights& w) { return w.kv_a.rows > 0; });
 }
 
 }  // namespace stoker

@@ -1,6 +1,6 @@
 // DeviceWeights: in a device's memory, and in the order that it wants, the weights that every row passes of the layers
-// whose home it is: the dense FFN or the shared experts. RAM keeps its copy, from which the CPU computes when the device is
-// lost.
+// whose home it is: attention's, and the dense FFN or the shared experts. RAM keeps its copy, from which the CPU computes when
+// the device is lost.
 // Immutable after construction. Owner: the engine thread.
 #pragma once
 
@@ -9,6 +9,7 @@
 
 #include "kernels/base/ids.h"
 #include "kernels/device/device_buffer.h"
+#include "runtime/home_devices.h"
 #include "runtime/weights.h"
 
 namespace stoker {
@@ -21,23 +22,31 @@ struct ResidentFfn {
 class DeviceWeights {
  public:
   // What a layer takes of its home. The weights' data need not be there.
-  static i64 bytes_needed(const LayerWeights& layer);
+  static i64 ffn_bytes(const LayerWeights& layer);
+  static i64 attention_bytes(const LayerWeights& layer);
 
   // Of the `layers` whose home is `index`. Throws Error when the device has no room or a copy fails. The device must
   // outlive it.
-  DeviceWeights(Device& device, std::span<const LayerWeights> layers, std::span<const i32> homes, i32 index);
+  DeviceWeights(Device& device, std::span<const LayerWeights> layers, std::span<const LayerHome> homes, i32 index);
 
   // nullptr: its home is elsewhere.
   const ResidentFfn* ffn(LayerId layer) const {
     const ResidentFfn& ffn = ffns_[static_cast<size_t>(layer.value)];
     return ffn.gate.rows > 0 ? &ffn : nullptr;
   }
+  // With attention's part alone; nullptr likewise.
+  const LayerWeights* attention(LayerId layer) const {
+    const LayerWeights& w = attention_[static_cast<size_t>(layer.value)];
+    return w.kv_a.rows > 0 ? &w : nullptr;
+  }
   i64 bytes() const { return memory_.bytes(); }
-  i64 layers() const;
+  i64 ffn_layers() const;
+  i64 attention_layers() const;
 
  private:
   DeviceBuffer memory_;
-  std::vector<ResidentFfn> ffns_;  // [layers]
+  std::vector<ResidentFfn> ffns_;        // [layers]
+  std::vector<LayerWeights> attention_;  // [layers]
 };
 
 }  // namespace stoker

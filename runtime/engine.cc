@@ -116,13 +116,14 @@ struct Engine::Impl {
     if (cache_type() == CacheType::Q8_0 && hparams.cache_row() % 32 != 0)
       fail("--cache-type q8_0: a row of {} values is not made of blocks of 32; use f16", hparams.cache_row());
     options.chunk = std::clamp<i64>(options.chunk, 1, options.context);
-    devices = std::make_unique<EngineDevices>(options.devices, DeviceLane::Limits{.rows = std::max(options.chunk, options.sequences),
-                                                                                  .top_k = hparams.top_k,
-                                                                                  .experts = hparams.experts,
-                                                                                  .hidden = hparams.hidden,
-                                                                                  .ffn = hparams.expert_ffn,
-                                                                                  .resident_ffn = hparams.widest_resident_ffn(),
-                                                                                  .exact = options.exact},
+    i64 rows = std::max(options.chunk, options.sequences);
+    devices = std::make_unique<EngineDevices>(options.devices, hparams,
+                                              DeviceAttention::Limits{.rows = rows,
+                                                                      .generated_rows = Forward::generated_rows(rows, options.sequences),
+                                                                      .context = options.context,
+                                                                      .sequences = options.sequences,
+                                                                      .cache = cache_type(),
+                                                                      .exact = options.exact},
                                               experts);
     if (!options.timeline) return;
     timeline = std::make_unique<Timeline>();
@@ -292,8 +293,10 @@ EngineFootprint Engine::footprint() const {
   std::vector<DeviceFootprint> devices;
   for (size_t i = 0; i < e.plan.devices.size(); i++)
     devices.push_back({.id = e.devices->id(i),
-                       .resident_bytes = e.devices->weights(i).bytes(),
-                       .home_layers = e.devices->weights(i).layers(),
+                       .resident_bytes = e.devices->layers(i).weights.bytes(),
+                       .home_layers = e.devices->layers(i).weights.ffn_layers(),
+                       .attention_layers = e.devices->layers(i).weights.attention_layers(),
+                       .kv_bytes = e.devices->layers(i).kv_bytes(),
                        .expert_bytes = e.plan.device_arena_bytes(i),
                        .expert_slots = e.plan.device_experts(i),
                        .experts = e.scheduler->experts_on_device(static_cast<i64>(i))});

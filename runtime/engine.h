@@ -39,8 +39,8 @@ struct ExpertGroups {
 struct EngineOptions {
   std::string model_path;
   i64 ram_bytes = 0;   // for routed experts; 0: what is free, less a margin
-  DeviceChoice devices;         // that compute experts beside the CPU
-  std::vector<i64> vram_bytes;  // for weights on each, or one for all; empty: what is free
+  DeviceChoice devices;         // that compute beside the CPU
+  std::vector<i64> vram_bytes;  // for weights and KV cache on each, or one for all; empty: what is free
   i64 context = 4096;  // positions per sequence
   i64 sequences = 1;
   i64 chunk = 512;     // most rows in one forward pass
@@ -73,8 +73,10 @@ using LoadProgress = std::function<bool(std::string_view stage, i64 done_bytes, 
 
 struct DeviceFootprint {
   std::string id;          // "host:0"
-  i64 resident_bytes = 0;  // of its memory: dense FFN or shared experts of so many layers
+  i64 resident_bytes = 0;  // of its memory: dense FFN or shared experts of so many layers, attention of others or the same
   i64 home_layers = 0;
+  i64 attention_layers = 0;
+  i64 kv_bytes = 0;        // of its memory: the KV cache of the latter
   i64 expert_bytes = 0;    // of its memory, for experts
   i64 expert_slots = 0;
   i64 experts = 0;         // there now; 0 when it is lost

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "runtime/home_devices.h"
 #include "runtime/settle_devices.h"
 #include "scheduler/tiers/vram.h"
 
@@ -13,12 +12,39 @@ namespace {
 // Left free of what a card has, for what its driver takes as it goes.
 constexpr i64 kCardMargin = 512 * kMiB;
 
+DeviceLane::Limits lane_limits(const Hparams& h, const DeviceAttention::Limits& limits) {
+  return {.rows = limits.rows,
+          .top_k = h.top_k,
+          .experts = h.experts,
+          .hidden = h.hidden,
+          .ffn = h.expert_ffn,
+          .resident_ffn = h.widest_resident_ffn(),
+          .exact = limits.exact};
+}
+
 }  // namespace
 
-EngineDevices::EngineDevices(const DeviceChoice& choice, const DeviceLane::Limits& limits, const ExpertTable& table)
-    : choice_(settle_devices(choice).choice), limits_(limits), table_(table), devices_(open_devices(choice_)) {
+EngineDevices::EngineDevices(const DeviceChoice& choice, const Hparams& hparams, const DeviceAttention::Limits& limits,
+                             const ExpertTable& table)
+    : choice_(settle_devices(choice).choice),
+      hparams_(hparams),
+      attention_limits_(limits),
+      limits_(lane_limits(hparams, limits)),
+      table_(table),
+      devices_(open_devices(choice_)) {
   if (choice_.kind == DeviceChoice::Kind::cuda && limits.exact)
     fail("--exact: CUDA cards have no exact arithmetic; use --device cpu with it");
+}
+
+// All devices are of one kind.
+bool EngineDevices::attends() const {
+  return !devices_.empty() && DeviceAttention::possible(device_ops(*devices_.front()), hparams_, attention_limits_);
+}
+
+// What computing takes of a device's memory.
+i64 EngineDevices::scratch_bytes(const Device& device) const {
+  i64 attention = attends() ? DeviceAttention::bytes_needed(device_ops(device), hparams_, attention_limits_) : 0;
+  return DeviceLane::bytes_needed(limits_) + attention;
 }
 
 // What a copier takes of a device's memory.
@@ -37,7 +63,7 @@ std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_
     i64 free_bytes = devices_[i]->properties().free_bytes;
     if (i < choice_.cards.size())  // logical devices of one card share it
       free_bytes = (free_bytes - kCardMargin) / std::count(choice_.cards.begin(), choice_.cards.end(), choice_.cards[i]);
-    free_bytes -= DeviceLane::bytes_needed(limits_) + staging_bytes(*devices_[i]);
+    free_bytes -= scratch_bytes(*devices_[i]) + staging_bytes(*devices_[i]);
     DeviceRequest request{.vram_bytes = std::max<i64>(0, free_bytes)};
     if (!vram_bytes.empty()) request.vram_bytes = vram_bytes[std::min(i, vram_bytes.size() - 1)];
     if (i < choice_.host.size()) {
@@ -46,13 +72,23 @@ std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_
     }
     requests.push_back(request);
   }
-  std::vector<i64> layer_bytes, budgets;
-  for (const LayerWeights& layer : shapes) layer_bytes.push_back(DeviceWeights::bytes_needed(layer));
-  for (const DeviceRequest& request : requests) budgets.push_back(request.vram_bytes);
-  homes_ = home_devices(layer_bytes, budgets);
-  for (size_t l = 0; l < homes_.size(); l++)
-    if (homes_[l] >= 0) requests[static_cast<size_t>(homes_[l])].vram_bytes -= layer_bytes[l];
+  give_homes(shapes, requests);
   return requests;
+}
+
+// Takes what layers need from what their homes have.
+void EngineDevices::give_homes(std::span<const LayerWeights> shapes, std::vector<DeviceRequest>& requests) {
+  std::vector<LayerBytes> layers;
+  std::vector<i64> budgets;
+  i64 cache = DeviceAttention::cache_bytes_needed(hparams_, attention_limits_);
+  for (const LayerWeights& layer : shapes)
+    layers.push_back({.attention = attends() ? DeviceWeights::attention_bytes(layer) + cache : 0,
+                      .ffn = DeviceWeights::ffn_bytes(layer)});
+  for (const DeviceRequest& request : requests) budgets.push_back(request.vram_bytes);
+  homes_ = layer_homes(layers, budgets);
+  for (size_t l = 0; l < homes_.size(); l++)
+    if (homes_[l].device >= 0)
+      requests[static_cast<size_t>(homes_[l].device)].vram_bytes -= layers[l].ffn + (homes_[l].attention ? layers[l].attention : 0);
 }
 
 void EngineDevices::record(Timeline& timeline) {
@@ -68,7 +104,11 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
     auto lane = std::make_unique<DeviceLane>(device, ops, level, limits_);
     lanes_.push_back({.arena = DeviceBuffer(device, plan.device_arena_bytes(i), "experts"),
                       .weights = DeviceWeights(device, weights.layers(), homes_, static_cast<i32>(i)),
-                      .lane = std::move(lane)});
+                      .lane = std::move(lane),
+                      .attention = nullptr});
+    DeviceLayers& there = lanes_.back();
+    if (there.weights.attention_layers() > 0)
+      there.attention = std::make_unique<DeviceAttention>(device, ops, level, hparams_, attention_limits_, there.weights);
     packings_.push_back(nullptr);
     if (ops.pack != nullptr)
       packings_.back() = std::make_unique<EnginePacking>(
@@ -83,7 +123,7 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
 
 i64 EngineDevices::host_bytes() const {
   i64 bytes = 0;
-  for (const DeviceArenaLane& lane : lanes_) bytes += lane.lane->host_bytes();
+  for (const DeviceLayers& d : lanes_) bytes += d.lane->host_bytes() + (d.attention ? d.attention->host_bytes() : 0);
   return bytes;
 }
 

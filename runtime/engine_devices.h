@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernels/device/open_devices.h"
-#include "runtime/device_lane.h"
+#include "runtime/device_layers.h"
 #include "runtime/engine_packing.h"
 #include "scheduler/plan.h"
 #include "scheduler/planner.h"
@@ -18,12 +18,13 @@ namespace stoker {
 
 class EngineDevices {
  public:
-  // The table must outlive it. Throws Error when there is no such device, or it cannot compute what `limits` say.
-  EngineDevices(const DeviceChoice& choice, const DeviceLane::Limits& limits, const ExpertTable& table);
+  // Table and hparams must outlive it. Throws Error when there is no such device, or it cannot compute what `limits` say.
+  EngineDevices(const DeviceChoice& choice, const Hparams& hparams, const DeviceAttention::Limits& limits,
+                const ExpertTable& table);
 
   // Gives the layers their homes, and says what the planner may use of each device for experts. `vram_bytes`: for
-  // weights, those that every row passes first; one for each device or one for all; none: what is free beside the
-  // lane's own. Throws Error when their number does not fit.
+  // KV cache and weights, those that every row passes first; one for each device or one for all; none: what is free beside
+  // scratch. Throws Error when their number does not fit.
   std::vector<DeviceRequest> requests(const std::vector<i64>& vram_bytes, std::span<const LayerWeights> shapes);
   // Uploads what every row passes. Throws Error when a device has less memory than that, or fails.
   void allocate(const Plan& plan, const Weights& weights, IsaLevel level);
@@ -31,21 +32,27 @@ class EngineDevices {
   // Before allocate(). The timeline must outlive this.
   void record(Timeline& timeline);
 
-  std::span<DeviceArenaLane> lanes() { return lanes_; }
+  std::span<DeviceLayers> lanes() { return lanes_; }
   Copier* copier() { return copier_.get(); }
   std::string id(size_t device) const { return devices_[device]->properties().id; }
   i64 host_bytes() const;
-  const DeviceWeights& weights(size_t device) const { return lanes_[device].weights; }
+  const DeviceLayers& layers(size_t device) const { return lanes_[device]; }
 
  private:
   i64 staging_bytes(const Device& device) const;
 
+  i64 scratch_bytes(const Device& device) const;
+  void give_homes(std::span<const LayerWeights> shapes, std::vector<DeviceRequest>& requests);
+  bool attends() const;
+
   DeviceChoice choice_;
+  const Hparams& hparams_;
+  DeviceAttention::Limits attention_limits_;
   DeviceLane::Limits limits_;
   const ExpertTable& table_;
   std::vector<std::unique_ptr<Device>> devices_;
-  std::vector<i32> homes_;  // [layers], see home_devices()
-  std::vector<DeviceArenaLane> lanes_;
+  std::vector<LayerHome> homes_;  // [layers]
+  std::vector<DeviceLayers> lanes_;
   std::vector<std::unique_ptr<EnginePacking>> packings_;  // [devices], none where the file's order is the device's
   std::unique_ptr<DeviceCopier> copier_;
 };

@@ -12,37 +12,44 @@ namespace {
 
 f32* floats(const Buffer& buffer) { return reinterpret_cast<f32*>(buffer.data()); }
 
-AttentionLayer::Limits attention_limits(const Forward::Limits& limits, int workers) {
+AttentionLayer::Limits attention_limits(const Hparams& h, const Forward::Limits& limits, int workers) {
+  i64 generated = Forward::generated_rows(limits.rows, limits.sequences);
   return {.rows = limits.rows,
-          .generated_rows = std::min(limits.rows, limits.sequences * BatchRow::kGeneratedRows),
+          .generated_rows = generated,
           .context = limits.context,
           .workers = workers,
-          .exact = limits.exact};
+          .exact = limits.exact,
+          .op_scratch_bytes =
+              std::max(latent_attention_scratch_bytes(workers, generated, h.heads, h.latent, h.rope, limits.context),
+                       prompt_attention_scratch_bytes(workers, limits.rows, h.nope, h.rope, h.latent, h.v))};
 }
 
 }  // namespace
 
 Forward::Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
-                 Router& router, const Limits& limits, Lookahead* lookahead, std::span<DeviceArenaLane> lanes)
+                 Router& router, const Limits& limits, Lookahead* lookahead, std::span<DeviceLayers> devices)
     : ops_(ops),
       stream_(stream),
       h_(hparams),
       weights_(weights),
       router_(router),
       scheduler_(scheduler),
-      devices_(static_cast<i64>(lanes.size())),
+      devices_(devices),
       limits_(limits),
       x_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "hidden states"),
       normed_(limits.rows * hparams.hidden * i64{sizeof(f32)}, "hidden states"),
+      attention_memory_(AttentionLayer::bytes_needed(ops, hparams, attention_limits(hparams, limits, stream.workers().size())),
+                        "attention"),
       head_inputs_(ops, limits.rows * hparams.hidden),
-      attention_(ops, hparams, attention_limits(limits, stream.workers().size())),
-      moe_(ops, hparams, {.rows = limits.rows, .exact = limits.exact}, scheduler, router, lookahead, lanes) {
+      attention_(ops, hparams, attention_limits(hparams, limits, stream.workers().size()), attention_memory_.data(),
+                 hparams.rope_frequencies.data()),
+      moe_(ops, hparams, {.rows = limits.rows, .exact = limits.exact}, scheduler, router, lookahead, devices) {
   runs_.reserve(static_cast<size_t>(limits.rows));
   positions_.resize(static_cast<size_t>(limits.rows));
 }
 
 i64 Forward::scratch_bytes() const {
-  return x_.bytes() + normed_.bytes() + attention_.scratch_bytes() + moe_.scratch_bytes();
+  return x_.bytes() + normed_.bytes() + attention_memory_.bytes() + moe_.scratch_bytes();
 }
 
 Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> caches, std::span<f32> logits,
@@ -60,9 +67,8 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
     const LayerWeights& w = weights_.layers()[static_cast<size_t>(i)];
     timer.enter(Stage::attention);
     scheduler_.tend();
-    bool attended = attention_.run(stream_, LayerId(i), w, {runs_, positions_.data(), count}, floats(x_), floats(normed_), breaks);
-    Status status;
-    if (attended && breaks.pause())
+    Status status = attend(LayerId(i), count, timer, breaks);
+    if (status.ok() && breaks.pause())
       status = moe_.run(stream_, LayerId(i), w, count, floats(x_), floats(normed_), timer, breaks);
     if (status.ok() && !breaks.pause()) status = Status::failure("interrupted");
     if (!status.ok()) {
@@ -72,13 +78,36 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   }
   timer.enter(Stage::rest);
   output_head(rows, logits);
-  for (const SequenceRun& run : runs_) run.cache->set_length(run.position + run.rows);
+  for (const SequenceRun& run : runs_) {
+    run.cache->set_length(run.position + run.rows);
+    run.cache->share();
+  }
   timer.stop();
   // Every layer has waited for its devices.
-  for (i64 d = 0; d < devices_; d++) scheduler_.finish_epoch(d, scheduler_.epoch());
+  for (i64 d = 0; d < static_cast<i64>(devices_.size()); d++) scheduler_.finish_epoch(d, scheduler_.epoch());
   bool decode = count == static_cast<i64>(runs_.size());
   scheduler_.end_pass(count, timer.total_ns() - before_ns, decode);
   return {};
+}
+
+// By the layer's home, or the CPU. Failure: it was interrupted, or the device is lost, which the scheduler then knows.
+Status Forward::attend(LayerId layer, i64 rows, StageTimer& timer, PassBreaks& breaks) {
+  AttentionLayer::Batch batch{runs_, positions_.data(), rows};
+  for (size_t d = 0; d < devices_.size(); d++) {
+    DeviceAttention* home = devices_[d].attention_of(layer);
+    if (home == nullptr) continue;
+    home->post(layer, batch, floats(x_), timer);
+    timer.enter(Stage::device_wait);
+    Status status = home->finish(floats(x_));
+    if (status.ok()) return {};
+    devices_[d].lane->lose();
+    scheduler_.lose_device(static_cast<i64>(d));
+    return Status::failure(status.message() + kElsewhere);
+  }
+  for (SequenceRun& run : runs_) run.latents = run.cache->row(layer, 0);
+  const LayerWeights& w = weights_.layers()[static_cast<size_t>(layer.value)];
+  if (attention_.run(stream_, w, batch, floats(x_), floats(normed_), breaks)) return {};
+  return Status::failure("interrupted");
 }
 
 void Forward::split_into_runs(std::span<const BatchRow> rows, std::span<KvCache* const> caches) {
@@ -95,7 +124,7 @@ void Forward::split_into_runs(std::span<const BatchRow> rows, std::span<KvCache*
     if (continues && row.role == rows[i - 1].role)
       runs_.back().rows++;
     else
-      runs_.push_back({cache, static_cast<i64>(i), 1, row.position, row.role});
+      runs_.push_back({cache, row.sequence, static_cast<i64>(i), 1, row.position, row.role});
   }
   for (const SequenceRun& run : runs_) CHECK(run.position + run.rows <= run.cache->context());
 }

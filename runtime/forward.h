@@ -1,6 +1,7 @@
 // Forward: one pass of a batch of rows through the whole model. Owner: the engine thread.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <span>
@@ -25,9 +26,12 @@ class Forward {
     i64 context = 0;
     bool exact = false;
   };
+  // Of a batch of `rows`, most that are generated.
+  static i64 generated_rows(i64 rows, i64 sequences) { return std::min(rows, sequences * BatchRow::kGeneratedRows); }
+
   // Everything passed must outlive it. All scratch is allocated here; run() allocates nothing.
   Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
-          Router& router, const Limits& limits, Lookahead* lookahead = nullptr, std::span<DeviceArenaLane> lanes = {});
+          Router& router, const Limits& limits, Lookahead* lookahead = nullptr, std::span<DeviceLayers> devices = {});
 
   // See Engine::forward and PassBreaks. `caches` [sequences].
   Status run(std::span<const BatchRow> rows, std::span<KvCache* const> caches, std::span<f32> logits,
@@ -36,6 +40,7 @@ class Forward {
   i64 scratch_bytes() const;
 
  private:
+  Status attend(LayerId layer, i64 rows, StageTimer& timer, PassBreaks& breaks);
   void split_into_runs(std::span<const BatchRow> rows, std::span<KvCache* const> caches);
   void embed(std::span<const BatchRow> rows);
   void output_head(std::span<const BatchRow> rows, std::span<f32> logits);
@@ -46,9 +51,10 @@ class Forward {
   const Weights& weights_;
   Router& router_;
   Scheduler& scheduler_;
-  i64 devices_;
+  std::span<DeviceLayers> devices_;
   Limits limits_;
   Buffer x_, normed_;  // [rows, hidden]
+  Buffer attention_memory_;
   ActivationRows head_inputs_;
   AttentionLayer attention_;
   MoeLayer moe_;

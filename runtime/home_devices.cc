@@ -24,4 +24,22 @@ std::vector<i32> home_devices(std::span<const i64> layer_bytes, std::span<const 
   return homes;
 }
 
+std::vector<LayerHome> layer_homes(std::span<const LayerBytes> layers, std::span<const i64> vram_bytes) {
+  std::vector<LayerHome> homes(layers.size());
+  std::vector<i64> bytes(layers.size()), left(vram_bytes.begin(), vram_bytes.end());
+  for (bool attention : {true, false}) {
+    for (size_t l = 0; l < layers.size(); l++) {
+      bool wanted = homes[l].device < 0 && (!attention || layers[l].attention > 0);
+      bytes[l] = wanted ? layers[l].ffn + (attention ? layers[l].attention : 0) : 0;
+    }
+    std::vector<i32> found = home_devices(bytes, left);
+    for (size_t l = 0; l < layers.size(); l++) {
+      if (found[l] < 0) continue;
+      homes[l] = {.device = found[l], .attention = attention};
+      left[static_cast<size_t>(found[l])] -= bytes[l];
+    }
+  }
+  return homes;
+}
+
 }  // namespace stoker

@@ -27,7 +27,12 @@ class KvCache {
   void set_length(i64 length) { length_ = length; }
   void truncate(i64 length) {
     if (length < length_) length_ = length;
+    if (length < shared_) shared_ = length;
   }
+  // Of so many of them, devices have the rows of their layers too. Those that were truncated and came back in another
+  // way than by a pass, they have not.
+  i64 shared() const { return shared_; }
+  void share() { shared_ = length_; }
 
   CacheType type() const { return type_; }
   // Row `position` of one layer's [context, latent + rope].
@@ -36,7 +41,7 @@ class KvCache {
   }
 
  private:
-  i64 context_, row_, length_ = 0;
+  i64 context_, row_, length_ = 0, shared_ = 0;
   CacheType type_;
   Buffer memory_;
 };

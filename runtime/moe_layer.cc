@@ -21,7 +21,7 @@ Status interrupted() { return Status::failure("interrupted"); }
 }  // namespace
 
 MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router,
-                   Lookahead* lookahead, std::span<DeviceArenaLane> lanes)
+                   Lookahead* lookahead, std::span<DeviceLayers> lanes)
     : ops_(ops),
       h_(hparams),
       limits_(limits),
@@ -190,7 +190,7 @@ Status MoeLayer::finish_devices() {
     Status status = lanes_[d].lane->finish(floats(expert_rows_));
     if (status.ok()) continue;
     scheduler_.lose_device(static_cast<i64>(d));
-    if (result.ok()) result = Status::failure(status.message() + "; its experts are computed elsewhere from now on");
+    if (result.ok()) result = Status::failure(status.message() + kElsewhere);
   }
   return result;
 }

@@ -9,7 +9,7 @@
 
 #include "kernels/base/stats.h"
 #include "runtime/activation_rows.h"
-#include "runtime/device_lane.h"
+#include "runtime/device_layers.h"
 #include "runtime/hparams.h"
 #include "runtime/lookahead.h"
 #include "runtime/pass_breaks.h"
@@ -28,7 +28,7 @@ class MoeLayer {
   // `lanes`: of the plan's devices, in order; they compute the experts that the scheduler has there, and what every row
   // passes of the layers whose home they are.
   MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router,
-           Lookahead* lookahead = nullptr, std::span<DeviceArenaLane> lanes = {});
+           Lookahead* lookahead = nullptr, std::span<DeviceLayers> lanes = {});
 
   // x [rows, hidden] += ffn(norm(x)), for a layer with experts or a dense one. `normed` is [rows, hidden] of scratch.
   // Failure: an expert could not be read, a device is lost, which the scheduler then knows, or it was interrupted; x is
@@ -103,7 +103,7 @@ class MoeLayer {
   size_t part_begin_ = 0;                        // the lease's first request
   std::vector<ReadyExpert> ready_;
   std::vector<ExpertWork> work_;
-  std::span<DeviceArenaLane> lanes_;
+  std::span<DeviceLayers> lanes_;
   std::vector<DeviceWork> device_work_;
 };
 

@@ -5,37 +5,23 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/device/host_device.h"
-#include "kernels/device/stream.h"
+#include "kernels/cpu/host_device_work.h"
 #include "kernels/format/packed.h"
 
 namespace stoker {
 
 namespace {
 
-HostDeviceStream& host_stream(Stream& stream) { return static_cast<HostDeviceStream&>(stream.device()); }
+using host_device::host_stream, host_device::matrix_bytes, host_device::post, host_device::real;
 
-// The bytes behind an address of the device that an argument holds.
-template <class T>
-T* real(const HostDeviceStream& stream, T* address) {
-  if (address == nullptr) return nullptr;
-  return reinterpret_cast<T*>(stream.real({reinterpret_cast<u64>(address)}));
-}
-
-i64 matrix_bytes(const Matrix& m) { return m.rows * row_bytes(m.type, m.cols); }
 i64 work_bytes(const ExpertWork& w) { return matrix_bytes(w.gate) + matrix_bytes(w.up) + matrix_bytes(w.down); }
 
 void quantize(Stream& stream, const QuantizeArgs& args) {
-  HostDeviceStream& host = host_stream(stream);
-  IsaLevel level = stream.level();
-  HostWork work([&host, level, args] {
-    Stream cpu(host.workers(), level);
-    QuantizeArgs here = args;
-    here.x = real(host, args.x);
-    here.out = real(host, args.out);
-    cpu::quantize(cpu, here);
+  post(stream, args, args.rows * args.cols * i64{sizeof(f32)}, [](Stream& cpu, const HostDeviceStream& host, QuantizeArgs a) {
+    a.x = real(host, a.x);
+    a.out = real(host, a.out);
+    cpu::quantize(cpu, a);
   });
-  host.post(work, args.rows * args.cols * i64{sizeof(f32)});
 }
 
 ExpertFfnArgs real(const HostDeviceStream& host, ExpertFfnArgs args) {
@@ -54,18 +40,15 @@ ExpertWork real(const HostDeviceStream& host, ExpertWork w) {
   return w;
 }
 
-// compute(stream of the CPU, arguments with the CPU's addresses except those within `work`), in the stream's thread.
+// compute(stream of the CPU, host stream, arguments with the CPU's addresses except those within `work`), in the stream's
+// thread.
 template <class Compute>
 void post_experts(Stream& stream, const ExpertFfnArgs& args, Compute compute) {
-  HostDeviceStream& host = host_stream(stream);
-  IsaLevel level = stream.level();
-  HostWork work([&host, level, args, compute] {
-    Stream cpu(host.workers(), level);
-    compute(cpu, host, real(host, args));
-  });
   i64 bytes = 0;
   for (const ExpertWork& w : args.work) bytes += work_bytes(w);
-  host.post(work, bytes);
+  post(stream, args, bytes, [compute](Stream& cpu, const HostDeviceStream& host, const ExpertFfnArgs& there) {
+    compute(cpu, host, real(host, there));
+  });
 }
 
 void expert_ffn(Stream& stream, const ExpertFfnArgs& args) {
@@ -115,28 +98,13 @@ void post_reorder(Stream& stream, const ReorderArgs& args, Reorder reorder) {
 void pack(Stream& stream, const ReorderArgs& args) { post_reorder(stream, args, pack_rows); }
 void unpack(Stream& stream, const ReorderArgs& args) { post_reorder(stream, args, unpack_rows); }
 
-constexpr Ops host_ops(const char* name) {
-  return {.name = name,
-          .quantize = quantize,
-          .matmul = nullptr,
-          .head_matmul = nullptr,
-          .rms_norm = nullptr,
-          .rope = nullptr,
-          .expert_ffn = expert_ffn,
-          .latent_attention = nullptr,
-          .prompt_attention = nullptr,
-          .route = nullptr,
-          .combine = nullptr,
-          .add = nullptr,
-          .store_latents = nullptr,
-          .dequantize = nullptr,
-          .pack = nullptr,
-          .unpack = nullptr};
-}
-
-constexpr Ops packed_host_ops() {
-  Ops ops = host_ops("host device, packed");
-  ops.expert_ffn = packed_expert_ffn;
+Ops host_ops(const char* name, bool packed) {
+  Ops ops{};
+  ops.name = name;
+  ops.quantize = quantize;
+  ops.expert_ffn = packed ? packed_expert_ffn : expert_ffn;
+  host_device::add_attention(ops, packed);
+  if (!packed) return ops;
   ops.pack = pack;
   ops.unpack = unpack;
   return ops;
@@ -145,12 +113,12 @@ constexpr Ops packed_host_ops() {
 }  // namespace
 
 const Ops& host_device_ops() {
-  static constexpr Ops kOps = host_ops("host device");
+  static const Ops kOps = host_ops("host device", false);
   return kOps;
 }
 
 const Ops& packed_host_device_ops() {
-  static constexpr Ops kOps = packed_host_ops();
+  static const Ops kOps = host_ops("host device, packed", true);
   return kOps;
 }
 

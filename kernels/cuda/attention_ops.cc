@@ -12,6 +12,8 @@ namespace {
 // Floats that the result of a part takes.
 i64 part_floats(i64 heads, i64 latent) { return heads * (latent + 2); }
 i64 part_count(i64 length) { return div_up(length, attention_part_positions(length)); }
+// Of a context of any length up to this one: a longer one may have fewer parts.
+i64 most_parts(i64 context) { return std::min(kQueryParts, div_up(context, kPartPositions)); }
 
 struct Queries {
   const f32* latent;
@@ -116,7 +118,19 @@ void multiply_heads(const Target& target, const HeadProduct& p) {
                     .y_stride = p.heads * w.rows});
 }
 
+// Tokens of a prompt that are to fit into its scratch at a time; more in short contexts.
+constexpr i64 kPromptTokens = 8;
+
 }  // namespace
+
+// The 8-bit rows of a head are at most as long as its floats.
+i64 attention_scratch_bytes(const AttentionShape& s) {
+  if (s.cache == CacheType::F32 || s.latent > kAttentionMaxLatent) return 0;
+  const i64 query = most_parts(s.context) * part_floats(s.heads, s.latent);
+  const i64 generated = std::min(kAttentionMaxParts * part_floats(s.heads, s.latent), s.generated * query);
+  const i64 token = query + s.heads * (2 * s.latent + std::max(s.nope, s.latent) + kDeviceRowAlignment);
+  return std::max(generated, std::min(s.rows, kPromptTokens) * token) * i64{sizeof(f32)};
+}
 
 void latent_attention_op(Stream& stream, const LatentAttentionArgs& a) {
   const Target target = target_of(stream);

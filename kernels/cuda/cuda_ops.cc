@@ -85,6 +85,8 @@ void reorder(Stream& stream, const ReorderArgs& a) {
 
 const Ops& cuda_ops() {
   static constexpr Ops kOps{.name = "cuda",
+                            .row_alignment = kDeviceRowAlignment,
+                            .multiplies_floats = false,
                             .quantize = cuda::quantize,
                             .matmul = cuda::matmul,
                             .head_matmul = cuda::head_matmul,
@@ -98,6 +100,7 @@ const Ops& cuda_ops() {
                             .add = cuda::add,
                             .store_latents = cuda::post<StoreLatentsArgs, cuda::start_store_latents>,
                             .dequantize = cuda::dequantize,
+                            .attention_scratch_bytes = cuda::attention_scratch_bytes,
                             .pack = cuda::reorder<cuda::start_pack>,
                             .unpack = cuda::reorder<cuda::start_unpack>};
   return kOps;

@@ -1,7 +1,6 @@
 // CUDA's table of ops.
 //
-// As kernels/ops.h says of devices, and: matrices of HeadMatmulArgs and PromptAttentionArgs are packed head by head, and
-// activations of the 8-bit forms are as kernels/cuda/activation_rows.h says. There is no exact arithmetic: `exact`, float
+// As kernels/ops.h says of devices, and: activations of the 8-bit forms are as kernels/cuda/activation_rows.h says. There is no exact arithmetic: `exact`, float
 // activations for block formats and caches of F32 throw Error, and so does the first op for a card that has no room for
 // the code books. Latent rows have at most 512 + rope values.
 #pragma once

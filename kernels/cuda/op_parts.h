@@ -10,5 +10,6 @@ void latent_attention_op(Stream& stream, const LatentAttentionArgs& args);
 // By latent attention, for batches of the chunk's tokens: 3.4 times the flops of rebuilt keys and values in V3, but
 // nothing is rebuilt.
 void prompt_attention(Stream& stream, const PromptAttentionArgs& args);
+i64 attention_scratch_bytes(const AttentionShape& shape);
 
 }  // namespace stoker::cuda

@@ -47,7 +47,7 @@ class HostWork {
   void operator()() { run_(bytes_); }
 
  private:
-  static constexpr size_t kBytes = 192;
+  static constexpr size_t kBytes = 256;
   alignas(std::max_align_t) std::byte bytes_[kBytes];
   void (*run_)(void*);
 };

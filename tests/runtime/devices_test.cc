@@ -2,8 +2,11 @@
 // answer. Each run compares every logit with those of the CPU alone, bit for bit.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "kernels/base/rng.h"
 #include "runtime/engine.h"
+#include "runtime/slot_file.h"
 #include "tests/support/compare.h"
 #include "tests/support/edited_model.h"
 #include "tests/support/model_run.h"
@@ -40,13 +43,14 @@ struct Answer {
   Status status;
 };
 
-// A prompt in chunks, then token by token; up to the first failure.
-Answer answer(Engine& engine, SequenceId id = SequenceId(0)) {
+// What follows `begin` tokens: a prompt in chunks, then token by token; up to the first failure.
+Answer answer_from(Engine& engine, i64 begin, u64 seed = 1) {
   i64 vocab = engine.hparams().vocab;
-  std::vector<i32> tokens = test::some_tokens(kPromptTokens + kGenerated, vocab, 1);
+  SequenceId id(0);
+  std::vector<i32> tokens = test::some_tokens(kPromptTokens + kGenerated, vocab, seed);
   Answer a;
-  engine.sequence(id).truncate(0);
-  for (i64 at = 0; at < kPromptTokens + kGenerated;) {
+  engine.sequence(id).truncate(begin);
+  for (i64 at = begin; at < kPromptTokens + kGenerated;) {
     bool prompt = at < kPromptTokens;
     i64 count = prompt ? std::min(engine.options().chunk, kPromptTokens - at) : 1;
     std::vector<BatchRow> rows;
@@ -65,6 +69,8 @@ Answer answer(Engine& engine, SequenceId id = SequenceId(0)) {
   return a;
 }
 
+Answer answer(Engine& engine, u64 seed = 1) { return answer_from(engine, 0, seed); }
+
 std::vector<f32> expected(const EngineOptions& options) {
   Engine engine(options);
   Answer a = answer(engine);
@@ -76,6 +82,17 @@ void check_same(Engine& engine, const std::vector<f32>& want) {
   Answer got = answer(engine);
   REQUIRE_MESSAGE(got.status.ok(), got.status.message());
   CHECK(test::difference(got.logits, want, engine.hparams().vocab) == "");
+}
+
+i64 attention_layers(const Engine& engine) {
+  i64 layers = 0;
+  for (const DeviceFootprint& device : engine.footprint().devices) layers += device.attention_layers;
+  return layers;
+}
+
+// [from, all) of logits that begin with token 0.
+std::span<const f32> logits_from(std::span<const f32> logits, i64 from, i64 vocab) {
+  return logits.subspan(static_cast<size_t>(from * vocab));
 }
 
 // Experts of 48 inner rows: a tile and a half. Only float matrices may have so many columns.
@@ -146,9 +163,80 @@ TEST_CASE("each layer's dense or shared FFN is on its home device, as far as the
   check_same(engine, want);
 }
 
+TEST_CASE("attention of all layers is computed on two devices, with every kind of cache") {
+  for (CacheType cache : {CacheType::F16, CacheType::Q8_0, CacheType::F32}) {
+    CAPTURE(name(cache));
+    EngineOptions cpu = on_cpu(ember(), cache == CacheType::F32), devices = on_devices(ember(), 2, {}, {.delay_us_max = 20}, cpu.exact);
+    cpu.cache_type = devices.cache_type = cache;
+    devices.devices.host[1].packed = true;
+    Engine engine(devices);
+    CHECK(attention_layers(engine) == engine.hparams().layers);
+    for (const DeviceFootprint& device : engine.footprint().devices) {
+      CHECK(device.attention_layers > 0);
+      CHECK(device.kv_bytes > 0);
+    }
+    std::vector<f32> want = expected(cpu);
+    for (int i = 0; i < 2; i++) check_same(engine, want);
+    CHECK(attention_layers(engine) == engine.hparams().layers);
+  }
+}
+
+TEST_CASE("KV cache and attention's weights are counted: what has no room stays with the CPU") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  Engine all(on_devices(ember(), 1, {}));
+  DeviceFootprint whole = all.footprint().devices[0];
+  for (i64 missing : {i64{1}, whole.kv_bytes}) {
+    Engine engine(on_devices(ember(), 1, {whole.resident_bytes + whole.kv_bytes - missing}));
+    DeviceFootprint device = engine.footprint().devices[0];
+    CHECK(device.attention_layers > 0);
+    CHECK(device.attention_layers < engine.hparams().layers);
+    CHECK(device.home_layers == engine.hparams().layers);
+    CHECK(device.resident_bytes + device.kv_bytes + device.expert_bytes <= whole.resident_bytes + whole.kv_bytes - missing);
+    check_same(engine, want);
+  }
+}
+
+TEST_CASE("a sequence goes on with the same bits after a device was lost in the middle of it, from the CPU's copy of its cache") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  i64 lost = 0;
+  for (i64 lose_at : {700, 1500, 2300}) {
+    CAPTURE(lose_at);
+    EngineOptions options = on_devices(ember(), 2, {});
+    options.devices.host[0].lose_at = lose_at;
+    Engine engine(options);
+    i64 vocab = engine.hparams().vocab, done = 0;
+    for (int attempt = 0; attempt < 2; attempt++) {
+      Answer got = answer_from(engine, done);
+      std::span<const f32> rest = logits_from(want, done, vocab);
+      CHECK(std::equal(got.logits.begin(), got.logits.end(), rest.begin()));
+      done += static_cast<i64>(got.logits.size()) / vocab;
+      lost += !got.status.ok() && done > 0;
+    }
+    CHECK(done == kPromptTokens + kGenerated);
+  }
+  CHECK(lost > 0);
+}
+
+TEST_CASE("a cache that was saved, written over and restored is what devices go on with") {
+  test::TempFolder folder;
+  std::string path = folder.file("a.slot");
+  std::vector<f32> want = expected(on_cpu(ember()));
+  Engine engine(on_devices(ember(), 2, {}));
+  KvCache& cache = engine.sequence(SequenceId(0));
+  i64 vocab = engine.hparams().vocab, layers = engine.hparams().layers;
+  REQUIRE(answer(engine).status.ok());
+  cache.truncate(kPromptTokens + 3);
+  save_slot(path, 1, layers, test::some_tokens(kPromptTokens + 3, vocab, 1), cache);
+  REQUIRE(answer(engine, 2).status.ok());
+  restore_slot(path, 1, layers, vocab, cache);
+  Answer got = answer_from(engine, kPromptTokens + 3);
+  REQUIRE(got.status.ok());
+  CHECK(std::ranges::equal(got.logits, logits_from(want, kPromptTokens + 3, vocab)));
+}
+
 TEST_CASE("neither do exchanges under pressure: little RAM, little VRAM, late copies") {
   std::vector<f32> want = expected(on_cpu(ember()));
-  EngineOptions options = on_devices(ember(), 2, {2 * kMiB, kMiB}, {.delay_us_max = 300});
+  EngineOptions options = on_devices(ember(), 2, {4 * kMiB, 2 * kMiB}, {.delay_us_max = 100});
   options.ram_bytes = 4 * kMiB;
   Engine engine(options);
   for (int i = 0; i < 2; i++) check_same(engine, want);
@@ -161,7 +249,7 @@ TEST_CASE("nor that devices keep experts in a card's order, computing there and 
   for (bool exact : {false, true}) {
     CAPTURE(exact);
     std::vector<f32> want = expected(on_cpu(ember(), exact));
-    EngineOptions options = on_devices(ember(), 2, {2 * kMiB, kMiB}, {.delay_us_max = 100, .packed = true}, exact);
+    EngineOptions options = on_devices(ember(), 2, {4 * kMiB, 2 * kMiB}, {.delay_us_max = 100, .packed = true}, exact);
     options.devices.host[1].packed = exact;  // the other time one of each kind
     options.ram_bytes = 5 * kMiB;
     Engine engine(options);
@@ -268,7 +356,7 @@ TEST_CASE("budgets, delays and failures by chance: no wrong logit, and every fai
     std::vector<i64> vram;
     i64 count = 1 + rng.below(3);
     for (i64 d = 0; d < count; d++) vram.push_back(rng.below(2 * kMiB));
-    EngineOptions options = on_devices(model.path(), count, vram, {.vram_bytes = 8 * kMiB, .delay_us_max = rng.below(30)});
+    EngineOptions options = on_devices(model.path(), count, vram, {.vram_bytes = 8 * kMiB, .delay_us_max = rng.below(2) * rng.below(30)});
     options.ram_bytes = kMiB + rng.below(2 * kMiB);
     options.chunk = 4 + rng.below(20);
     for (size_t d = 0; d < options.devices.host.size(); d++) {

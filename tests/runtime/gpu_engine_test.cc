@@ -34,8 +34,9 @@ TEST_CASE("gpu: the bundled model says on one card, and on two logical ones that
   Engine one(on({0}, {}, kGiB));
   CHECK(text(one) == want);
   CHECK(one.scheduler_stats().device_hits > 0);
+  CHECK(one.footprint().devices[0].attention_layers == one.hparams().layers);
 
-  Engine two(on({0, 0}, {2 * kMiB, kMiB}, 5 * kMiB));
+  Engine two(on({0, 0}, {4 * kMiB, 2 * kMiB}, 5 * kMiB));
   for (int i = 0; i < 3; i++) {
     two.sequence(SequenceId(0)).truncate(0);
     CHECK(text(two) == want);

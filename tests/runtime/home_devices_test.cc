@@ -30,4 +30,15 @@ TEST_CASE("no device is given more than it has") {
     }
 }
 
+TEST_CASE("a device keeps whole layers while they fit, then FFNs alone") {
+  std::vector<LayerBytes> layers(4, {.attention = 10, .ffn = 5});
+  using Homes = std::vector<LayerHome>;
+  CHECK(layer_homes(layers, std::vector<i64>{30, 30}) == Homes{{0, true}, {0, true}, {1, true}, {1, true}});
+  CHECK(layer_homes(layers, std::vector<i64>{43}) == Homes{{0, true}, {0, true}, {0, false}, {0, false}});
+  CHECK(layer_homes(layers, std::vector<i64>{7}) == Homes{{0, false}, {}, {}, {}});
+  CHECK(layer_homes(layers, {}) == Homes(4));
+  layers[1].attention = layers[2].ffn = 0;  // devices cannot do its attention; it has no FFN
+  CHECK(layer_homes(layers, std::vector<i64>{45}) == Homes{{0, true}, {0, false}, {0, true}, {0, true}});
+}
+
 }  // namespace stoker

@@ -1,0 +1,147 @@
+#include "runtime/device_attention.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/base/check.h"
+
+namespace stoker {
+
+namespace {
+
+constexpr i64 kFloat = sizeof(f32);
+
+i64 x_bytes(const Hparams& h, const DeviceAttention::Limits& l) { return l.rows * (h.hidden * kFloat + i64{sizeof(i32)}); }
+
+AttentionLayer::Limits layer_limits(const Ops& ops, const Hparams& h, const DeviceAttention::Limits& l) {
+  return {.rows = l.rows,
+          .generated_rows = l.generated_rows,
+          .context = l.context,
+          .workers = 1,
+          .exact = l.exact,
+          .op_scratch_bytes = ops.attention_scratch_bytes({.rows = l.rows,
+                                                           .generated = l.generated_rows,
+                                                           .context = l.context,
+                                                           .heads = h.heads,
+                                                           .nope = h.nope,
+                                                           .rope = h.rope,
+                                                           .latent = h.latent,
+                                                           .v = h.v,
+                                                           .cache = l.cache})};
+}
+
+std::vector<i64> places(const DeviceWeights& weights, i64 layers) {
+  std::vector<i64> places;
+  i64 next = 0;
+  for (i64 l = 0; l < layers; l++) places.push_back(weights.attention(LayerId(l)) != nullptr ? next++ : -1);
+  return places;
+}
+
+}  // namespace
+
+bool DeviceAttention::possible(const Ops& ops, const Hparams& hparams, const Limits& limits) {
+  return ops.attention_scratch_bytes != nullptr && layer_limits(ops, hparams, limits).op_scratch_bytes > 0;
+}
+
+i64 DeviceAttention::cache_bytes_needed(const Hparams& h, const Limits& l) {
+  return l.sequences * stoker::cache_bytes(l.cache, l.context * h.cache_row());
+}
+
+i64 DeviceAttention::bytes_needed(const Ops& ops, const Hparams& h, const Limits& l) {
+  constexpr i64 kParts = 5, kAlignment = 256;
+  return x_bytes(h, l) + l.rows * h.hidden * kFloat + static_cast<i64>(h.rope_frequencies.size()) * kFloat +
+         AttentionLayer::bytes_needed(ops, h, layer_limits(ops, h, l)) + kParts * kAlignment;
+}
+
+DeviceAttention::DeviceAttention(Device& device, const Ops& ops, IsaLevel level, const Hparams& h, const Limits& l,
+                                 const DeviceWeights& weights)
+    : h_(h),
+      limits_(l),
+      weights_(weights),
+      row_bytes_(stoker::cache_bytes(l.cache, h.cache_row())),
+      place_of_layer_(places(weights, h.layers)),
+      x_here_(device, x_bytes(h, l), "rows for a device"),
+      rows_here_(device, l.rows * row_bytes_, "rows of a cache from a device"),
+      x_(device, x_bytes(h, l), "rows"),
+      normed_(device, l.rows * h.hidden * kFloat, "rows"),
+      frequencies_(device, static_cast<i64>(h.rope_frequencies.size()) * kFloat, "rotation frequencies"),
+      scratch_(device, AttentionLayer::bytes_needed(ops, h, layer_limits(ops, h, l)), "attention"),
+      cache_(device, weights.attention_layers() * cache_bytes_needed(h, l), "the KV cache"),
+      attention_(ops, h, layer_limits(ops, h, l), scratch_.data().as<std::byte>(), frequencies_.data().as<f32>()),
+      event_(device.make_event()),
+      device_stream_(device.make_stream()),
+      stream_(*device_stream_, level) {
+  runs_.reserve(static_cast<size_t>(l.rows));
+  i64 bytes = frequencies_.bytes();
+  PinnedBuffer staging(device, bytes, "rotation frequencies");
+  std::memcpy(staging.as<f32>(), h.rope_frequencies.data(), static_cast<size_t>(bytes));
+  Status status = device_stream_->copy_to_device(frequencies_.data(), staging.as<f32>(), bytes);
+  if (status.ok()) status = device_stream_->synchronize();
+  if (!status.ok()) throw Error(status.message());
+}
+
+std::byte* DeviceAttention::latents(LayerId layer, SequenceId sequence) const {
+  i64 place = place_of_layer_[static_cast<size_t>(layer.value)];
+  DCHECK(place >= 0);
+  return (cache_.data() + (place * limits_.sequences + sequence.value) * limits_.context * row_bytes_).as<std::byte>();
+}
+
+void DeviceAttention::post(LayerId layer, const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer) {
+  layer_ = layer;
+  rows_ = batch.rows;
+  runs_.assign(batch.runs.begin(), batch.runs.end());
+  for (SequenceRun& run : runs_) run.latents = latents(layer, run.sequence);
+  try {
+    post_all(batch, x, timer);
+  } catch (const Error& e) {  // by which an op says that its card cannot be used any more
+    recorded_ = Status::failure(e.what());
+  }
+}
+
+// What goes wrong here breaks the stream, so finish() hears of it.
+void DeviceAttention::post_all(const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer) {
+  for (const SequenceRun& run : runs_) bring_up(run);
+  i64 values = rows_ * h_.hidden;
+  f32* here = x_here_.as<f32>();
+  std::memcpy(here, x, static_cast<size_t>(values * kFloat));
+  std::memcpy(here + values, batch.positions, static_cast<size_t>(rows_) * sizeof(i32));
+  static_cast<void>(device_stream_->copy_to_device(x_.data(), here, values * kFloat + rows_ * i64{sizeof(i32)}));
+
+  // Steps are posted faster than anybody would want to come between.
+  const std::function<void()> nothing;
+  PassBreaks unbroken(timer, nullptr, nothing);
+  AttentionLayer::Batch there{runs_, (x_.data() + values * kFloat).as<const i32>(), rows_};
+  attention_.run(stream_, *weights_.attention(layer_), there, x_.data().as<f32>(), normed_.data().as<f32>(), unbroken);
+
+  static_cast<void>(device_stream_->copy_to_host(here, x_.data(), values * kFloat));
+  for (const SequenceRun& run : runs_)
+    static_cast<void>(device_stream_->copy_to_host(rows_here_.as<std::byte>() + run.first_row * row_bytes_,
+                                                   {reinterpret_cast<u64>(run.latents + run.position * row_bytes_)},
+                                                   run.rows * row_bytes_));
+  recorded_ = device_stream_->record(*event_);
+}
+
+// Rare, so it waits for each piece.
+void DeviceAttention::bring_up(const SequenceRun& run) {
+  for (i64 at = run.cache->shared(); at < run.position;) {
+    i64 rows = std::min(run.position - at, limits_.rows);
+    std::memcpy(rows_here_.as<std::byte>(), run.cache->row(layer_, at), static_cast<size_t>(rows * row_bytes_));
+    static_cast<void>(device_stream_->copy_to_device({reinterpret_cast<u64>(run.latents + at * row_bytes_)},
+                                                     rows_here_.as<std::byte>(), rows * row_bytes_));
+    if (!device_stream_->synchronize().ok()) return;
+    at += rows;
+  }
+}
+
+Status DeviceAttention::finish(f32* x) {
+  Status status = recorded_.ok() ? event_->wait() : device_stream_->synchronize();
+  if (status.ok()) status = recorded_;
+  if (!status.ok()) return status;
+  std::memcpy(x, x_here_.as<f32>(), static_cast<size_t>(rows_ * h_.hidden * kFloat));
+  for (const SequenceRun& run : runs_)
+    std::memcpy(run.cache->row(layer_, run.position), rows_here_.as<std::byte>() + run.first_row * row_bytes_,
+                static_cast<size_t>(run.rows * row_bytes_));
+  return {};
+}
+
+}  // namespace stoker

@@ -1,0 +1,28 @@
+// DeviceLayers: what an engine has on one device. The scheduler keeps experts in the arena; the rest is of the layers whose
+// home the device is. Owner: the engine thread.
+#pragma once
+
+#include <memory>
+
+#include "runtime/device_attention.h"
+#include "runtime/device_lane.h"
+
+namespace stoker {
+
+// What follows the message of a lost device.
+constexpr const char* kElsewhere = "; its experts are computed elsewhere from now on";
+
+struct DeviceLayers {
+  DeviceBuffer arena;
+  DeviceWeights weights;
+  std::unique_ptr<DeviceLane> lane;
+  std::unique_ptr<DeviceAttention> attention;  // none: of no layer
+
+  i64 kv_bytes() const { return attention != nullptr ? attention->cache_bytes() : 0; }
+  // Who computes a layer's attention there; nullptr: the CPU does.
+  DeviceAttention* attention_of(LayerId layer) const {
+    return attention != nullptr && !lane->failed() && weights.attention(layer) != nullptr ? attention.get() : nullptr;
+  }
+};
+
+}  // namespace stoker
