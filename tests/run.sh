@@ -4,7 +4,8 @@
 #   tests/run.sh --asan | --tsan    under AddressSanitizer + UndefinedBehaviorSanitizer, or ThreadSanitizer, in a build
 #                                   folder of its own
 #   --fast                          the fast suite only: what a sanitizer can run in a few minutes. Leaves out the checks
-#                                   of undefined behaviour at each access through a pointer, half of the compiler's time
+#                                   of undefined behaviour at each access through a pointer, half of the compiler's time;
+#                                   and of --tsan the server over HTTP, which takes ten minutes
 #   --werror                        warnings are errors
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,8 +29,7 @@ for option in "$@"; do
       sanitize=thread
       run+=(--timeout-multiplier 20)
       # The programs whose code has threads: pool and ops, readers, slab, streamer, devices, scheduler. Whole models are
-      # computed by the same code, too slowly under this sanitizer for every change; so is the server, by hand:
-      # meson test -C build-tsan 'serve abuse'.
+      # computed by the same code, too slowly under this sanitizer for every change.
       tests=(base device device_tier ops reader slab lru_cache policies planner prefetch scheduler streaming)
       export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp halt_on_error=1"
       ;;
@@ -41,6 +41,9 @@ for option in "$@"; do
     *) echo "tests/run.sh: unknown option $option (--asan, --tsan, --fast, --werror)" >&2; exit 1 ;;
   esac
 done
+
+# All of the server, its engine included, as clients find it.
+[ "$sanitize" != thread ] || [ -n "$fast" ] || tests+=(serve 'serve abuse' 'serve slots')
 
 if [ -n "$sanitize" ]; then
   # -g1: line numbers for the sanitizers' reports, without the variables that take a third of the compiler's time.
@@ -57,6 +60,6 @@ if [ -f $folder/build.ninja ]; then
 else
   meson setup $folder ${setup[@]+"${setup[@]}"}
 fi
-# The fast suite builds what its tests need alone.
-[ -n "$fast" ] || ninja -C $folder
+# The fast suite, and tests by name, build what they need alone.
+[ -n "$fast" ] || [ ${#tests[@]} -gt 0 ] || ninja -C $folder
 meson test -C $folder "${run[@]}" ${tests[@]+"${tests[@]}"}
