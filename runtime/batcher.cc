@@ -351,6 +351,7 @@ void Batcher::publish() {
     state_.slots[i] = {.busy = slot.busy(), .prompting = slot.prompting(), .held = slot.held(), .result = slot.result()};
   }
   state_.experts = engine_->scheduler_stats();
+  state_.experts_on_devices = engine_->experts_on_devices();
   state_.stage_ns = engine_->timer().all_ns();
   state_.prefetch = engine_->governor().state();
   state_.prefetch_gain = engine_->governor().gain();

@@ -44,6 +44,7 @@ struct BatcherStatus {
   i64 failures = 0;
   Scheduler::Warmth warmth;  // how far experts that fit have been read, when that goes on beside the work
   SchedulerStats experts;
+  i64 experts_on_devices = 0;
   Governor::State prefetch = Governor::State::fixed_off;
   f64 prefetch_gain = 0;  // see Governor::gain()
 };

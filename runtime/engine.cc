@@ -238,7 +238,7 @@ struct Engine::Impl {
     if (recorder != nullptr) recorder->watch(lookahead.get());
   }
 
-  bool warms() const { return plan.all_resident && options.preload && options.warm && plan.devices.empty(); }
+  bool warms() const { return plan.all_resident && options.preload && options.warm; }
 
   void preload(const LoadProgress& progress) {
     struct Context {
@@ -282,6 +282,12 @@ const Timeline* Engine::timeline() const { return impl_->timeline.get(); }
 const SchedulerStats& Engine::scheduler_stats() const { return impl_->scheduler->stats(); }
 
 ResidencyView Engine::residency() const { return impl_->scheduler->view(); }
+
+i64 Engine::experts_on_devices() const {
+  i64 count = 0;
+  for (size_t d = 0; d < impl_->plan.devices.size(); d++) count += impl_->scheduler->experts_on_device(static_cast<i64>(d));
+  return count;
+}
 
 const Governor& Engine::governor() const { return impl_->scheduler->governor(); }
 const Predictor* Engine::predictor() const {

@@ -125,9 +125,9 @@ class Scheduler {
   // is called with bytes now and then (may be null); returning false stops early (Ctrl-C): what has begun
   // still lands. For models that fit. No lease may exist.
   Status preload(bool (*progress)(i64 done, i64 total, void* context), void* context);
-  // The same beside the runtime's work, without devices: starts as many of these reads as a demand can wait behind. To be
-  // called between steps, and now and then while idle, until `done` is `total`. A read that fails is warned about, and
-  // left to whom it matters. No lease may exist.
+  // The same beside the runtime's work: starts as many of these reads as a demand can wait behind, and gives devices their
+  // share of each layer that is in RAM. To be called between steps, and now and then while idle, until `done` is `total`.
+  // A read that fails is warned about, and left to whom it matters. No lease may exist.
   struct Warmth {
     i64 done = 0, total = 0;  // experts looked at, and all
   };

@@ -81,7 +81,8 @@ struct Scheduler::Impl {
   // --- preload: scheduler_preload.cc
   std::vector<i64> layers_in_file_order() const;
   i64 preload_bytes() const;
-  bool warm_next(ExpertKey key);
+  void warm_devices();
+  i64 warm_next(ExpertKey key);
   SlotId wait_for_free_slot(i64 slot_class);
 
   size_t index_of(ExpertKey key) const {
@@ -133,6 +134,7 @@ struct Scheduler::Impl {
 
   std::vector<i64> warm_order;  // moe layers, once warming has begun
   i64 warmed = 0;               // experts looked at
+  i64 warm_filled = 0;          // of these layers, those of which devices have got their share
 };
 
 }  // namespace stoker

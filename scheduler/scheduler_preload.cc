@@ -100,30 +100,55 @@ Status Scheduler::preload(bool (*progress)(i64 done, i64 total, void* context), 
   return s.other_failure;
 }
 
-// False: it has to wait for memory.
-bool Scheduler::Impl::warm_next(ExpertKey key) {
-  if (entry(key).state != State::absent) return true;
+// Devices get their share of the layers that are in RAM by now. Places change here as between two passes: no lease exists,
+// and what a pass reads of a layer is what its lease says.
+void Scheduler::Impl::warm_devices() {
+  settle_exchanges(true);
+  i64 experts = table.experts_per_layer();
+  for (; warm_filled < warmed / experts; warm_filled++) {
+    i64 layer = warm_order[static_cast<size_t>(warm_filled)];
+    auto first = entries.begin() + static_cast<std::ptrdiff_t>(index_of({layer, ExpertId(0)}));
+    if (std::any_of(first, first + experts, [](const Entry& e) { return e.state == State::in_flight; })) return;
+    fill_devices(layer);
+  }
+}
+
+// How many experts from this one on are dealt with: 0 when it has to wait for memory, or for experts that leave it for a
+// device; the rest of the layer when there is no place for them.
+i64 Scheduler::Impl::warm_next(ExpertKey key) {
+  if (entry(key).state != State::absent) return 1;
   SlotId slot = slab.take(class_of(key.moe_layer));
-  if (!slot.valid()) return !slab.growing();  // no place for it
-  start_read(key, slot, ReadPriority::background);
-  return true;
+  if (slot.valid()) {
+    start_read(key, slot, ReadPriority::background);
+    return 1;
+  }
+  if (slab.growing()) return 0;
+  if (devices) {
+    if (streamer.under_way() > 0) return 0;
+    if (devices->under_way() == 0) fill_devices(key.moe_layer);
+    if (devices->under_way() > 0) return 0;
+  }
+  return table.experts_per_layer() - key.expert.value;
 }
 
 Scheduler::Warmth Scheduler::warm() {
   Impl& s = *impl_;
-  CHECK(!s.leased && !s.devices);
+  CHECK(!s.leased);
   i64 experts = s.table.experts_per_layer(), total = static_cast<i64>(s.entries.size());
-  if (s.warmed < total) {
+  if (s.warmed < total || (s.devices && s.warm_filled < s.table.moe_layers())) {
     if (s.warm_order.empty()) s.warm_order = s.layers_in_file_order();
     s.poll();
+    if (s.devices) s.warm_devices();
     i64 bytes = s.table.expert_bytes(s.layer_of(0));
     i64 most = std::clamp<i64>(kWarmBytes / bytes, 2, kPreloadTransfers);
-    for (; s.warmed < total && s.streamer.under_way() < most; s.warmed++)
-      if (!s.warm_next({s.warm_order[static_cast<size_t>(s.warmed / experts)], ExpertId(s.warmed % experts)})) break;
+    for (i64 more = 1; more > 0 && s.warmed < total && s.streamer.under_way() < most; s.warmed += more)
+      more = s.warm_next({s.warm_order[static_cast<size_t>(s.warmed / experts)], ExpertId(s.warmed % experts)});
     s.streamer.pump();
     if (!s.other_failure.ok()) log_warning("{}", std::exchange(s.other_failure, {}).message());
   }
-  return {s.warmed, total};
+  // The last layer's experts are on their way to devices only when they are in RAM.
+  bool all = !s.devices || s.warm_filled == s.table.moe_layers();
+  return {all ? s.warmed : std::min(s.warmed, total - 1), total};
 }
 
 }  // namespace stoker

@@ -274,23 +274,33 @@ TEST_CASE("one that wants a certain slot waits for it, and others pass") {
 
 TEST_CASE("answers come while experts are still read, with the same bits") {
   EngineOptions o = options(2);
-  Run before(text(40, 5), 12), beside(text(40, 5), 12);
+  Run before(text(40, 5), 12);
   {
     Batcher batcher(load(o), 0);
     before.in(batcher);
     CHECK(batcher.status().warmth.total == 0);
   }
   o.warm = true;
-  Batcher batcher(load(o), 0);
-  beside.in(batcher);
-  CHECK(beside.logprobs == before.logprobs);
-  BatcherStatus status = batcher.status();
-  for (int i = 0; i < 10'000 && status.warmth.done < status.warmth.total; i++) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    status = batcher.status();
+  for (size_t devices : {0u, 2u}) {
+    CAPTURE(devices);
+    o.devices.host.resize(devices);
+    o.devices.kind = devices > 0 ? DeviceChoice::Kind::host : DeviceChoice::Kind::cpu;
+    if (devices > 0) o.vram_bytes = {6 * kMiB};
+    Batcher batcher(load(o), 0);
+    Run beside(text(40, 5), 12);
+    beside.in(batcher);
+    CHECK(beside.logprobs == before.logprobs);
+    BatcherStatus status = batcher.status();
+    for (int i = 0; i < 10'000 && status.warmth.done < status.warmth.total; i++) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      status = batcher.status();
+    }
+    CHECK(status.warmth.total == batcher.footprint().expert_total);
+    CHECK(status.warmth.done == status.warmth.total);
+    Run after(text(20, 6), 2);  // what was on its way to devices is there at the end of a pass
+    after.in(batcher);
+    CHECK((batcher.status().experts_on_devices > 0) == (devices > 0));
   }
-  CHECK(status.warmth.total == batcher.engine().footprint().expert_total);
-  CHECK(status.warmth.done == status.warmth.total);
 }
 
 TEST_CASE("a slot that was saved and restored goes on with the bits of one that was not") {

@@ -190,6 +190,7 @@ std::string random_life(u64 seed, const Trouble& trouble) {
       rig.use(l, rig.skewed(rng, prompt ? 1 + rng.below(experts) : std::min(o.model.top_k, experts), pass / 10));
       for (size_t d = 0; d < rig.held.size(); d++)  // at any time, any distance behind
         if (rng.below(3) == 0) rig.finish(d, std::max<i64>(rig.finished[d], rig.scheduler->epoch() - 1 - rng.below(2)));
+      if (rng.below(4) == 0) rig.scheduler->warm();
       bool lose = trouble.losing && rng.below(60) == 0;
       size_t device = static_cast<size_t>(rng.below(static_cast<i64>(o.slots.size())));
       if (!lose || rig.lost(device)) continue;
@@ -284,6 +285,57 @@ TEST_CASE("what fits in RAM and devices together is read once, whatever is excha
   CHECK(s.misses == 0);
   CHECK(s.evictions == 0);
   CHECK(s.downloaded_bytes > 0);  // there were exchanges
+}
+
+TEST_CASE("warming brings into RAM and devices what preload does, each expert read once") {
+  Rig rig(all_in_memory(24)), at_once(all_in_memory(24));
+  CHECK(at_once.scheduler->preload(nullptr, nullptr).ok());
+  Scheduler::Warmth warmth = rig.scheduler->warm();
+  i64 calls = 0, last = 0;
+  for (; warmth.done < warmth.total; warmth = rig.scheduler->warm()) {
+    CHECK(warmth.total == 72);
+    CHECK(warmth.done >= last);
+    last = warmth.done;
+    rig.clock.advance(1000);
+    REQUIRE(++calls < 10'000);
+  }
+  CHECK(calls > 1);  // not all at once
+  rig.clock.advance(1'000'000);
+  rig.scheduler->end_pass(1, 1000, true);  // the last ones have arrived on devices
+  CHECK(rig.scheduler->stats().bytes_read == at_once.scheduler->stats().bytes_read);
+  for (i64 device : {0, 1})
+    CHECK(rig.scheduler->experts_on_device(device) == at_once.scheduler->experts_on_device(device));
+  ResidencyView view = rig.scheduler->view();
+  CHECK(std::count(view.tiers.begin(), view.tiers.end(), ExpertTier::disk) == 0);
+  Rng rng(2);
+  for (i64 i = 0; i < 100; i++) {
+    rig.pass(rng, 3, i % 50 != 0, i / 50 * 5);
+    rig.finish_all();
+  }
+  CHECK(rig.scheduler->stats().misses == 0);
+}
+
+TEST_CASE("warming goes on beside passes that want experts, and ends") {
+  Rig rig(all_in_memory(24));
+  Rng rng(7);
+  Scheduler::Warmth warmth = rig.scheduler->warm();
+  for (i64 i = 0; warmth.done < warmth.total; i++, warmth = rig.scheduler->warm()) {
+    for (i64 l = 0; l < rig.table.moe_layers(); l++) {
+      rig.use(l, rig.skewed(rng, 3, 0));
+      rig.scheduler->warm();  // inside a pass, as a prompt's breaks do
+    }
+    rig.scheduler->end_pass(1, 1000, true);
+    rig.finish_all();
+    REQUIRE(i < 1000);
+  }
+  SchedulerStats before = rig.scheduler->stats();
+  for (i64 i = 0; i < 100; i++) {
+    rig.pass(rng, 3);
+    rig.finish_all();
+  }
+  SchedulerStats after = rig.scheduler->stats() - before;
+  CHECK(after.misses * 20 < after.requests);  // few were evicted on the way
+  CHECK(after.device_hits * 3 > after.requests);
 }
 
 TEST_CASE("a slot on a device is not written before the epoch that could read it has ended") {
