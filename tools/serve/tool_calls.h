@@ -1,4 +1,5 @@
-// ToolCalls: takes the calls of functions out of an answer's text, as it comes. One owner.
+// ToolCalls: takes the calls of functions out of an answer's text, as it comes. What a model writes there that is no call is
+// text again. One owner.
 #pragma once
 
 #include <string>
@@ -32,7 +33,12 @@ class ToolCalls {
  private:
   enum class State { content, between, name, arguments };
   bool advance(Parts& out, bool last);
-  bool take_name(Parts& out);
+  bool take_content(Parts& out, bool last);
+  bool take_between(Parts& out, bool last);
+  bool take_name(Parts& out, bool last);
+  bool take_odd_call(Parts& out, size_t begin, size_t end);
+  bool take_arguments(Parts& out, bool last);
+  void begin_call(Parts& out, std::string name);
 
   const ToolMarkup* markup_;
   std::string id_prefix_;

@@ -129,6 +129,45 @@ TEST_CASE("calls of functions are told apart however they are cut, in both ways 
   }
 }
 
+TEST_CASE("calls that are not written as they should be are taken as far as they can be, and nothing is lost") {
+  const std::string begin = "<｜tool▁calls▁begin｜>", call = "<｜tool▁call▁begin｜>", end = "<｜tool▁call▁end｜>", all = "<｜tool▁calls▁end｜>",
+                    separator = "<｜tool▁sep｜>";
+  using Call = std::pair<std::string, std::string>;
+  struct Case {
+    std::string text, content;
+    std::vector<Call> calls;
+  };
+  const Case cases[] = {
+      // No mark before the first call; blanks around a name.
+      {"Hm. " + call + " add " + separator + "{}" + end, "Hm. ", {{"add", "{}"}}},
+      // A fence is missing, another language, on the name's line; the next call is one of its own.
+      {begin + call + "function" + separator + "add\n{\"a\": {}}" + end + call + "b" + separator + "{}" + end + all, "", {{"add", "{\"a\": {}}"}, {"b", "{}"}}},
+      {begin + call + "function" + separator + "add\n```\n{\"a\": 1}\n```" + end + all, "", {{"add", "{\"a\": 1}"}}},
+      {begin + call + "function" + separator + "add```json {\"a\": 1}```" + end + all, "", {{"add", "{\"a\": 1}"}}},
+      // No separator.
+      {begin + call + "add {\"a\": 1}" + end + all, "", {{"add", "{\"a\": 1}"}}},
+      // The end comes too soon.
+      {begin + call + "function" + separator + "add\n{\"a\": 1", "", {{"add", "{\"a\": 1"}}},
+      {begin + call + "add", "add", {}},
+      {"a" + begin, "a", {}},
+      // No call at all.
+      {begin + call + "I would rather not." + end + all + " So.", "I would rather not. So.", {}},
+      {begin + "\nnothing to call\n" + all, "\nnothing to call\n", {}},
+      {begin + call + "{}" + end + all, "{}", {}},
+      {begin + "\n" + all, "", {}},
+      // Marks where none belong.
+      {"a " + end + " b " + all + separator, "a " + end + " b " + all + separator, {}},
+  };
+  for (const Case& c : cases)
+    for (size_t piece : {1, 2, 3, 7, 1000}) {
+      CAPTURE(c.text);
+      CAPTURE(piece);
+      Calls got = calls_in(c.text, piece, ToolMarkup{});
+      CHECK(got.content == c.content);
+      CHECK(got.all == c.calls);
+    }
+}
+
 TEST_CASE("what must have a form may be thought about first, where the model thinks") {
   RequestBody body(R"({"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": 1}}}})");
   CHECK(follows(chat_rules(body, {}, nullptr, Thinking::none), "1"));
