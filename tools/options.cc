@@ -87,10 +87,14 @@ constexpr std::array kRows = {
     OptionRow{kServe, "--host", "ADDRESS", &O::host, "address to listen on"},
     OptionRow{kServe, "--port", "N", &O::port, "port to listen on; 0: any that is free", 0, 65535},
     OptionRow{kServe, "--api-key", "KEY", &O::api_key, "answer only requests that send this key"},
+    OptionRow{kServe, "--api-key-file", "FILE", &O::api_key_file, "the same with a file of keys, one a line, which `ps` does not show"},
+    OptionRow{kServe, "--cors", "ORIGIN,...", &O::cors,
+              "let pages of these origins (https://chat.example.org), or of all (*), ask from a browser (default: only the server's own)"},
     OptionRow{kServe, "-a, --alias", "NAME", &O::alias, "the model's name in answers (default: the file's)"},
     OptionRow{kServe, "-np, --parallel", "N", &O::parallel, "slots: answers that are generated at the same time", 1, 256},
     OptionRow{kServe, "--machine", "FILE", &O::limits_of,
-              "what `stoker tune --measure -o FILE.toml` wrote here: the page and /metrics show disk, memory and links as share of it"},
+              "speeds that `stoker tune` measured: the page and /metrics show disk and memory as share of them; auto: what it kept of "
+              "this machine, if anything; none: do without"},
     OptionRow{kServe, "--slot-save-path", "DIR", &O::slot_save_path,
               "folder that POST /slots/ID?action=save and restore write to and read from (default: refused)"},
     OptionRow{kServe, "--queue", "N", &O::queue, "requests that may wait for a slot; more are refused (429)", 0, 10000},
@@ -236,7 +240,7 @@ constexpr std::array kRows = {
     OptionRow{kTune, "--tokens", "N", &O::tune_tokens, "tokens of it that are computed in each run", 32, kMany},
     OptionRow{kTune, "--measure", "", &O::measure, "only measure this machine, and write a machine file"},
     OptionRow{kTune, "-o, --output", "FILE", &O::output,
-              "profile to write (default: where run, bench and serve look for it); with --measure: machine file"},
+              "profile to write (default: where run, bench and serve look for it); with --measure: machine file (default: where serve does)"},
 
     // trace
     OptionRow{kTrace, "-o, --output", "FILE", &O::output,
@@ -337,7 +341,7 @@ constexpr std::array kCommands = {
                "what of a model goes where on a machine, and what speed to expect",
                "The speed is that of `stoker simulate`, whose help says more, after its first 64 tokens."},
     CommandRow{
-        Command::tune, "tune", "-m MODEL [--prompts FILE] | --measure [-m MODEL] -o MACHINE.toml",
+        Command::tune, "tune", "-m MODEL [--prompts FILE] | --measure [-m MODEL] [-o MACHINE.toml]",
         "find the settings that are fastest for a model on this machine",
         "Measures the machine, records which experts the text uses and how well gates guess them, simulates every policy on that, and\n"
         "predictors, layers ahead and thresholds with the best, lets the fastest and the defaults generate in turns, and writes what was fastest as the model's profile, which run, bench and\n"
@@ -346,7 +350,8 @@ constexpr std::array kCommands = {
         "model up to sixteen times.\n"
         "--measure alone: the speeds of the disk that holds MODEL (without one, that of the file's folder), of the memory, and of "
         "the\n"
-        "kernels of every format, as a machine file for `stoker simulate --machine FILE` and `stoker plan`. Takes a quarter "
+        "kernels of every format, as a machine file for `stoker simulate --machine FILE` and `stoker plan`. Without -o it goes to\n"
+        "$XDG_CONFIG_HOME/stoker/machine.toml, where `stoker serve` finds it; tuning a model keeps it there too. Takes a quarter "
         "of a\n"
         "minute; other programs should rest meanwhile."},
     CommandRow{
@@ -477,7 +482,6 @@ void check_tune(const Options& o, std::vector<std::string>& problems) {
     return;
   }
   if (!o.prompts.empty()) problems.push_back("--prompts: --measure reads no text");
-  if (o.output.empty()) problems.push_back("no file to write: give -o MACHINE.toml");
   if (!o.output.empty() && !o.output.ends_with(".toml"))
     problems.push_back(fmt::format("-o {}: the name of a machine file ends in .toml", o.output));
 }

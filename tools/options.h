@@ -112,7 +112,8 @@ struct Options {
   // serve
   std::string host = "127.0.0.1";
   i64 port = 8080;
-  std::string api_key;
+  std::string api_key, api_key_file;
+  std::string cors;  // "": none; *, or origins with commas between
   std::string alias;
   i64 parallel = 4;
   i64 queue = 32;
@@ -121,7 +122,7 @@ struct Options {
   std::string log_format = "text";
   // Smaller than -b of run: between two pieces of a prompt the other answers get a token.
   i64 serve_batch = 128;
-  std::string limits_of;  // "": none; a machine file
+  std::string limits_of = "auto";  // none, auto or a machine file
 
   // synth
   std::string shape = "deepseek-v3";

@@ -13,6 +13,7 @@
 #include "tools/machines.h"
 #include "tools/serve/http_server.h"
 #include "tools/terminal.h"
+#include "tools/tune/kept_machine.h"
 
 namespace stoker {
 
@@ -82,12 +83,16 @@ EngineOptions serving_options(const Options& o) {
   return engine;
 }
 
+std::optional<SimMachine> measured_machine(const Options& o) {
+  if (o.limits_of == "none") return {};
+  return o.limits_of == "auto" ? kept_machine() : find_machine(o.limits_of);
+}
+
 }  // namespace
 
 int serve_command(const Options& o) {
   if (o.log_format == "json") note_as_json();
-  std::optional<SimMachine> limits;
-  if (!o.limits_of.empty()) limits = find_machine(o.limits_of);
+  std::optional<SimMachine> limits = measured_machine(o);
   HttpServer http(o);
   Serving serving(http);
   note("stoker: listening on {}, port {}; loading {}", o.host, http.port(), o.model);

@@ -18,6 +18,7 @@
 #include "tools/text_file.h"
 #include "tools/text_input.h"
 #include "tools/trace_popularity.h"
+#include "tools/tune/kept_machine.h"
 #include "tools/tune/machine_measure.h"
 #include "tools/tune/profile.h"
 #include "tools/tune/search.h"
@@ -50,9 +51,11 @@ MeasureRequest measure_model(const Options& o) {
 }
 
 int measure(const Options& o) {
-  std::string text;
+  std::string text, path = o.output.empty() ? kept_machine_path() : o.output;
+  if (path.empty()) fail("no place for what is measured: neither XDG_CONFIG_HOME nor HOME is set; give -o FILE.toml");
+  if (o.output.empty()) fs::create_directories(profile_folder());
   if (o.model.empty()) {
-    ScratchFile scratch(fs::path(o.output).parent_path().string());
+    ScratchFile scratch(fs::path(path).parent_path().string());
     MachineMeasure m = measure_machine({.file = scratch.path(), .threads = static_cast<int>(o.threads)});
     print(measure_text(m));
     text = measure_toml(m);
@@ -61,8 +64,9 @@ int measure(const Options& o) {
     print(measure_text(m));
     text = measure_toml(m);
   }
-  write_text_file(o.output, text);
-  print(fmt::format("{}: written; `stoker simulate --machine {}` uses it\n", o.output, o.output));
+  write_text_file(path, text);
+  print(fmt::format("{}: written; `stoker simulate --machine {}` uses it{}\n", path, path,
+                    o.output.empty() ? ", and `stoker serve` shows what is used of it" : ""));
   return 0;
 }
 
@@ -99,6 +103,10 @@ class Tuning {
     MachineMeasure m = measure_machine(measure_model(options_));
     print(measure_text(m));
     write_text_file(work_.file("machine.toml"), measure_toml(m));
+    if (options_.output.empty()) {
+      fs::create_directories(profile_folder());
+      write_text_file(kept_machine_path(), measure_toml(m));
+    }
 
     print(fmt::format("2 of 4: recording the routing of {} tokens\n", text_.tokens.size()));
     Candidate defaults{.options = engine_defaults()};

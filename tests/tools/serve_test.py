@@ -12,12 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
 
 STOKER = ""
 MODEL = ""
+MACHINE = ""
 ROOT = ""
 TIME_LIMIT = 120
 GREEDY = {"temperature": 0, "cache_prompt": False}
@@ -26,9 +28,9 @@ GREEDY = {"temperature": 0, "cache_prompt": False}
 class Server:
     """A running server; its stderr is read until it says where it listens."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, env=None):
         command = [STOKER, "serve", "-m", MODEL, "--port", "0", "-t", "1", "-c", "512", *map(str, arguments)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=env)
         self.lines = []
         for line in self.process.stderr:
             self.lines.append(line.decode())
@@ -88,7 +90,7 @@ def user(text):
 class Serving(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.server = Server("--parallel", 4, "--queue", 4)
+        cls.server = Server("--parallel", 4, "--queue", 4, "--machine", MACHINE)
 
     @classmethod
     def tearDownClass(cls):
@@ -128,7 +130,11 @@ class Facts(Serving):
             self.assertLess(time.time(), limit)
         models = self.server.ask("GET", "/v1/models")[1]
         self.assertEqual(models["data"][0]["id"], "ember-37m-q4_k_m")
-        self.assertEqual(self.server.ask("GET", "/props")[1]["total_slots"], 4)
+        self.assertEqual(self.server.ask("GET", "/v1/models/ember-37m-q4_k_m"), (200, models["data"][0]))
+        self.assertEqual(self.server.ask("GET", "/v1/models/other")[0], 404)
+        props = self.server.ask("GET", "/props")[1]
+        self.assertEqual((props["total_slots"], props["default_generation_settings"]["n_ctx"]), (4, 512))
+        self.assertEqual(props["default_generation_settings"]["params"]["top_k"], 40)
         self.assertEqual(len(self.server.ask("GET", "/slots")[1]), 4)
 
     def test_tokens_and_back(self):
@@ -171,12 +177,39 @@ class Facts(Serving):
         self.assertGreater(after["seconds"], before["seconds"])
 
     def test_limits_of_the_machine(self):
-        self.assertEqual(self.server.ask("GET", "/live")[1]["limits"], {"disk": None, "dram": None, "link": None})
-        self.assertNotIn("limit_bytes_per_second", self.server.ask("GET", "/metrics")[1])
-        server = Server("--machine", os.path.join(ROOT, "tools/machines/1x3090-64GB.toml"))
-        self.addCleanup(server.close)
-        self.assertEqual(server.ask("GET", "/live")[1]["limits"], {"disk": 6.5e9, "dram": 64e9, "link": 52e9})
-        self.assertIn('stoker:limit_bytes_per_second{resource="dram"} 6', server.ask("GET", "/metrics")[1])
+        self.assertEqual(self.server.ask("GET", "/live")[1]["limits"], {"disk": 6.5e9, "dram": 64e9, "link": 52e9})
+        self.assertIn('stoker:limit_bytes_per_second{resource="dram"} 6', self.server.ask("GET", "/metrics")[1])
+
+    def test_limits_are_what_tune_has_kept_of_this_machine(self):
+        with tempfile.TemporaryDirectory() as folder:
+            environment = dict(os.environ, XDG_CONFIG_HOME=folder)
+
+            def limits(*arguments):
+                server = Server("-c", 64, *arguments, env=environment)
+                try:
+                    self.assertEqual("limit_bytes_per_second" in server.ask("GET", "/metrics")[1], server.ask("GET", "/live")[1]["limits"] != none)
+                    return server.ask("GET", "/live")[1]["limits"], "".join(server.lines)
+                finally:
+                    server.close()
+
+            none = {"disk": None, "dram": None, "link": None}
+            self.assertEqual(limits()[0], none)
+            self.assertEqual(limits("--device", "host:2,link=2GB/s,vram=1MiB")[0], {**none, "link": 8e9})
+            run = subprocess.run([STOKER, "tune", "--measure", "-m", MODEL, "-t", "1"], env=environment, capture_output=True, timeout=TIME_LIMIT)
+            self.assertEqual(run.returncode, 0, run.stderr)
+            kept = limits()[0]
+            self.assertGreater(kept["disk"], 1e6)
+            self.assertGreater(kept["dram"], kept["disk"])
+            self.assertEqual(limits("--machine", "none")[0], none)
+            path = os.path.join(folder, "stoker/machine.toml")
+            with open(path) as file:
+                text = file.read()
+            for bad, says in ((text.replace('name = "', 'name = "another '), "speeds of another machine"), (text[:len(text) // 2], "warning")):
+                with open(path, "w") as file:
+                    file.write(bad)
+                got, lines = limits()
+                self.assertEqual(got, none)
+                self.assertIn(says, lines)
 
     def test_request_ids(self):
         for asked, heard in (("my-id.7", "my-id.7"), ("no spaces", None), ("x" * 200, None), (None, None)):
@@ -320,8 +353,10 @@ class Answers(Serving):
         self.assertEqual(long["tokens_predicted"], 300)
 
     def test_choices_have_seeds_of_their_own(self):
-        choices = self.post("/v1/chat/completions", messages=user("The sky"), n=3, max_tokens=16, seed=5, temperature=1.3)["choices"]
-        self.assertEqual(len({c["message"]["content"] for c in choices}), 3)
+        answer = self.post("/v1/chat/completions", messages=user("The sky"), n=3, max_tokens=16, seed=5, temperature=1.3)
+        self.assertEqual(len({c["message"]["content"] for c in answer["choices"]}), 3)
+        one = self.post("/v1/chat/completions", messages=user("The sky"), max_tokens=1)["usage"]["prompt_tokens"]
+        self.assertEqual(answer["usage"]["prompt_tokens"], one)  # a prompt counts once
 
     def test_a_longer_prompt_goes_on_where_the_cache_ends(self):
         start = "The borrow checker is a part of the compiler that looks at every reference in a program, and it says"
@@ -395,6 +430,7 @@ class Refusals(Serving):
                 ({"messages": messages, "n": 0}, "must be from", "n"),
                 ({"messages": messages, "n": 100}, "more than this server takes", "n"),
                 ({"messages": messages, "functions": [{"name": "f"}]}, "not supported", "functions"),
+                ({"messages": messages, "typical_p": 0.5}, "not supported", "typical_p"),
                 ({"messages": messages, "logit_bias": {"one": 2}}, "not a token id", "logit_bias"),
                 ({"messages": messages, "logit_bias": {"-1": 2}}, "is not one of", "logit_bias"),
                 ({"messages": messages, "logit_bias": {"1": "much"}}, "must be a number", "logit_bias"),
@@ -472,6 +508,39 @@ class Options(unittest.TestCase):
         self.assertEqual(server.ask("POST", "/tokenize", body, {"Authorization": "Bearer secret"})[0], 200)
         self.assertEqual(server.ask("GET", "/v1/models", None, {"X-Api-Key": "secret"})[1]["data"][0]["id"], "mine")
 
+    def test_keys_of_a_file(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
+            file.write("  anna's\n\nben's\n")
+            file.flush()
+            server = self.start("--api-key-file", file.name, "-c", 64)
+            for key, status in (("anna's", 200), ("ben's", 200), ("", 401), ("\n", 401), ("carl's", 401)):
+                self.assertEqual(server.ask("GET", "/props", None, {"Authorization": "Bearer " + key.strip()})[0], status)
+            file.truncate(0)
+            run = subprocess.run([STOKER, "serve", "-m", MODEL, "--port", "0", "--api-key-file", file.name], capture_output=True, timeout=TIME_LIMIT)
+            self.assertEqual(run.returncode, 1)
+            self.assertIn(b"there is no key in it", run.stderr)
+
+    def test_pages_of_other_origins_ask_where_they_are_let(self):
+        def headers(server, method, path, origin):
+            connection = server.connect()
+            connection.request(method, path, headers={"Origin": origin, "Access-Control-Request-Headers": "authorization,x-stainless-os"})
+            response = connection.getresponse()
+            response.read()
+            connection.close()
+            return response.status, response.getheader("Access-Control-Allow-Origin"), response.getheader("Access-Control-Allow-Headers")
+
+        mine, other = "https://chat.example.org", "https://evil.example.org"
+        server = self.start("-c", 64, "--cors", "http://localhost:3000, " + mine, "--api-key", "secret")
+        self.assertEqual(headers(server, "OPTIONS", "/v1/chat/completions", mine), (204, mine, "authorization,x-stainless-os"))
+        self.assertEqual(headers(server, "GET", "/props", mine), (401, mine, None))  # the page may read why not
+        self.assertEqual(headers(server, "OPTIONS", "/v1/chat/completions", other)[1:], (None, None))
+        self.assertEqual(headers(server, "GET", "/health", other)[1:], (None, None))
+        self.assertEqual(headers(self.start("-c", 64, "--cors", "*"), "GET", "/health", other)[1], "*")
+        self.assertEqual(headers(self.start("-c", 64), "OPTIONS", "/v1/chat/completions", mine)[1:], (None, None))
+        run = subprocess.run([STOKER, "serve", "-m", MODEL, "--port", "0", "--cors", "chat.example.org"], capture_output=True, timeout=TIME_LIMIT)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn(b"an origin is written like", run.stderr)
+
     def test_more_than_the_queue_holds_is_refused(self):
         server = self.start("--parallel", 1, "--queue", 0)
         for seed in range(8):  # an answer that happens to be short ends before the second request comes
@@ -535,4 +604,5 @@ if __name__ == "__main__":
     STOKER = os.path.abspath(sys.argv[1])
     ROOT = sys.argv[2]
     MODEL = os.path.join(ROOT, "tests", "models", "ember-37m-q4_k_m.gguf")
+    MACHINE = os.path.join(ROOT, "tools/machines/1x3090-64GB.toml")
     unittest.main(argv=[sys.argv[0]] + sys.argv[3:], verbosity=2)

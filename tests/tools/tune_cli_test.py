@@ -34,9 +34,15 @@ class Measure(Folder):
         expect(self, 0, "tune", "--measure", "-o", path)
         self.assertEqual(sorted(os.listdir(self.folder)), ["here.toml"])
 
+    def test_what_is_measured_without_a_file_to_write_is_kept_where_serve_looks(self):
+        report = expect(self, 0, "tune", "--measure", "-m", MODEL, env=dict(os.environ, XDG_CONFIG_HOME=self.folder)).stdout
+        self.assertIn(b"stoker/machine.toml: written", report)
+        self.assertEqual(os.listdir(self.path("stoker")), ["machine.toml"])
+
     def test_mistakes_are_named(self):
         self.assertIn("ends in .toml", self.error("tune", "--measure", "-o", self.path("x")))
-        self.assertIn("no file to write", self.error("tune", "--measure"))
+        nowhere = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CONFIG_HOME")}
+        self.assertIn("no place for what is measured", self.error("tune", "--measure", env=nowhere))
         self.assertIn("no/such", self.error("tune", "--measure", "-o", "/no/such/x.toml"))
 
 
@@ -89,7 +95,7 @@ class Tuning(Folder):
 
     def profile(self):
         folder = self.path("stoker")
-        names = [name for name in os.listdir(folder) if name.endswith(".toml")] if os.path.isdir(folder) else []
+        names = [name for name in os.listdir(folder) if re.fullmatch(r"[0-9a-f]{16}\.toml", name)] if os.path.isdir(folder) else []
         self.assertLessEqual(len(names), 1)
         return os.path.join(folder, names[0]) if names else None
 
@@ -183,6 +189,7 @@ class Tuning(Folder):
         result = expect(self, 0, "tune", "-m", MODEL, "--tokens", "40", "--ram", "1G", env=self.environment)
         self.assertIn(b"nothing to tune", result.stdout)
         self.assertIsNone(self.profile())
+        self.assertEqual(os.listdir(self.path("stoker")), ["machine.toml"])  # its speeds are the server's limits all the same
 
 
 class KilledRecording(Folder):

@@ -28,12 +28,14 @@ std::string_view finish_reason(const GenerationResult& result) {
   return full ? "length" : "stop";
 }
 
-Json usage_json(const std::vector<ChoiceText>& choices) {
+Json usage_json(const std::vector<ChoiceText>& choices, i64 copies) {
   i64 prompt = 0, cached = 0, generated = 0;
-  for (const ChoiceText& choice : choices) {
-    prompt += choice.result.prompt_tokens;
-    cached += choice.result.cached_tokens;
-    generated += choice.result.generated_tokens;
+  for (size_t i = 0; i < choices.size(); i++) {
+    const GenerationResult& result = choices[i].result;
+    generated += result.generated_tokens;
+    if (static_cast<i64>(i) % copies != 0) continue;
+    prompt += result.prompt_tokens;
+    cached += result.cached_tokens;
   }
   return {{"prompt_tokens", prompt},
           {"completion_tokens", generated},

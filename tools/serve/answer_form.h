@@ -38,7 +38,7 @@ std::unique_ptr<AnswerForm> native_form(const Service& service, const Completion
 
 // What forms have in common.
 std::string_view finish_reason(const GenerationResult& result);  // "stop", "length"
-Json usage_json(const std::vector<ChoiceText>& choices);
+Json usage_json(const std::vector<ChoiceText>& choices, i64 copies);  // of each prompt, which counts once
 Json timings_json(const GenerationResult& result);
 Json byte_array(const std::string& bytes);  // of numbers
 // The part of `bytes` that is text; what is cut in the middle of a character becomes U+FFFD.

@@ -23,19 +23,26 @@ Json models_json(const Service& service) {
 
 Json props_json(const Service& service) {
   const Options& o = service.options();
-  Json defaults = {{"n_ctx", service.engine().options().context},
-                   {"n_predict", o.predict},
-                   {"seed", o.seed},
-                   {"temperature", o.temperature},
-                   {"top_k", o.top_k},
-                   {"top_p", o.top_p},
-                   {"min_p", o.min_p},
-                   {"repeat_penalty", o.repeat_penalty}};
-  return {{"default_generation_settings", std::move(defaults)},
+  Json params = {{"n_predict", o.predict},
+                 {"seed", o.seed},
+                 {"temperature", o.temperature},
+                 {"top_k", o.top_k},
+                 {"top_p", o.top_p},
+                 {"min_p", o.min_p},
+                 {"repeat_penalty", o.repeat_penalty},
+                 {"repeat_last_n", o.repeat_last_n},
+                 {"presence_penalty", o.presence_penalty},
+                 {"frequency_penalty", o.frequency_penalty}};
+  const TokenizerSpec& spec = service.tokenizer().spec();
+  auto text_of = [&](i32 token) { return token < 0 ? "" : valid_text(std::string(service.tokenizer().bytes(token))); };
+  return {{"default_generation_settings", {{"n_ctx", service.engine().options().context}, {"params", std::move(params)}}},
           {"total_slots", service.batcher().slots()},
           {"model_path", o.model},
           {"model_alias", service.model()},
-          {"chat_template", service.tokenizer().spec().chat_template},
+          {"modalities", {{"vision", false}, {"audio", false}}},
+          {"chat_template", spec.chat_template},
+          {"bos_token", text_of(spec.bos)},
+          {"eos_token", text_of(spec.eos)},
           {"build_info", "stoker " STOKER_VERSION}};
 }
 

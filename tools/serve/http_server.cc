@@ -1,10 +1,12 @@
 #include "tools/serve/http_server.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 
 #include "kernels/base/clock.h"
 #include "runtime/engine.h"
+#include "tools/serve/access.h"
 #include "tools/serve/answer_form.h"
 #include "tools/serve/client_watch.h"
 #include "tools/serve/connection.h"
@@ -36,19 +38,25 @@ void answer(Response& res, const ApiError& error) {
   answer(res, error.json());
 }
 
-// Equal keys take as long as different ones.
-bool same_text(const std::string& a, const std::string& b) {
-  unsigned difference = a.size() == b.size() ? 0 : 1;
-  for (size_t i = 0; i < a.size() && !b.empty(); i++)
-    difference |= static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b[i % b.size()]);
-  return difference == 0;
+void check_key(const Access& access, const Request& req) {
+  if (!access.has_key(req.get_header_value("Authorization"), req.get_header_value("X-Api-Key")))
+    throw ApiError(401, "wrong or missing API key; send it as Authorization: Bearer KEY");
 }
 
-void check_key(const std::string& key, const Request& req) {
-  if (key.empty()) return;
-  std::string bearer = req.get_header_value("Authorization");
-  if (!same_text(bearer, "Bearer " + key) && !same_text(req.get_header_value("X-Api-Key"), key))
-    throw ApiError(401, "wrong or missing API key; send it as Authorization: Bearer KEY");
+// What a browser wants to hear before it lets a page of another origin ask. True: it was the question whether it may.
+bool tell_browser(const Access& access, const Request& req, Response& res) {
+  std::string origin = access.allowed_origin(req.get_header_value("Origin"));
+  if (origin.empty()) return false;
+  res.set_header("Access-Control-Allow-Origin", origin);
+  res.set_header("Access-Control-Expose-Headers", "X-Request-Id");
+  res.set_header("Vary", "Origin");
+  if (req.method != "OPTIONS") return false;
+  res.set_header("Access-Control-Allow-Methods", "GET, POST");
+  std::string asked = req.get_header_value("Access-Control-Request-Headers");
+  res.set_header("Access-Control-Allow-Headers", asked.empty() ? "Authorization, Content-Type" : asked);
+  res.set_header("Access-Control-Max-Age", "3600");
+  res.status = 204;
+  return true;
 }
 
 // A request that generates, from its first event to its answer.
@@ -180,8 +188,18 @@ void apply_template(const Service& service, const Request& req, Response& res) {
   answer(res, Json{{"prompt", service.chat_prompt_text(RequestBody(req.body))}});
 }
 void models(const Service& service, const Request&, Response& res) { answer(res, models_json(service)); }
+void one_model(const Service& service, const Request& req, Response& res) {
+  if (req.matches[1] != service.model())
+    throw ApiError(404, fmt::format("there is no model {}, only {}", std::string(req.matches[1]), service.model()), "model");
+  answer(res, models_json(service)["data"][0]);
+}
 void props(const Service& service, const Request&, Response& res) { answer(res, props_json(service)); }
-void slots(const Service& service, const Request&, Response& res) { answer(res, slots_json(service)); }
+void slots(const Service& service, const Request& req, Response& res) {
+  Json all = slots_json(service);
+  auto busy = [](const Json& slot) { return slot["is_processing"].get<bool>(); };
+  if (req.has_param("fail_on_no_slot") && std::all_of(all.begin(), all.end(), busy)) throw ApiError(503, "no slot is free");
+  answer(res, all);
+}
 void act_on_slot(const Service& service, const Request& req, Response& res) {
   answer(res, slot_action(service, req.matches[1], req.get_param_value("action"), req.body));
 }
@@ -238,16 +256,17 @@ void socket_options(socket_t socket) {
 }  // namespace
 
 struct HttpServer::Impl {
-  explicit Impl(const Options& o) : options(o), log(o.log_format == "json") {}
+  explicit Impl(const Options& o) : options(o), access(o), log(o.log_format == "json") {}
 
   const Options& options;
+  Access access;
   ConnectionServer server;
   RequestLog log;
   Loading loading;
   std::atomic<const Service*> service{nullptr};
   std::atomic<bool> stopping{false}, ended{false};
   int port = 0;
-  std::map<std::string, std::string> methods;  // path -> those it has, as Allow lists them
+  std::map<std::string, std::string> methods;  // path, or what it begins with -> those it has, as Allow lists them
 
   const Service& ready() const {
     const Service* there = service.load(std::memory_order_acquire);
@@ -258,7 +277,7 @@ struct HttpServer::Impl {
   httplib::Server::Handler with_key(Handler handler) {
     return [this, handler](const Request& req, Response& res) {
       answer_errors(res, [&] {
-        check_key(options.api_key, req);
+        check_key(access, req);
         handler(ready(), req, res);
       });
     };
@@ -294,17 +313,19 @@ struct HttpServer::Impl {
 void HttpServer::Impl::add_endpoints() {
   for (const char* path : {"/health", "/v1/health"}) get(path, [this](const Request&, Response& res) { health(res); });
   for (const WebFile& file : web_files()) get(file.path, [&file](const Request&, Response& res) { show_file(file, res); });
-  get("/v1/models", models);
+  for (const char* path : {"/v1/models", "/models"}) get(path, models);
+  methods["/v1/models/"] = "GET, HEAD";
+  server.Get(R"(/v1/models/(.+))", with_key(one_model));
   get("/props", props);
   get("/slots", slots);
   get("/live", live);
   get("/metrics", [this](const Request& req, Response& res) {
     answer_errors(res, [&] {
-      check_key(options.api_key, req);
+      check_key(access, req);
       res.set_content(metrics_text(ready(), log.by_status()), "text/plain; version=0.0.4");
     });
   });
-  post("/v1/chat/completions", chat);
+  for (const char* path : {"/v1/chat/completions", "/chat/completions"}) post(path, chat);
   post("/v1/completions", text_completion);
   post("/completion", native_completion);
   post("/tokenize", tokenize);
@@ -330,14 +351,16 @@ void HttpServer::Impl::log_requests() {
     i64 ns = 0;
   };
   static thread_local std::optional<Begun> begun;
-  server.set_pre_routing_handler([](const Request& req, Response& res) {
+  server.set_pre_routing_handler([this](const Request& req, Response& res) {
     begun = {RequestLog::id_for(req.get_header_value("X-Request-Id")), steady_clock().now_ns()};
     res.set_header("X-Request-Id", begun->id);
-    return httplib::Server::HandlerResponse::Unhandled;
+    bool answered = tell_browser(access, req, res);
+    return answered ? httplib::Server::HandlerResponse::Handled : httplib::Server::HandlerResponse::Unhandled;
   });
   server.set_error_handler([this](const Request& req, Response& res) {
     auto known = methods.find(req.path);
-    if (known == methods.end() && req.path.rfind("/slots/", 0) == 0) known = methods.find("/slots/");
+    for (const char* begin : {"/slots/", "/v1/models/"})
+      if (known == methods.end() && req.path.rfind(begin, 0) == 0) known = methods.find(begin);
     library_error(known == methods.end() ? "" : known->second, req, res);
   });
   server.set_logger([this](const Request& req, const Response& res) {

@@ -59,20 +59,28 @@ Json slots_json(const BatcherStatus& status) {
   return all;
 }
 
-// Bytes per second; null: not measured.
-Json limits_json(const std::optional<SimMachine>& machine) {
-  if (!machine) return {{"disk", nullptr}, {"dram", nullptr}, {"link", nullptr}};
-  return {{"disk", machine->ssd_gb_per_second * 1e9},
-          {"dram", machine->dram_gb_per_second * 1e9},
-          {"link", machine->gpus.empty() ? Json(nullptr) : Json(link_gb_per_second(*machine) * 1e9)}};
+// null: not measured.
+Json limits_json(const MachineLimits& limits) {
+  auto known = [](f64 limit) { return limit > 0 ? Json(limit) : Json(nullptr); };
+  return {{"disk", known(limits.disk)}, {"dram", known(limits.dram)}, {"link", known(limits.link)}};
 }
 
 }  // namespace
 
-f64 link_gb_per_second(const SimMachine& machine) {
-  f64 sum = 0;
-  for (const SimGpu& gpu : machine.gpus) sum += 2 * gpu.link_gb_per_second;
-  return sum;
+MachineLimits machine_limits(const Service& service) {
+  MachineLimits limits;
+  if (const std::optional<SimMachine>& machine = service.machine()) {
+    limits.disk = machine->ssd_gb_per_second * 1e9;
+    limits.dram = machine->dram_gb_per_second * 1e9;
+    for (const SimGpu& gpu : machine->gpus) limits.link += 2 * gpu.link_gb_per_second * 1e9;
+  }
+  const std::vector<HostDeviceOptions>& devices = service.engine().options().devices.host;
+  bool told = !devices.empty();
+  for (const HostDeviceOptions& device : devices) told = told && device.link_gb_per_second > 0;
+  if (!told) return limits;
+  limits.link = 0;
+  for (const HostDeviceOptions& device : devices) limits.link += 2 * device.link_gb_per_second * 1e9;
+  return limits;
 }
 
 std::string residency_bytes(const ResidencyView& view) {
@@ -103,7 +111,7 @@ Json live_json(const Service& service) {
           {"prompt_tokens", status.prompt_rows},
           {"generated_tokens", status.decode_rows},
           {"passes", status.decode_passes},
-          {"limits", limits_json(service.machine())},
+          {"limits", limits_json(machine_limits(service))},
           {"stage_seconds", stages_json(status)},
           {"experts", experts_json(status.experts)},
           {"prefetch", {{"state", name(status.prefetch)}, {"gain", status.prefetch_gain}}},

@@ -12,7 +12,12 @@ Json live_json(const Service& service);
 // 5 less with each doubling of the passes since then, 0 for longer ago and never.
 std::string residency_bytes(const ResidencyView& view);
 
-// Of all links of a machine, both directions together.
-f64 link_gb_per_second(const SimMachine& machine);
+// What this machine can do at most, in bytes per second; 0: not measured.
+struct MachineLimits {
+  f64 disk = 0, dram = 0;
+  f64 link = 0;  // of all devices, both directions together
+};
+// As `stoker tune` measured it; a host device's link is as fast as the command line says.
+MachineLimits machine_limits(const Service& service);
 
 }  // namespace stoker

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <utility>
 
 #include "runtime/engine.h"
 #include "tools/serve/live.h"
@@ -107,6 +108,10 @@ void machine(Page& p, const BatcherStatus& s, const EngineFootprint& f) {
   }
   p.gauge("stoker:experts", "Routed experts of the model.", number(f.expert_total));
   p.gauge("stoker:expert_slots", "Experts that memory has room for.", number(f.expert_slots));
+  i64 vram_slots = 0;
+  for (const DeviceFootprint& device : f.devices) vram_slots += device.expert_slots;
+  p.gauge("stoker:vram_expert_slots", "Experts that devices have room for.", number(vram_slots));
+  p.gauge("stoker:vram_experts", "Experts that are there.", number(s.experts_on_devices));
   p.gauge("stoker:expert_budget_bytes", "Memory for routed experts.", number(f.expert_budget_bytes));
   p.gauge("stoker:resident_bytes", "Memory of the weights that every token reads.", number(f.resident_bytes));
   i64 pages = 0, resident = 0;
@@ -114,12 +119,15 @@ void machine(Page& p, const BatcherStatus& s, const EngineFootprint& f) {
   p.gauge("process_resident_memory_bytes", "Memory of the process.", number(resident * ::sysconf(_SC_PAGESIZE)));
 }
 
-void limits(Page& p, const SimMachine& machine) {
+void limits(Page& p, const MachineLimits& limits) {
   constexpr std::string_view kName = "stoker:limit_bytes_per_second";
-  p.heading("gauge", kName, "What this machine was measured to do (--machine); link: all of them, both directions.");
-  p.sample(kName, "resource", "disk", machine.ssd_gb_per_second * 1e9);
-  p.sample(kName, "resource", "dram", machine.dram_gb_per_second * 1e9);
-  if (!machine.gpus.empty()) p.sample(kName, "resource", "link", link_gb_per_second(machine) * 1e9);
+  bool headed = false;
+  for (auto [resource, limit] : {std::pair("disk", limits.disk), std::pair("dram", limits.dram), std::pair("link", limits.link)}) {
+    if (limit <= 0) continue;
+    if (!std::exchange(headed, true))
+      p.heading("gauge", kName, "What this machine was measured to do (--machine); link: of all devices, both directions.");
+    p.sample(kName, "resource", resource, limit);
+  }
 }
 
 }  // namespace
@@ -132,7 +140,7 @@ std::string metrics_text(const Service& service, const std::map<int, i64>& answe
   experts(p, status.experts);
   governor(p, status);
   machine(p, status, service.batcher().footprint());
-  if (service.machine()) limits(p, *service.machine());
+  limits(p, machine_limits(service));
   p.gauge("process_start_time_seconds", "When the model was loaded, in seconds since 1970.", number(service.started()));
   return p.text;
 }

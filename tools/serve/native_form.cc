@@ -88,6 +88,7 @@ class NativeForm : public AnswerForm {
                    {"presence_penalty", s.presence_penalty},
                    {"frequency_penalty", s.frequency_penalty},
                    {"stop", wish_.stop}}},
+                 {"has_new_line", choice.content.find('\n') != std::string::npos},
                  {"truncated", r.end == GenerationEnd::context_full},
                  {"stop_type", stop_type(r.end)},
                  {"stopping_word", choice.stop_string},

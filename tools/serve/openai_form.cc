@@ -17,13 +17,14 @@ class OpenAiForm : public AnswerForm {
         object_(std::move(object)),
         model_(body.text("model", service.model())),
         created_(unix_seconds()),
+        copies_(body.integer("n", 1, 1, kMostCopies)),
         include_usage_(body.object("stream_options").boolean("include_usage", false)) {}
 
   Json whole(const std::vector<ChoiceText>& choices) const override {
     Json list = Json::array();
     for (size_t i = 0; i < choices.size(); i++) list.push_back(choice(i, choices[i]));
     Json json = envelope(object_, std::move(list));
-    json["usage"] = usage_json(choices);
+    json["usage"] = usage_json(choices, copies_);
     json["timings"] = timings_json(choices.front().result);
     return json;
   }
@@ -31,7 +32,7 @@ class OpenAiForm : public AnswerForm {
   std::vector<Json> closing(const std::vector<ChoiceText>& choices) const override {
     if (!include_usage_) return {};
     Json json = envelope(chunk_object(), Json::array());
-    json["usage"] = usage_json(choices);
+    json["usage"] = usage_json(choices, copies_);
     return {json};
   }
 
@@ -40,7 +41,12 @@ class OpenAiForm : public AnswerForm {
   virtual std::string chunk_object() const { return object_; }
 
   Json envelope(const std::string& object, Json choices) const {
-    return {{"id", id_}, {"object", object}, {"created", created_}, {"model", model_}, {"choices", std::move(choices)}};
+    return {{"id", id_},
+            {"object", object},
+            {"created", created_},
+            {"model", model_},
+            {"system_fingerprint", "stoker-" STOKER_VERSION},
+            {"choices", std::move(choices)}};
   }
   std::string text_of(i32 token) const { return valid_text(std::string(service_.tokenizer().bytes(token))); }
 
@@ -48,7 +54,7 @@ class OpenAiForm : public AnswerForm {
 
  private:
   std::string id_, object_, model_;
-  i64 created_;
+  i64 created_, copies_;
   bool include_usage_;
 };
 

@@ -131,7 +131,13 @@ void RequestBody::refuse_unsupported() const {
     const Json* value = find(field);
     if (value != nullptr && !is_off(*value)) bad_field(field, "is not supported by this server; leave it out");
   }
-  if (integer("best_of", 1, 1, 1 << 20) != 1) bad_field("best_of", "is not supported by this server; leave it out");
+  constexpr i64 kMany = 1 << 20;
+  auto must_be = [&](const char* field, f64 off) {
+    if (number(field, off, -kMany, kMany) != off) bad_field(field, "is not supported by this server; leave it out");
+  };
+  must_be("best_of", 1);
+  must_be("typical_p", 1);
+  if (number("top_n_sigma", -1, -kMany, kMany) > 0) bad_field("top_n_sigma", "is not supported by this server; leave it out");
 }
 
 std::vector<i32> token_ids(const Json& array, const std::string& field, i64 vocab) {

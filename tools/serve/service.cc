@@ -74,7 +74,7 @@ CompletionWish Service::wish(const RequestBody& body) const {
   body.refuse_unsupported();
   CompletionWish w;
   w.max_tokens = max_tokens(body, o.predict);
-  w.copies = body.integer("n", 1, 1, 128);
+  w.copies = body.integer("n", 1, 1, kMostCopies);
   w.reuse_prefix = body.boolean("cache_prompt", true);
   w.slot = body.integer("id_slot", -1, -1, batcher_.slots() - 1);
   w.stop = body.texts("stop");

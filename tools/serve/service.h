@@ -17,6 +17,8 @@
 
 namespace stoker {
 
+constexpr i64 kMostCopies = 128;  // n of a request
+
 class Service {
  public:
   // `machine`: this one as it was measured, or none. Throws Error when the file has no tokenizer.

@@ -349,7 +349,7 @@ function openSettings(field) {
 // An empty field shows what the server takes instead.
 async function showDefaults() {
   try {
-    const defaults = (await (await ask("props")).json()).default_generation_settings;
+    const defaults = (await (await ask("props")).json()).default_generation_settings.params;
     for (const input of $("settings-form").elements)
       if (input.type === "number" && input.name in defaults && input.name !== "seed") input.placeholder = defaults[input.name];
   } catch {}
