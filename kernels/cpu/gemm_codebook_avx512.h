@@ -1,6 +1,6 @@
 // AVX-512 GEMM of the code book formats, on top of what unpacks them for few tokens (matmul_codebook_tile_avx512.h).
 //
-// A panel holds a block's codes in the order of look-ups and its sixteen scales; the products of a block are four
+// A panel holds a block's codes in the format's order and its scales; the products of a block are four
 // vpdpbusd per row and token. Same sums, same order, same pieces of the columns as there: the same bits.
 #pragma once
 
@@ -10,18 +10,19 @@
 namespace stoker {
 namespace {
 
+template <class Format>
 struct alignas(64) CodebookPanel {
   u8 codes[4][64];
-  f32 scales[16];
+  f32 scales[Format::kScales][16];
 };
 
 template <class Format>
 struct GemmCodebook {
   using Block = typename Format::Block;
-  using Panel = CodebookPanel;
+  using Panel = CodebookPanel<Format>;
   using Activation = ActQ8_256;
   static constexpr i64 kPanelBlocks = 1, kChunkPanels = 4, kPieceBlocks = kChunkBlocks, kLanes = 16;
-  static constexpr int kTurn = 4;
+  static constexpr int kTurn = 4, kShare = 4 / Format::kScales;
   static_assert(kPieceBlocks % kChunkPanels == 0);
   using Panels = Panel[kGemmRows][kChunkPanels];
   using Sums = f32[kGemmRows][kLanes];
@@ -39,8 +40,11 @@ struct GemmCodebook {
     part.template operator()<1>();
     part.template operator()<2>();
     part.template operator()<3>();
-    _mm512_store_ps(first.scales, w.scales[kRow]);
-    _mm512_store_ps(second.scales, w.scales[kRow + 1]);
+#pragma GCC unroll 2
+    for (int s = 0; s < Format::kScales; s++) {
+      _mm512_store_ps(first.scales[s], w.scales[kRow][s]);
+      _mm512_store_ps(second.scales[s], w.scales[kRow + 1][s]);
+    }
   }
 
   // Rows that are looked up together but do not exist repeat the last one; their panels are not used.
@@ -62,14 +66,14 @@ struct GemmCodebook {
   }
 
   struct Tokens {
-    alignas(64) Turned x[kTurn][kChunkPanels];
+    alignas(64) Turned<Format> x[kTurn][kChunkPanels];
     f32 d[kTurn][kChunkPanels];
   };
   template <int kTokens>
   static void prepare(const Activation* const (&x)[kTokens], i64 blocks, Tokens& out) {
     for (int t = 0; t < kTokens; t++)
       for (i64 b = 0; b < blocks; b++) {
-        turn(x[t][b], Format::kBias, out.x[t][b]);
+        turn(x[t][b], out.x[t][b]);
         out.d[t][b] = x[t][b].d;
       }
   }
@@ -83,28 +87,31 @@ struct GemmCodebook {
 #pragma GCC unroll 4
       for (int t = 0; t < kTokens; t++) sum[r][t] = _mm512_load_ps(sums[t][row + r]);
     for (i64 b = 0; b < blocks; b++) {
-      __m512i total[kRows][kTokens];
 #pragma GCC unroll 2
-      for (int r = 0; r < kRows; r++)
-#pragma GCC unroll 4
-        for (int t = 0; t < kTokens; t++) total[r][t] = _mm512_load_si512(x.x[t][b].start);
-#pragma GCC unroll 4
-      for (int part = 0; part < 4; part++)
-#pragma GCC unroll 4
-        for (int t = 0; t < kTokens; t++) {
-          __m512i activations = _mm512_load_si512(x.x[t][b].q[part]);
+      for (int s = 0; s < Format::kScales; s++) {
+        __m512i total[kRows][kTokens];
 #pragma GCC unroll 2
-          for (int r = 0; r < kRows; r++)
-            total[r][t] =
-                _mm512_dpbusd_epi32(total[r][t], _mm512_load_si512(panels[row + r][b].codes[part]), activations);
-        }
-#pragma GCC unroll 2
-      for (int r = 0; r < kRows; r++)
+        for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
-        for (int t = 0; t < kTokens; t++) {
-          __m512 scale = _mm512_mul_ps(_mm512_load_ps(panels[row + r][b].scales), _mm512_set1_ps(x.d[t][b]));
-          sum[r][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(total[r][t]), sum[r][t]);
-        }
+          for (int t = 0; t < kTokens; t++) total[r][t] = _mm512_load_si512(x.x[t][b].start[s]);
+#pragma GCC unroll 4
+        for (int part = s * kShare; part < (s + 1) * kShare; part++)
+#pragma GCC unroll 4
+          for (int t = 0; t < kTokens; t++) {
+            __m512i activations = _mm512_load_si512(x.x[t][b].q[part]);
+#pragma GCC unroll 2
+            for (int r = 0; r < kRows; r++)
+              total[r][t] =
+                  _mm512_dpbusd_epi32(total[r][t], _mm512_load_si512(panels[row + r][b].codes[part]), activations);
+          }
+#pragma GCC unroll 2
+        for (int r = 0; r < kRows; r++)
+#pragma GCC unroll 4
+          for (int t = 0; t < kTokens; t++) {
+            __m512 scale = _mm512_mul_ps(_mm512_load_ps(panels[row + r][b].scales[s]), _mm512_set1_ps(x.d[t][b]));
+            sum[r][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(total[r][t]), sum[r][t]);
+          }
+      }
     }
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; r++)

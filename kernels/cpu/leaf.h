@@ -95,7 +95,8 @@ struct LeafTable {
 // The table of a level: ref overlaid by every level up to and including `level`. Built once; any thread.
 const LeafTable& leaf_table(IsaLevel level);
 
-// What each level's library exports. They only store addresses: any CPU may call them.
+// What each level's library exports. Only a CPU that has the level may call them: where two kernels of a format give the
+// same bits, they try which is faster.
 void fill_ref(LeafTable& table);
 void fill_avx2(LeafTable& table);
 void fill_avx512(LeafTable& table);

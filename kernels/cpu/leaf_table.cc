@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/base/check.h"
 #include "kernels/cpu/leaf.h"
 
@@ -27,8 +29,8 @@ static LeafTable build(IsaLevel level) {
 
 const LeafTable& leaf_table(IsaLevel level) {
   static const LeafTable ref = build(IsaLevel::ref);
-  static const LeafTable avx2 = build(IsaLevel::avx2);
-  static const LeafTable avx512 = build(IsaLevel::avx512);
+  static const LeafTable avx2 = build(std::min(IsaLevel::avx2, best_isa_level()));
+  static const LeafTable avx512 = build(std::min(IsaLevel::avx512, best_isa_level()));
   CHECK(level <= best_isa_level());
   switch (level) {
     case IsaLevel::ref: return ref;

@@ -40,7 +40,7 @@ template <int kSets>
 struct LookUp {
   __m512i low[kSets];  // bits 0 .. 7
   __mmask64 bit_7[kSets];
-  __m512i bit_8[kSets], bit_9[kSets], bit_10[kSets];  // 0xff where set; as far as the book is that long
+  __m512i bit_8[kSets], bit_9[kSets];  // 0xff where set; as far as the book is that long
 
   void set_low(int set, __m512i bytes) {
     low[set] = bytes;
@@ -63,7 +63,7 @@ struct LookUp {
       __m512i upper[kSets];
       run<kEntries / 2>(plane, out);
       run<kEntries / 2>(plane + kEntries / 2, upper);
-      const __m512i(&bit)[kSets] = kEntries == 512 ? bit_8 : kEntries == 1024 ? bit_9 : bit_10;
+      const __m512i(&bit)[kSets] = kEntries == 512 ? bit_8 : bit_9;
 #pragma GCC unroll 4
       for (int s = 0; s < kSets; s++)
         out[s] = _mm512_ternarylogic_epi64(out[s], upper[s], bit[s], 0xd8);  // c ? b : a

@@ -1,9 +1,8 @@
 // How the AVX-512 kernels of the code book formats walk a MatmulTile.
 //
-// Look-ups give the weights of many runs of four at once: register j holds weight j of each run, one byte per run. The
-// activations of a block are put into that order too (`Turned`), once per tile. Then the four products of a dword of
-// vpdpbusd, over the four registers, are those of sixteen consecutive weights: a lane is a group with a scale, which
-// is applied once per block instead of once per 64 weights.
+// A block's codes are four registers, the parts, in an order that suits how they are looked up; the activations of a
+// block are put into that order too (`Turned`), once per tile. The order is such that a lane has one scale over several
+// parts, which is applied to their sum.
 //
 // vpdpbusd wants one unsigned side. Codes are weight + Format::kBias, and what that adds is known beforehand: the
 // sums start at -kBias * (sum of the lane's activations). So they are the exact products of a lane.
@@ -15,15 +14,16 @@
 //     static constexpr i32 kBias = ...;
 //     static constexpr int kRows = ...;   // 2 or 4
 //     static constexpr bool kUnpackAhead = ...;  // see below
+//     using Order = ...;                  // of codes and activations: RunOrder or EntryOrder
+//     static constexpr int kScales = ...;        // 1: for all parts; 2: for parts 0 and 1, 2 and 3
 //     explicit Format(const Block* const (&w)[kRows]);  // unpacks a block each of as many rows
-//     // Register kPart of rows kRow and kRow + 1.
+//     // Part kPart of rows kRow and kRow + 1.
 //     template <int kPart, int kRow> void codes(__m512i (&out)[2]) const;
-//     __m512 scales[kRows];  // per lane of 16 weights; a weight is scale * (code - kBias)
+//     __m512 scales[kRows][kScales];      // per lane; a weight is scale * (code - kBias)
 //   };
 //
-// Where the constructor looks up, it is a long chain of dependent steps: such a format is unpacked one block ahead
-// (kUnpackAhead), which hides the latency. Where codes() looks up, there is little to hide, and keeping what is
-// unpacked costs more.
+// Where the constructor is a long chain of dependent steps, the format is unpacked one block ahead (kUnpackAhead), which
+// hides the latency. Where codes() looks up, there is little to hide, and keeping what is unpacked costs more.
 //
 // Rows that are unpacked together share look-ups of 64 indices, as many as a register has bytes, or loads of the book;
 // two rows share each load of activations. Where rows run out the last is repeated.
@@ -48,14 +48,15 @@ constexpr int kMaxTokens = 8;
 // hardware prefetchers stop at 4 KiB pages; each stream has to be asked for across them.
 constexpr i64 kPrefetchBytes = 2048;
 
+template <class Format>
 struct Turned {
-  i8 q[4][64];    // [j][run]: activation 4 * run + j
-  i32 start[16];  // -kBias * sum of activations 16 * lane .. + 15
+  i8 q[4][64];                      // [part]: in the format's order
+  i32 start[Format::kScales][16];  // -kBias * sum of the lane's activations in the parts of a scale
 };
 
-template <int kTokens>
+template <class Format, int kTokens>
 struct Chunk {
-  alignas(64) Turned x[kTokens][kChunkBlocks];
+  alignas(64) Turned<Format> x[kTokens][kChunkBlocks];
   f32 d[kTokens][kChunkBlocks];
 };
 
@@ -73,33 +74,66 @@ inline u64 load_u64(const void* p) {
   return value;
 }
 
-inline void turn(const ActQ8_256& x, i32 bias, Turned& out) {
-  // Within 16 bytes: byte 4 i + j to 4 j + i. Then dword j of all sixteen groups of 16 to register j.
-  const __m512i within = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  const __m512i parts_0_1 = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
-  const __m512i parts_2_3 = _mm512_add_epi32(parts_0_1, _mm512_set1_epi32(2));
-  __m512i in[4];
+// Part j holds weight j of each run of four, one byte per run: sixteen weights that follow each other are a lane.
+struct RunOrder {
+  static void arrange(const i8 (&q)[256], i8 (&out)[4][64]) {
+    // Within 16 bytes: byte 4 i + j to 4 j + i. Then dword j of all sixteen groups of 16 to register j.
+    const __m512i within = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m512i parts_0_1 = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    const __m512i parts_2_3 = _mm512_add_epi32(parts_0_1, _mm512_set1_epi32(2));
+    __m512i in[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) in[i] = _mm512_shuffle_epi8(load_512(x.q + 64 * i), within);
-  __m512i low = _mm512_permutex2var_epi32(in[0], parts_0_1, in[1]);
-  __m512i high = _mm512_permutex2var_epi32(in[2], parts_0_1, in[3]);
-  _mm512_store_si512(out.q[0], _mm512_shuffle_i64x2(low, high, 0b01'00'01'00));
-  _mm512_store_si512(out.q[1], _mm512_shuffle_i64x2(low, high, 0b11'10'11'10));
-  low = _mm512_permutex2var_epi32(in[0], parts_2_3, in[1]);
-  high = _mm512_permutex2var_epi32(in[2], parts_2_3, in[3]);
-  _mm512_store_si512(out.q[2], _mm512_shuffle_i64x2(low, high, 0b01'00'01'00));
-  _mm512_store_si512(out.q[3], _mm512_shuffle_i64x2(low, high, 0b11'10'11'10));
-  __m512i sums = _mm512_cvtepi16_epi32(load_256(x.sums));
-  _mm512_store_si512(out.start, _mm512_mullo_epi32(sums, _mm512_set1_epi32(-bias)));
+    for (int i = 0; i < 4; i++) in[i] = _mm512_shuffle_epi8(load_512(q + 64 * i), within);
+    auto two_parts = [&](__m512i order, int first) __attribute__((always_inline)) {
+      __m512i low = _mm512_permutex2var_epi32(in[0], order, in[1]);
+      __m512i high = _mm512_permutex2var_epi32(in[2], order, in[3]);
+      _mm512_store_si512(out[first], _mm512_shuffle_i64x2(low, high, 0b01'00'01'00));
+      _mm512_store_si512(out[first + 1], _mm512_shuffle_i64x2(low, high, 0b11'10'11'10));
+    };
+    two_parts(parts_0_1, 0);
+    two_parts(parts_2_3, 2);
+  }
+};
+
+// Part j holds entries j, 4 + j, ... of eight weights: of the 32 weights p, lanes 2 p and 2 p + 1 have all.
+struct EntryOrder {
+  static void arrange(const i8 (&q)[256], i8 (&out)[4][64]) {
+    const __m512i parts_0_1 = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);
+    const __m512i parts_2_3 = _mm512_add_epi64(parts_0_1, _mm512_set1_epi64(2));
+    auto two_parts = [&](__m512i order, int first) __attribute__((always_inline)) {
+      __m512i low = _mm512_permutex2var_epi64(load_512(q), order, load_512(q + 64));
+      __m512i high = _mm512_permutex2var_epi64(load_512(q + 128), order, load_512(q + 192));
+      _mm512_store_si512(out[first], _mm512_shuffle_i64x2(low, high, 0b01'00'01'00));
+      _mm512_store_si512(out[first + 1], _mm512_shuffle_i64x2(low, high, 0b11'10'11'10));
+    };
+    two_parts(parts_0_1, 0);
+    two_parts(parts_2_3, 2);
+  }
+};
+
+template <class Format>
+inline void turn(const ActQ8_256& x, Turned<Format>& out) {
+  constexpr int kShare = 4 / Format::kScales;
+  Format::Order::arrange(x.q, out.q);
+#pragma GCC unroll 2
+  for (int s = 0; s < Format::kScales; s++) {
+    __m512i added = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int part = s * kShare; part < (s + 1) * kShare; part++)
+      added = _mm512_dpbusd_epi32(added, _mm512_set1_epi8(Format::kBias), _mm512_load_si512(out.q[part]));
+    _mm512_store_si512(out.start[s], _mm512_sub_epi32(_mm512_setzero_si512(), added));
+  }
 }
 
 // Adds block `i` of rows kRow and kRow + 1.
 template <int kRow, class Format, int kTokens>
-inline void add_two_rows(const Format& w, const Turned* const (&x)[kTokens], const f32* const (&d)[kTokens], i64 i,
-                         __m512 (&sum)[Format::kRows][kTokens]) {
+inline void add_two_rows(const Format& w, const Turned<Format>* const (&x)[kTokens], const f32* const (&d)[kTokens],
+                         i64 i, __m512 (&sum)[Format::kRows][kTokens]) {
   __m512i total[2][kTokens];
+  auto start = [&](int s) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; t++) total[0][t] = total[1][t] = _mm512_load_si512(x[t][i].start);
+    for (int t = 0; t < kTokens; t++) total[0][t] = total[1][t] = _mm512_load_si512(x[t][i].start[s]);
+  };
   auto add = [&]<int kPart>() __attribute__((always_inline)) {
     __m512i codes[2];
     w.template codes<kPart, kRow>(codes);
@@ -110,27 +144,35 @@ inline void add_two_rows(const Format& w, const Turned* const (&x)[kTokens], con
       total[1][t] = _mm512_dpbusd_epi32(total[1][t], codes[1], activations);
     }
   };
+  auto apply_scale = [&](int s) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; r++)
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; t++) {
+        __m512 scale = _mm512_mul_ps(w.scales[kRow + r][s], _mm512_set1_ps(d[t][i]));
+        sum[kRow + r][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(total[r][t]), sum[kRow + r][t]);
+      }
+  };
+  start(0);
   add.template operator()<0>();
   add.template operator()<1>();
+  if constexpr (Format::kScales == 2) {
+    apply_scale(0);
+    start(1);
+  }
   add.template operator()<2>();
   add.template operator()<3>();
-#pragma GCC unroll 2
-  for (int r = 0; r < 2; r++)
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; t++) {
-      __m512 scale = _mm512_mul_ps(w.scales[kRow + r], _mm512_set1_ps(d[t][i]));
-      sum[kRow + r][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(total[r][t]), sum[kRow + r][t]);
-    }
+  apply_scale(Format::kScales - 1);
 }
 
 // kRows rows of `blocks` blocks, row r at w[r]. All is inlined here: what is unpacked has to stay in registers.
 template <class Format, int kTokens>
 __attribute__((noinline, flatten)) void multiply_rows(const std::byte* const (&w)[Format::kRows], i64 blocks,
-                                                      const Chunk<kTokens>& chunk,
+                                                      const Chunk<Format, kTokens>& chunk,
                                                       f32 (&out)[Format::kRows][kTokens]) {
   using Block = typename Format::Block;
   constexpr int kRows = Format::kRows;
-  const Turned* x[kTokens];
+  const Turned<Format>* x[kTokens];
   const f32* d[kTokens];
   __m512 sum[kRows][kTokens];
 #pragma GCC unroll 8
@@ -176,7 +218,7 @@ template <class Format, int kTokens>
 void multiply_tokens(const MatmulTile& tile, i64 first_token) {
   using Block = typename Format::Block;
   constexpr int kRows = Format::kRows;
-  Chunk<kTokens> chunk;
+  Chunk<Format, kTokens> chunk;
   const ActQ8_256* x[kTokens];
   f32* y[kTokens];
   for (int t = 0; t < kTokens; t++) {
@@ -191,7 +233,7 @@ void multiply_tokens(const MatmulTile& tile, i64 first_token) {
     const i64 blocks = all_blocks - first < kChunkBlocks ? all_blocks - first : kChunkBlocks;
     for (int t = 0; t < kTokens; t++)
       for (i64 i = 0; i < blocks; i++) {
-        turn(x[t][first + i], Format::kBias, chunk.x[t][i]);
+        turn(x[t][first + i], chunk.x[t][i]);
         chunk.d[t][i] = x[t][first + i].d;
       }
     auto multiply = [&](i64 row, i64 apart, i64 rows) {

@@ -1,9 +1,10 @@
 // AVX-512 matmul of IQ1_S and IQ1_M: ternary weights g from a code book, moved by +-1/8.
 //
-// In eighths a weight is 8 g + delta, delta = +-1. With the digit u = g + 1 of the book it is 8 u + (2 or 0) - 9.
+// In eighths a weight is 8 g + delta, delta = +-1. With the book's 8 (g + 1) it is 8 (g + 1) + (2 or 0) - 9.
 //
-// The book's 4 KiB of digits do not stay in registers, and loading them would take longer than looking up. So four
-// rows, 128 indices, are looked up at once.
+// The book's 16 KiB are in L1. An entry is an ordinary load, or eight are a gather: that is faster on Golden Cove (25
+// cycles a block of IQ1_S against 32) and slower on Zen, so each CPU is asked once. Looking digits up in registers took
+// 128 permutations for as many indices.
 #include "kernels/cpu/gemm_codebook_avx512.h"
 #include "kernels/cpu/look_up_avx512.h"
 #include "kernels/cpu/matmul_avx512.h"
@@ -15,116 +16,171 @@ namespace {
 
 constexpr f32 kFactor = kIq1Delta;
 
-// What is the same once indices, deltas and scales are known.
+enum class LookUpBy { loads, gathers };
+
+// What is the same for both formats. kStep: bits from one index' upper three bits to the next one's in a word of qh.
+template <LookUpBy kBy, int kStep>
 struct Iq1 {
   static constexpr i32 kBias = 9;
   static constexpr int kRows = 4;
-  static constexpr bool kUnpackAhead = true;
+  static constexpr bool kUnpackAhead = false;
+  using Order = EntryOrder;
 
-  __m512i digits[4];  // byte r: four 2-bit digits, those of run r
-  __m512i deltas[4];  // byte r: 2 where delta > 0, else 0
-  __m512 scales[4];
+  __m512i entries[kRows][4];    // part j of a row: entries j, 4 + j, ..., 28 + j
+  __mmask8 positive[kRows][4];  // those whose delta is
 
-  // Set i of the indices is of rows 2 i and 2 i + 1: eight entries of the first, eight of the second, ...
-  void look_up(const LookUp<2>& look_up) {
-    const u8* book = planes_in_memory(kPlanesIq1S);
-    __m512i low[2], high[2];
-    look_up.run<2048>(book, low);
-    look_up.run<2048>(book + 2048, high);
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-      digits[2 * i] = _mm512_unpacklo_epi8(low[i], high[i]);
-      digits[2 * i + 1] = _mm512_unpackhi_epi8(low[i], high[i]);
+  // Qword p of `fields`: the four bytes of qs and the word of qh of the weights 32 p ..
+  static void look_up(const u8* qs, const void* qh, __m512i fields, __m512i (&out)[4]) {
+    const u64* book = reinterpret_cast<const u64*>(&kEighthsIq1S);
+    if constexpr (kBy == LookUpBy::gathers) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) {
+        const __m512i bits = _mm512_set1_epi64(8 * j + ((32 + kStep * j) << 8));
+        __m512i index = _mm512_and_si512(_mm512_multishift_epi64_epi8(bits, fields), _mm512_set1_epi64(2047));
+        out[j] = _mm512_i64gather_epi64(index, book, 8);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (int p = 0; p < 8; p++) {
+        const u64 four = four_indices(qs + 4 * p, static_cast<const u8*>(qh) + 2 * p);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+          const u64* entry = book + (j < 3 ? four >> (16 * j) & 0xffff : four >> 48);
+          if (p == 0)
+            out[j] = _mm512_castsi128_si512(_mm_loadu_si64(entry));
+          else
+            out[j] = _mm512_mask_set1_epi64(out[j], static_cast<__mmask8>(1 << p), static_cast<long long>(*entry));
+        }
+      }
     }
   }
 
-  template <int kPart>
-  __m512i codes_of(int row) const {
-    __m512i eights;  // digit kPart at bits 3 and 4
-    if constexpr (kPart < 2)
-      eights = _mm512_slli_epi16(digits[row], 3 - 2 * kPart);
-    else
-      eights = _mm512_srli_epi16(digits[row], 2 * kPart - 3);
-    return _mm512_ternarylogic_epi64(_mm512_set1_epi8(0x18), eights, deltas[row], 0xca);  // a ? b : c
+  // As words. In a general register, because indices that pass through memory wait for each other there.
+  static u64 four_indices(const u8* qs, const u8* qh) {
+    u16 word;
+    __builtin_memcpy(&word, qh, sizeof word);
+    const u64 low = _pdep_u64(load_u32(qs), 0x00ff'00ff'00ff'00ff);
+    if constexpr (kStep == 3) return low | _pdep_u64(word, 0x0700'0700'0700'0700);
+    return low | _pdep_u64(word & 0x7777u, 0x0f00'0f00'0f00'0f00);
   }
 
   template <int kPart, int kRow>
   void codes(__m512i (&out)[2]) const {
-    out[0] = codes_of<kPart>(kRow);
-    out[1] = codes_of<kPart>(kRow + 1);
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; r++) {
+      __m512i eighths = entries[kRow + r][kPart];
+      out[r] = _mm512_mask_or_epi64(eighths, positive[kRow + r][kPart], eighths, _mm512_set1_epi8(2));
+    }
   }
 };
 
-// Bit first + i of its qword of `bits`, for each byte: 0xff where it is set.
-inline __m512i bit_mask(__m512i bits, const Bytes& first, char i) {
-  return _mm512_movm_epi8(_mm512_bitshuffle_epi64_mask(bits, _mm512_add_epi8(first, _mm512_set1_epi8(i))));
-}
-
-// `first`: of the three bits 8 .. 10 of an index.
 template <class Block>
-inline LookUp<2> unpack_indices(const Block* const (&w)[4], const Bytes& first) {
-  LookUp<2> indices;
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; i++) {
-    const Block &a = *w[2 * i], &b = *w[2 * i + 1];
-    indices.set_low(i, alternate_qwords(load_256(a.qs), load_256(b.qs)));
-    __m512i high = alternate_dwords(load_128(a.qh), load_128(b.qh));
-    indices.bit_8[i] = bit_mask(high, first, 0);
-    indices.bit_9[i] = bit_mask(high, first, 1);
-    indices.bit_10[i] = bit_mask(high, first, 2);
-  }
-  return indices;
+inline __m512i load_block(const Block& w) {
+  return _mm512_maskz_loadu_epi8((u64{1} << sizeof(Block)) - 1, &w);
 }
 
-struct IQ1_S : Iq1 {
+template <LookUpBy kBy>
+struct IQ1_S : Iq1<kBy, 3> {
   using Block = BlockIQ1_S;
+  static constexpr int kScales = 1;
+  static constexpr int kRows = Iq1<kBy, 3>::kRows;
+
+  __m512 scales[kRows][kScales];
 
   explicit IQ1_S(const Block* const (&w)[kRows]) {
-    static constexpr Bytes three_bits = bytes([](int i) { return 16 * (i % 8 / 4) + 3 * (i % 4); });
-    look_up(unpack_indices(w, three_bits));
-    static constexpr Bytes bit_15_to_1 = bytes([](int) { return 14; });
-    static constexpr Bytes top_four = bytes([](int) { return 12; });
+    static constexpr Bytes order =
+        bytes([](int i) { return i % 8 < 4 ? 2 + 4 * (i / 8) + i % 8 : 34 + 2 * (i / 8) + i % 2; });
+    static constexpr Bytes top_four = bytes([](int) { return 32 + 12; });
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; r++) {
-      __m512i head = _mm512_cvtepu16_epi64(load_128(w[r]->qh));
-      deltas[r] = _mm512_andnot_si512(_mm512_multishift_epi64_epi8(bit_15_to_1, head), _mm512_set1_epi8(2));
-      __m512i s = _mm512_multishift_epi64_epi8(top_four, head);
-      scales[r] = _mm512_mul_ps(odd_scales_of_three_bits(s, kFactor), broadcast_half(w[r]->d));
+      const __m512i fields = _mm512_permutexvar_epi8(order, load_block(*w[r]));
+      this->look_up(w[r]->qs, w[r]->qh, fields, this->entries[r]);
+      const __mmask8 positive = _mm512_testn_epi64_mask(fields, _mm512_set1_epi64(i64{1} << (32 + 15)));
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) this->positive[r][j] = positive;
+      __m512i s = _mm512_multishift_epi64_epi8(top_four, fields);
+      scales[r][0] = _mm512_mul_ps(odd_scales_of_three_bits(s, kFactor), broadcast_half(w[r]->d));
     }
   }
 };
 
-struct IQ1_M : Iq1 {
+template <LookUpBy kBy>
+struct IQ1_M : Iq1<kBy, 4> {
   using Block = BlockIQ1_M;
+  static constexpr int kScales = 2;
+  static constexpr int kRows = Iq1<kBy, 4>::kRows;
+
+  __m512 scales[kRows][kScales];
 
   explicit IQ1_M(const Block* const (&w)[kRows]) {
-    static constexpr Bytes three_bits = bytes([](int i) { return 4 * (i % 8); });
-    look_up(unpack_indices(w, three_bits));
+    static constexpr Bytes order =
+        bytes([](int i) { return i % 8 < 4 ? 4 * (i / 8) + i % 8 : 32 + 2 * (i / 8) + i % 2; });
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; r++) {
-      // Two runs per nibble; its bit 3 to bit 1.
-      static constexpr Bytes bit_3_to_1 = bytes([](int i) { return 4 * (i % 8 / 2) + 2; });
-      __m512i four_nibbles = _mm512_cvtepu16_epi64(load_128(w[r]->qh));
-      deltas[r] = _mm512_andnot_si512(_mm512_multishift_epi64_epi8(bit_3_to_1, four_nibbles), _mm512_set1_epi8(2));
-      scales[r] = unpack_scales(*w[r]);
+      const __m512i fields = _mm512_permutexvar_epi8(order, load_block(*w[r]));
+      this->look_up(w[r]->qs, w[r]->qh, fields, this->entries[r]);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++)
+        this->positive[r][j] = _mm512_testn_epi64_mask(fields, _mm512_set1_epi64(i64{1} << (32 + 4 * j + 3)));
+      unpack_scales(*w[r], scales[r]);
     }
   }
 
-  // Per word four scales of three bits and a quarter of d.
-  static __m512 unpack_scales(const Block& w) {
-    static constexpr Bytes three_bits = bytes([](int i) { return 16 * (i / 16) + 3 * (i % 16 / 4); });
+  // Per word four scales of three bits and a quarter of d. Lanes 2 p and 2 p + 1: group 2 p, then group 2 p + 1.
+  static void unpack_scales(const Block& w, __m512 (&out)[2]) {
+    static constexpr Bytes even = bytes([](int i) { return 16 * (i / 16) + 6 * (i / 8 % 2); });
+    static constexpr Bytes odd = bytes([](int i) { return even.at[i] + 3; });
     const u64 words = load_u64(w.scales);
-    __m512i s = _mm512_multishift_epi64_epi8(three_bits, _mm512_set1_epi64(static_cast<long long>(words)));
-    u16 d = static_cast<u16>(_pext_u64(words, 0xf000'f000'f000'f000));
-    return _mm512_mul_ps(odd_scales_of_three_bits(s, kFactor), broadcast_half(d));
+    const __m512i all = _mm512_set1_epi64(static_cast<long long>(words));
+    const __m512 d = broadcast_half(static_cast<u16>(_pext_u64(words, 0xf000'f000'f000'f000)));
+    out[0] = _mm512_mul_ps(odd_scales_of_three_bits(_mm512_multishift_epi64_epi8(even, all), kFactor), d);
+    out[1] = _mm512_mul_ps(odd_scales_of_three_bits(_mm512_multishift_epi64_epi8(odd, all), kFactor), d);
   }
 };
+
+// Cycles of the time stamp for a small product, the best of several: what disturbs it only makes it longer.
+u64 cycles(MatmulLeaf leaf, const MatmulTile& tile) {
+  u64 best = ~u64{0};
+  for (int run = 0; run < 8; run++) {
+    const u64 start = __rdtsc(), took = (leaf(tile), __rdtsc() - start);
+    best = took < best ? took : best;
+  }
+  return best;
+}
+
+// About 50 us. Both give the same bits, so a wrong answer costs time only.
+bool gathers_are_faster() {
+  constexpr i64 kBlocks = 16;
+  const BlockIQ1_S w[4][kBlocks] = {};
+  const ActQ8_256 x[kBlocks] = {};
+  f32 y[4];
+  const MatmulTile tile = {.w = reinterpret_cast<const std::byte*>(w),
+                           .w_row_bytes = sizeof w[0],
+                           .rows = 4,
+                           .cols = 256 * kBlocks,
+                           .x = reinterpret_cast<const std::byte*>(x),
+                           .x_stride_bytes = sizeof x,
+                           .x_rows = nullptr,
+                           .y = y,
+                           .y_stride = 4,
+                           .y_rows = nullptr,
+                           .tokens = 1};
+  return cycles(multiply_tile<IQ1_S<LookUpBy::gathers>>, tile) < cycles(multiply_tile<IQ1_S<LookUpBy::loads>>, tile);
+}
+
+// A GEMM unpacks once for many tokens: loads everywhere.
+template <template <LookUpBy> class Format>
+void set_iq1_leaves(LeafTable& table, BlockType type, bool gathers) {
+  set_leaves<Format<LookUpBy::loads>>(table, type);
+  if (gathers) table.matmul_q8[static_cast<i64>(type)] = multiply_tile<Format<LookUpBy::gathers>>;
+}
 
 }  // namespace
 
 void fill_matmul_iq1_avx512(LeafTable& table) {
-  set_leaves<IQ1_S>(table, BlockType::IQ1_S);
-  set_leaves<IQ1_M>(table, BlockType::IQ1_M);
+  const bool gathers = gathers_are_faster();
+  set_iq1_leaves<IQ1_S>(table, BlockType::IQ1_S, gathers);
+  set_iq1_leaves<IQ1_M>(table, BlockType::IQ1_M, gathers);
 }
 
 }  // namespace stoker

@@ -13,10 +13,12 @@ struct Iq2 {
   static constexpr i32 kBias = 64;
   static constexpr int kRows = 2;
   static constexpr bool kUnpackAhead = true;
+  using Order = RunOrder;
+  static constexpr int kScales = 1;
 
   __m512i digits[2];  // byte r: four 2-bit digits, those of run r
   __m512i signs[2];   // low dword of qword i: the signs of weights 32 i .. + 31
-  __m512 scales[2];
+  __m512 scales[2][kScales];
 
   // Index bytes are 8 of the first row, 8 of the second, ...
   template <int kEntries>
@@ -71,8 +73,8 @@ struct IQ2_XXS : Iq2 {
     static constexpr Bytes sevens = bytes([](int i) { return 32 * (i % 8 / 4) + 7 * (i % 4); });
     spread_signs(make_even(_mm512_multishift_epi64_epi8(sevens, fields)));
     __m512i s = _mm512_srli_epi32(fields, 28);
-    scales[0] = _mm512_mul_ps(odd_scales(_mm512_unpacklo_epi32(s, s), kFactor), broadcast_half(a.d));
-    scales[1] = _mm512_mul_ps(odd_scales(_mm512_unpackhi_epi32(s, s), kFactor), broadcast_half(b.d));
+    scales[0][0] = _mm512_mul_ps(odd_scales(_mm512_unpacklo_epi32(s, s), kFactor), broadcast_half(a.d));
+    scales[1][0] = _mm512_mul_ps(odd_scales(_mm512_unpackhi_epi32(s, s), kFactor), broadcast_half(b.d));
   }
 };
 
@@ -100,8 +102,8 @@ struct IQ2_XS : Iq2 {
     index.bit_8[0] = _mm512_movm_epi8(_mm512_test_epi8_mask(rest, _mm512_set1_epi8(1)));
     look_up<512>(index, planes_in_memory(kPlanesIq2Xs));
     spread_signs(make_even(_mm512_srli_epi16(rest, 1)));
-    scales[0] = nibble_scales(a);
-    scales[1] = nibble_scales(b);
+    scales[0][0] = nibble_scales(a);
+    scales[1][0] = nibble_scales(b);
   }
 };
 
@@ -121,8 +123,8 @@ struct IQ2_S : Iq2 {
     look_up<1024>(index, planes_in_memory(kPlanesIq2S));
     signs[0] = _mm512_cvtepu32_epi64(load_256(a.signs));
     signs[1] = _mm512_cvtepu32_epi64(load_256(b.signs));
-    scales[0] = nibble_scales(a);
-    scales[1] = nibble_scales(b);
+    scales[0][0] = nibble_scales(a);
+    scales[1][0] = nibble_scales(b);
   }
 };
 

@@ -24,11 +24,13 @@ struct IQ3_XXS {
   static constexpr i32 kBias = kPlaneBias;
   static constexpr int kRows = 2;
   static constexpr bool kUnpackAhead = false;
+  using Order = RunOrder;
+  static constexpr int kScales = 1;
 
   const u8* book = planes_in_memory(kPlanesIq3Xxs);
   LookUp<2> index;
   __m512i signs[2];
-  __m512 scales[2];
+  __m512 scales[2][kScales];
 
   explicit IQ3_XXS(const Block* const (&w)[kRows]) {
     static constexpr Bytes sevens = bytes([](int i) { return 7 * (i % 4); });
@@ -39,7 +41,7 @@ struct IQ3_XXS {
       __m512i fields = _mm512_cvtepu32_epi64(load_256(w[r]->signs));
       signs[r] = make_even(_mm512_multishift_epi64_epi8(sevens, fields));
       __m512i s = _mm512_multishift_epi64_epi8(top_four, fields);
-      scales[r] = _mm512_mul_ps(odd_scales(s, 0.25f), broadcast_half(w[r]->d));
+      scales[r][0] = _mm512_mul_ps(odd_scales(s, 0.25f), broadcast_half(w[r]->d));
     }
   }
 
@@ -55,11 +57,13 @@ struct IQ3_S {
   static constexpr i32 kBias = kPlaneBias;
   static constexpr int kRows = 2;
   static constexpr bool kUnpackAhead = false;
+  using Order = RunOrder;
+  static constexpr int kScales = 1;
 
   const u8* book = planes_in_memory(kPlanesIq3S);
   LookUp<2> index;
   __m512i signs[2];
-  __m512 scales[2];
+  __m512 scales[2][kScales];
 
   explicit IQ3_S(const Block* const (&w)[kRows]) {
     static constexpr Bytes nibble_of_two_lanes = bytes([](int i) { return 4 * (i / 8); });
@@ -70,7 +74,7 @@ struct IQ3_S {
       signs[r] = _mm512_cvtepu32_epi64(load_256(w[r]->signs));
       __m512i all = _mm512_set1_epi32(static_cast<int>(load_u32(w[r]->scales)));
       __m512i s = _mm512_multishift_epi64_epi8(nibble_of_two_lanes, all);
-      scales[r] = _mm512_mul_ps(odd_scales(s, 1.0f), broadcast_half(w[r]->d));
+      scales[r][0] = _mm512_mul_ps(odd_scales(s, 1.0f), broadcast_half(w[r]->d));
     }
   }
 

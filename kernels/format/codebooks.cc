@@ -359,7 +359,8 @@ static constexpr u16 kPackedIq1S[2048] = {
 static constexpr i8 kValuesIq1S[] = {-1, 0, 1};
 alignas(64) constinit const std::array<u64, 2048> kGridIq1S =
     expand<u64, 2>(kPackedIq1S, kValuesIq1S);
-alignas(64) constinit const BookPlanes<2, 2048> kPlanesIq1S =
-    digit_planes(kPackedIq1S);
+static constexpr i8 kValuesEighthsIq1S[] = {0, 8, 16};
+alignas(64) constinit const std::array<u64, 2048> kEighthsIq1S =
+    expand<u64, 2>(kPackedIq1S, kValuesEighthsIq1S);
 
 }  // namespace stoker

@@ -27,11 +27,13 @@ using BookPlanes = std::array<std::array<u8, kCount>, kPlanes>;
 extern const BookPlanes<2, 256> kPlanesIq2Xxs;
 extern const BookPlanes<2, 512> kPlanesIq2Xs;
 extern const BookPlanes<2, 1024> kPlanesIq2S;
-extern const BookPlanes<2, 2048> kPlanesIq1S;
 extern const BookPlanes<4, 256> kPlanesIq3Xxs;
 extern const BookPlanes<4, 512> kPlanesIq3S;
 
 constexpr f32 kIq1Delta = 0.125f;
+
+// The IQ1 book as 8 * (weight + 1): unsigned bytes in units of the delta.
+extern const std::array<u64, 2048> kEighthsIq1S;
 
 // IQ4_NL and IQ4_XS.
 inline constexpr std::array<i8, 16> kIq4Nl = {-127, -104, -83, -65, -49, -35, -22, -10,

@@ -84,6 +84,11 @@ def main():
         print(f"static constexpr i8 kValues{constant}[] = {{{', '.join(map(str, values))}}};")
         print(f"alignas(64) constinit const std::array<{kind}, {len(packed)}> kGrid{constant} =")
         print(f"    expand<{kind}, {bits}>(kPacked{constant}, kValues{constant});")
+        if constant == "Iq1S":
+            print(f"static constexpr i8 kValuesEighths{constant}[] = {{{', '.join(str(8 * (v + 1)) for v in values)}}};")
+            print(f"alignas(64) constinit const std::array<{kind}, {len(packed)}> kEighths{constant} =")
+            print(f"    expand<{kind}, {bits}>(kPacked{constant}, kValuesEighths{constant});\n")
+            continue
         planes = 2 if count == 8 else 4
         print(f"alignas(64) constinit const BookPlanes<{planes}, {len(packed)}> kPlanes{constant} =")
         if planes == 2:
