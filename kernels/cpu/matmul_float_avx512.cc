@@ -2,8 +2,10 @@
 //
 // One chain of sixteen partial sums per (token, row), several rows or tokens side by side as in the avx2 level: they
 // hide the latency of an FMA and share each load of activations. Masked loads take the columns beyond the last sixteen.
+// From many tokens on, four of them meet six widened rows in registers (gemm_float.h).
 #include <immintrin.h>
 
+#include "kernels/cpu/gemm_float.h"
 #include "kernels/cpu/matmul_avx512.h"
 
 namespace stoker {
@@ -29,6 +31,8 @@ struct WeightBF16 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
   }
 };
+
+inline __mmask16 lanes_below(i64 count) { return static_cast<__mmask16>((1u << count) - 1); }
 
 template <class Weight, int kTokens, int kRows>
 __attribute__((noinline)) void multiply_rows(const std::byte* w, i64 w_row_bytes, i64 cols,
@@ -58,7 +62,7 @@ __attribute__((noinline)) void multiply_rows(const std::byte* w, i64 w_row_bytes
   };
   i64 col = 0;
   for (; col + 16 <= cols; col += 16) step(col, 0xffff);
-  if (col < cols) step(col, static_cast<__mmask16>((1u << (cols - col)) - 1));
+  if (col < cols) step(col, lanes_below(cols - col));
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
@@ -93,13 +97,38 @@ void multiply_tile(const MatmulTile& tile) {
   if (token < tile.tokens) multiply_tokens<Weight, 1>(tile, token);
 }
 
+struct Avx512 {
+  static constexpr int kLanes = 16, kRows = 6;
+  using Vector = __m512;
+  static Vector load(const f32* p) { return _mm512_loadu_ps(p); }
+  static Vector load_first(const f32* p, i64 count) { return _mm512_maskz_loadu_ps(lanes_below(count), p); }
+  static void store(f32* p, Vector v) { _mm512_store_ps(p, v); }
+  static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  static f32 total(Vector sum) { return _mm512_reduce_add_ps(sum); }
+};
+
+template <class Weight>
+struct Widened {
+  using Element = typename Weight::Element;
+  static void to_floats(const Element* w, i64 cols, f32* out) {
+    i64 i = 0;
+    for (; i + 16 <= cols; i += 16) _mm512_store_ps(out + i, Weight::load(w + i, 0xffff));
+    if (i < cols) _mm512_store_ps(out + i, Weight::load(w + i, lanes_below(cols - i)));
+  }
+};
+
+template <class Weight>
+void set_leaves(LeafTable& table, BlockType type) {
+  table.matmul_f32[static_cast<i64>(type)] = multiply_tile<Weight>;
+  table.gemm_f32[static_cast<i64>(type)] = gemm_float_tile<Avx512, Widened<Weight>>;
+}
+
 }  // namespace
 
 void fill_matmul_float_avx512(LeafTable& table) {
-  auto set = [&table](BlockType type, MatmulLeaf leaf) { table.matmul_f32[static_cast<i64>(type)] = leaf; };
-  set(BlockType::F32, multiply_tile<WeightF32>);
-  set(BlockType::F16, multiply_tile<WeightF16>);
-  set(BlockType::BF16, multiply_tile<WeightBF16>);
+  set_leaves<WeightF32>(table, BlockType::F32);
+  set_leaves<WeightF16>(table, BlockType::F16);
+  set_leaves<WeightBF16>(table, BlockType::BF16);
 }
 
 }  // namespace stoker

@@ -1,0 +1,128 @@
+// How the GEMMs of float weights with float activations walk a MatmulTile.
+//
+// One chain of kLanes partial sums per (token, row) over the columns, as in the leaf for few tokens and with the same
+// bits. Rows are widened to f32 in L1, a piece of the columns at a time; some of them meet four tokens in registers.
+// Several such panels are taken before the next columns: the activations of a pass are too large for L2, of a piece of
+// the columns they are not, and read for every panel from L3 they would be what binds. A level supplies:
+//
+//   struct Level {
+//     static constexpr int kLanes, kRows;     // floats of a register; rows that meet the tokens together
+//     using Vector = ...;
+//     static Vector load(const f32* p);       // aligned or not
+//     static Vector load_first(const f32* p, i64 count);  // the first `count` < kLanes, the others 0; reads no more
+//     static void store(f32* p, Vector v);    // aligned
+//     static Vector multiply_add(Vector a, Vector b, Vector c);  // a * b + c
+//     static f32 total(Vector sum);           // as the leaf adds the lanes
+//   };
+//   struct Weight {
+//     using Element = ...;
+//     // Aligned `out`; zeros up to the next multiple of kLanes. Reads no weight but these.
+//     static void to_floats(const Element* w, i64 cols, f32* out);
+//   };
+//
+// Everything is in an unnamed namespace: the header is compiled for more than one instruction level.
+#pragma once
+
+#include "kernels/cpu/leaf.h"
+
+namespace stoker {
+namespace {
+
+constexpr i64 kPanelRows = 12, kPanelCols = 512;  // in L1
+constexpr i64 kBlockRows = 4 * kPanelRows, kPassTokens = 128;  // activations and sums in L2: 256 and up to 384 KiB
+constexpr int kTurnTokens = 4;
+
+template <class Level>
+struct FloatScratch {
+  alignas(64) f32 weights[kPanelRows][kPanelCols];
+  alignas(64) f32 sums[kPassTokens][kBlockRows][Level::kLanes];
+};
+
+// Adds columns [col, col + cols) of kRows rows of weights and kTokens tokens to their sums, which begin at `row`.
+template <class Level, int kTokens, int kRows>
+__attribute__((noinline)) void multiply(const f32 (*weights)[kPanelCols], const f32* const* x, i64 col, i64 cols,
+                                        f32 (*sums)[kBlockRows][Level::kLanes], i64 row) {
+  using Vector = typename Level::Vector;
+  const f32* at[kTokens];
+  Vector sum[kTokens][kRows];
+#pragma GCC unroll 4
+  for (int t = 0; t < kTokens; t++) {
+    at[t] = x[t] + col;
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++) sum[t][r] = Level::load(sums[t][row + r]);
+  }
+  auto step = [&](i64 i, auto load) __attribute__((always_inline)) {
+    Vector w[kRows];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++) w[r] = Level::load(weights[r] + i);
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; t++) {
+      Vector activations = load(at[t] + i);
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; r++) sum[t][r] = Level::multiply_add(w[r], activations, sum[t][r]);
+    }
+  };
+  i64 i = 0;
+  for (; i + Level::kLanes <= cols; i += Level::kLanes) step(i, [](const f32* p) { return Level::load(p); });
+  if (i < cols) step(i, [&](const f32* p) { return Level::load_first(p, cols - i); });
+#pragma GCC unroll 4
+  for (int t = 0; t < kTokens; t++)
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; r++) Level::store(sums[t][row + r], sum[t][r]);
+}
+
+// The widened panel, whose sums begin at `first`.
+template <class Level, int kTokens>
+void multiply_panel(FloatScratch<Level>& scratch, const f32* const* x, i64 col, i64 cols, i64 token, i64 first,
+                    i64 rows) {
+  i64 r = 0;
+  for (; r + Level::kRows <= rows; r += Level::kRows)
+    multiply<Level, kTokens, Level::kRows>(scratch.weights + r, x + token, col, cols, scratch.sums + token, first + r);
+  for (; r < rows; r++)
+    multiply<Level, kTokens, 1>(scratch.weights + r, x + token, col, cols, scratch.sums + token, first + r);
+}
+
+template <class Level, class Weight>
+void gemm_float_block(FloatScratch<Level>& scratch, const MatmulTile& tile, i64 row, i64 rows, const f32* const* x,
+                      i64 tokens) {
+  using Element = typename Weight::Element;
+  __builtin_memset(scratch.sums, 0, static_cast<unsigned long>(tokens) * sizeof scratch.sums[0]);
+  for (i64 col = 0; col < tile.cols; col += kPanelCols) {
+    const i64 cols = tile.cols - col < kPanelCols ? tile.cols - col : kPanelCols;
+    for (i64 first = 0; first < rows; first += kPanelRows) {
+      const i64 panel_rows = rows - first < kPanelRows ? rows - first : kPanelRows;
+      for (i64 r = 0; r < panel_rows; r++)
+        Weight::to_floats(reinterpret_cast<const Element*>(tile.w + (row + first + r) * tile.w_row_bytes) + col, cols,
+                          scratch.weights[r]);
+      i64 t = 0;
+      for (; t + kTurnTokens <= tokens; t += kTurnTokens)
+        multiply_panel<Level, kTurnTokens>(scratch, x, col, cols, t, first, panel_rows);
+      for (; t < tokens; t++) multiply_panel<Level, 1>(scratch, x, col, cols, t, first, panel_rows);
+    }
+  }
+}
+
+template <class Level, class Weight>
+void gemm_float_tile(const MatmulTile& tile) {
+  FloatScratch<Level> scratch;
+  const f32* x[kPassTokens];
+  for (i64 first = 0; first < tile.tokens; first += kPassTokens) {
+    const i64 tokens = tile.tokens - first < kPassTokens ? tile.tokens - first : kPassTokens;
+    for (i64 t = 0; t < tokens; t++) {
+      i64 from = tile.x_rows != nullptr ? tile.x_rows[first + t] : first + t;
+      x[t] = reinterpret_cast<const f32*>(tile.x + from * tile.x_stride_bytes);
+    }
+    for (i64 row = 0; row < tile.rows; row += kBlockRows) {
+      const i64 rows = tile.rows - row < kBlockRows ? tile.rows - row : kBlockRows;
+      gemm_float_block<Level, Weight>(scratch, tile, row, rows, x, tokens);
+      for (i64 t = 0; t < tokens; t++) {
+        i64 to = tile.y_rows != nullptr ? tile.y_rows[first + t] : first + t;
+        f32* y = tile.y + to * tile.y_stride + row;
+        for (i64 r = 0; r < rows; r++) y[r] = Level::total(Level::load(scratch.sums[t][r]));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace stoker
