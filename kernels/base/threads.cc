@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 
 #include "kernels/base/check.h"
@@ -73,9 +74,10 @@ bool spin_then_yield(Done done) {
   return false;
 }
 
-// Ranges that for_ranges() makes for each worker: enough for the others to take over from one that is late, few enough
-// for streams of weights to stay long.
-constexpr i64 kPiecesPerWorker = 8;
+// Where for_ranges() cuts a worker's share, in sixty-fourths: enough pieces for the others to take over from one that is
+// late, few enough for streams of weights to stay long, and the last ones short, so that all end together.
+constexpr i64 kCuts[] = {0, 8, 16, 24, 32, 40, 48, 52, 56, 58, 60, 61, 62, 63, 64};
+constexpr i64 kPiecesPerWorker = std::size(kCuts) - 1;
 
 }  // namespace
 
@@ -151,9 +153,15 @@ void WorkerPool::for_ranges(i64 count, i64 grain, FunctionRef<void(i64, i64)> bo
     if (count > 0) body(0, count);
     return;
   }
-  i64 pieces = std::min<i64>(units, size_ * kPiecesPerWorker);
-  for_each(pieces, [&](i64 i, int) {
-    body(units * i / pieces * grain, std::min(count, units * (i + 1) / pieces * grain));
+  if (units <= size_ * kPiecesPerWorker) {
+    for_each(units, [&](i64 i, int) { body(i * grain, std::min(count, (i + 1) * grain)); });
+    return;
+  }
+  for_each(size_ * kPiecesPerWorker, [&](i64 i, int) {
+    const i64 share = i / kPiecesPerWorker, first = units * share / size_, last = units * (share + 1) / size_;
+    auto cut = [&](i64 k) { return (first + (last - first) * kCuts[k] / 64) * grain; };
+    const i64 begin = cut(i % kPiecesPerWorker), end = std::min(count, cut(i % kPiecesPerWorker + 1));
+    if (begin < end) body(begin, end);  // the last ones may have no grain
   });
 }
 

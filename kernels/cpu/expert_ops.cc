@@ -50,6 +50,9 @@ class ExpertFfn {
     up_ = gate_ + tokens * a_.ffn;
     inner_ = reinterpret_cast<std::byte*>(up_ + tokens * a_.ffn);
     inner_bytes_ = inner_row_bytes(a_.ffn);
+    // Long streams, but pieces enough for all workers to end together.
+    const i64 rows_each = count() * a_.ffn / (kBlocksPerWorker * stream.workers().size());
+    block_rows_ = std::clamp(rows_each / kTileRows * kTileRows, kTileRows, kMaxBlockRows);
     progress_ = reinterpret_cast<Progress*>(inner_ + tokens * inner_bytes_);
     i64 first = 0;
     for (i64 i = 0; i < count(); first += work(i++).tokens)
@@ -58,14 +61,14 @@ class ExpertFfn {
 
   void run() {
     WorkRanges inner(count() * inner_blocks(), stream_.workers().size());
-    i64 down_blocks = div_up(a_.hidden, kTileRows);
+    i64 down_blocks = div_up(a_.hidden, block_rows_);
     WorkRanges outer(count() * down_blocks, stream_.workers().size());
     stream_.workers().run([&](int worker) {
       for (i64 i = inner.take(worker); i >= 0; i = inner.take(worker))
-        gate_and_up(i / inner_blocks(), i % inner_blocks() * kTileRows);
+        gate_and_up(i / inner_blocks(), i % inner_blocks() * block_rows_);
       for (i64 i = outer.take(worker); i >= 0; i = outer.take(worker)) {
         wait_for_inner(i / down_blocks);
-        down(i / down_blocks, i % down_blocks * kTileRows);
+        down(i / down_blocks, i % down_blocks * block_rows_);
       }
     });
   }
@@ -74,17 +77,17 @@ class ExpertFfn {
   i64 count() const { return static_cast<i64>(a_.work.size()); }
   const ExpertWork& work(i64 i) const { return a_.work[static_cast<size_t>(i)]; }
 
-  i64 inner_blocks() const { return div_up(a_.ffn, kTileRows); }
+  i64 inner_blocks() const { return div_up(a_.ffn, block_rows_); }
   i64 first_token(i64 expert) const { return progress_[expert].first_token; }
 
   ActivationForm form(BlockType type) const { return weight_input(type, a_.exact); }
 
-  // silu(gate x) * (up x) for rows row .. row + kTileRows of one expert, while both are in L1.
+  // silu(gate x) * (up x) for rows row .. row + block_rows_ of one expert, while both are in L1.
   void gate_and_up(i64 expert, i64 row) const {
     const ExpertWork& w = work(expert);
     multiply_inner(expert, w.gate, row, gate_);
     multiply_inner(expert, w.up, row, up_);
-    i64 rows = std::min(kTileRows, a_.ffn - row);
+    i64 rows = std::min(block_rows_, a_.ffn - row);
     for (i64 t = 0; t < w.tokens; t++) {
       i64 at = (first_token(expert) + t) * a_.ffn + row;
       leaves_.silu_mul(gate_ + at, up_ + at, gate_ + at, rows);
@@ -111,7 +114,7 @@ class ExpertFfn {
                      .y_stride = a_.ffn,
                      .y_rows = nullptr,
                      .tokens = w.tokens};
-    run_tiles(matmul_leaf(stream_, m.type, x_form), whole, row, std::min(row + kTileRows, a_.ffn));
+    run_tiles(matmul_leaf(stream_, m.type, x_form), whole, row, std::min(row + block_rows_, a_.ffn));
   }
 
   // The inner row of one token in the form that its down matrix wants.
@@ -151,12 +154,15 @@ class ExpertFfn {
                      .y_stride = a_.hidden,
                      .y_rows = w.out_rows,
                      .tokens = w.tokens};
-    run_tiles(matmul_leaf(stream_, w.down.type, x_form), whole, row, std::min(row + kTileRows, a_.hidden));
+    run_tiles(matmul_leaf(stream_, w.down.type, x_form), whole, row, std::min(row + block_rows_, a_.hidden));
   }
+
+  static constexpr i64 kMaxBlockRows = 128, kBlocksPerWorker = 32;
 
   Stream& stream_;
   const LeafTable& leaves_ = leaf_table(stream_.level());
   const ExpertFfnArgs& a_;
+  i64 block_rows_;  // what a worker takes at a time, of gate and up or of down
   // Parts of the scratch.
   f32* gate_;           // [tokens, ffn]; silu(gate) * up once a block is done
   f32* up_;             // [tokens, ffn]
