@@ -121,6 +121,7 @@ class Slots(unittest.TestCase):
         self.assertEqual(results[0][0], 200)
         self.assertGreater(results[0][1]["n_saved"], 249)
 
+
 class Killed(unittest.TestCase):
     """A model whose slots are 10 MB, so that a kill meets every part of a save."""
 

@@ -84,11 +84,20 @@ class Popularity(Folder):
 class Tuning(Folder):
     """With a budget that makes the model stream, and a configuration folder of its own."""
 
+    tuned = None  # the profile's text, once a test has tuned: it takes most of a minute
+
     def setUp(self):
         super().setUp()
         self.environment = dict(os.environ, XDG_CONFIG_HOME=self.folder)
         smallest, _ = budgets(self)
         self.ram = "%dB" % (2 * smallest)
+
+    def tuned_profile(self):
+        if Tuning.tuned is None:
+            path = self.path("own.toml")
+            expect(self, 0, *self.tune_arguments(), "-o", path, env=self.environment)
+            Tuning.tuned = read(path).decode()
+        return Tuning.tuned
 
     def tune_arguments(self):
         return ("tune", "-m", MODEL, "--ram", self.ram, "--tokens", "40")
@@ -111,6 +120,7 @@ class Tuning(Folder):
         for part in ("1 of 4", "2 of 4", "3 of 4", "4 of 4", "written; run, bench and serve use it"):
             self.assertIn(part, report)
         self.assertRegex(report, "gained|defaults are best")
+        Tuning.tuned = read(self.profile()).decode()
 
         text, tuned = self.run_says()
         self.assertIn("profile " + self.profile(), text)
@@ -144,9 +154,7 @@ class Tuning(Folder):
         return path
 
     def test_what_the_command_line_says_wins_over_a_profile(self):
-        path = self.path("own.toml")
-        expect(self, 0, *self.tune_arguments(), "-o", path, env=self.environment)
-        text = read(path).decode()
+        text = self.tuned_profile()
         lru = self.write_profile(re.sub('policy = .*', 'policy = "lru"', text))
         bench = ("bench", "-m", MODEL, "--ram", self.ram, "-p", "0", "-n", "4", "-r", "1", "--json", "--profile", lru)
         result = expect(self, 0, *bench, env=self.environment)
