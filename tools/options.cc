@@ -343,26 +343,22 @@ constexpr std::array kCommands = {
     CommandRow{
         Command::tune, "tune", "-m MODEL [--prompts FILE] | --measure [-m MODEL] [-o MACHINE.toml]",
         "find the settings that are fastest for a model on this machine",
-        "Measures the machine, records which experts the text uses and how well gates guess them, simulates every policy on that, and\n"
-        "predictors, layers ahead and thresholds with the best, lets the fastest and the defaults generate in turns, and writes what was fastest as the model's profile, which run, bench and\n"
-        "serve take up from then on ($XDG_CONFIG_HOME/stoker/MODEL'S FINGERPRINT.toml). What their command line says wins;\n"
-        "--profile none does without. Give the --ram that you are going to use. Ctrl-C keeps the profile there was. Loads the\n"
-        "model up to sixteen times.\n"
-        "--measure alone: the speeds of the disk that holds MODEL (without one, that of the file's folder), of the memory, and of "
-        "the\n"
-        "kernels of every format, as a machine file for `stoker simulate --machine FILE` and `stoker plan`. Without -o it goes to\n"
-        "$XDG_CONFIG_HOME/stoker/machine.toml, where `stoker serve` finds it; tuning a model keeps it there too. Takes a quarter "
-        "of a\n"
-        "minute; other programs should rest meanwhile."},
+        "Measures the machine, records which experts the text uses and how well gates guess them, simulates every policy on\n"
+        "that, then predictors, layers ahead and thresholds with the best one, lets the fastest and the defaults generate in\n"
+        "turns, and writes what was fastest as the model's profile, which run, bench and serve take up from then on\n"
+        "($XDG_CONFIG_HOME/stoker/MODEL'S FINGERPRINT.toml). What their command line says wins; --profile none does without.\n"
+        "Give the --ram that you are going to use. Ctrl-C keeps the profile there was. Loads the model up to sixteen times.\n"
+        "--measure alone: the speeds of the disk that holds MODEL (without one, that of the file's folder), of the memory,\n"
+        "and of the kernels of every format, as a machine file for `stoker simulate --machine FILE` and `stoker plan`. Without\n"
+        "-o it goes to $XDG_CONFIG_HOME/stoker/machine.toml, where `stoker serve` finds it; tuning a model keeps it there too.\n"
+        "Takes a quarter of a minute; other programs should rest meanwhile."},
     CommandRow{
         Command::trace, "trace", "info TRACE | stats TRACE | convert FILE -o FILE | synth -o TRACE",
         "look at, convert and make up traces of which experts tokens use",
-        "info: what was traced. stats: how unequal experts are, how often tokens repeat them, and the hit rates of "
-        "an LRU cache and\n"
-        "of the best cache possible, per layer.\n"
-        "convert: a trace to .csv or .jsonl; a .csv or .csv.gz with turn,phase,step,layer,slot,expert,weight to a "
-        "trace; a folder\n"
-        "of ESFT's files (one per layer; see --experts, --top-k) to a trace; a trace to NAME.popularity (see `run "
+        "info: what was traced. stats: how unequal experts are, how often tokens repeat them, and the hit rates of an LRU\n"
+        "cache and of the best cache possible, per layer.\n"
+        "convert: a trace to .csv or .jsonl; a .csv or .csv.gz with turn,phase,step,layer,slot,expert,weight to a trace; a\n"
+        "folder of ESFT's files (one per layer; see --experts, --top-k) to a trace; a trace to NAME.popularity (see `run\n"
         "--popularity`).\n"
         "synth: routing made up with the statistics of real models; `stoker bench --routing` replays it."},
 };
