@@ -20,16 +20,6 @@ Sampler::Sampler(const SamplerOptions& options, i64 vocab)
   candidates_.reserve(static_cast<size_t>(vocab));
 }
 
-// Softmax over the candidates in order; returns their probabilities in `p`.
-template <class Candidates>
-static std::vector<f64> probabilities(const Candidates& candidates, f64 temperature) {
-  std::vector<f64> p(candidates.size());
-  f64 best = candidates.front().logit, sum = 0;
-  for (size_t i = 0; i < p.size(); i++) sum += p[i] = std::exp((candidates[i].logit - best) / temperature);
-  for (f64& value : p) value /= sum;
-  return p;
-}
-
 // The repeat penalty divides positive and multiplies negative logits of recent tokens (arXiv 1909.05858, section 4.1),
 // once per token.
 void Sampler::penalise(std::span<const i32> recent) {
@@ -67,36 +57,89 @@ i32 Sampler::choose() {
   return draw(candidates_);
 }
 
-i32 Sampler::draw(std::vector<Candidate>& candidates) {
-  auto better = [](const Candidate& a, const Candidate& b) {
-    return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
-  };
-  size_t keep = candidates.size();
-  if (options_.top_k > 0) keep = std::min(keep, static_cast<size_t>(options_.top_k));
-  std::partial_sort(candidates.begin(), candidates.begin() + static_cast<i64>(keep), candidates.end(), better);
-  candidates.resize(keep);
+// Candidates from the best down. Sorted as far as somebody asks, in growing steps: a draw seldom wants more than a few of a
+// vocabulary's 129,000.
+class Sampler::Ranking {
+ public:
+  explicit Ranking(std::vector<Candidate>& candidates) : candidates_(candidates) {}
 
-  std::vector<f64> p = probabilities(candidates, 1.0);  // top-p and min-p look at the untempered distribution
-  size_t count = candidates.size();
-  if (options_.top_p < 1) {
+  void keep_best(size_t count) {
+    if (count >= candidates_.size()) return;
+    sort_to(count);
+    candidates_.resize(count);
+  }
+
+  size_t size() const { return candidates_.size(); }
+
+  const Candidate& operator[](size_t rank) {
+    while (rank >= sorted_) sort_to(std::max<size_t>(64, 4 * sorted_));
+    return candidates_[rank];
+  }
+
+  // e^((logit - best logit) / temperature): the probability, up to a common factor.
+  f64 weight(size_t rank, f64 temperature) { return weight_of((*this)[rank], temperature); }
+
+  // Of all, in whatever order they are.
+  f64 sum_of_weights(f64 temperature) {
+    static_cast<void>((*this)[0]);
     f64 sum = 0;
-    size_t n = 0;
-    while (n < count && sum < options_.top_p) sum += p[n++];
-    count = std::max<size_t>(1, n);
+    for (const Candidate& c : candidates_) sum += weight_of(c, temperature);
+    return sum;
   }
-  if (options_.min_p > 0) {
-    f64 limit = options_.min_p * p[0];
-    while (count > 1 && p[count - 1] < limit) count--;
-  }
-  candidates.resize(count);
 
-  p = probabilities(candidates, options_.temperature);
-  f64 u = rng_.uniform();
-  for (size_t i = 0; i < count; i++) {
-    if (u < p[i]) return candidates[i].token;
-    u -= p[i];
+ private:
+  f64 weight_of(const Candidate& c, f64 temperature) const {
+    return std::exp((static_cast<f64>(c.logit) - static_cast<f64>(candidates_.front().logit)) / temperature);
   }
-  return candidates.front().token;  // rounding left u at the very end
+
+  void sort_to(size_t count) {
+    auto better = [](const Candidate& a, const Candidate& b) {
+      return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+    };
+    auto at = [&](size_t i) { return candidates_.begin() + static_cast<i64>(i); };
+    if (count < candidates_.size() / 8) {
+      std::partial_sort(at(sorted_), at(count), candidates_.end(), better);
+    } else {  // by a heap it would take longer than by halving
+      count = candidates_.size();
+      std::sort(at(sorted_), candidates_.end(), better);
+    }
+    sorted_ = count;
+  }
+
+  std::vector<Candidate>& candidates_;
+  size_t sorted_ = 0;
+};
+
+// How many of the best top-p and min-p leave; both look at the distribution before temperature.
+size_t Sampler::count_kept(Ranking& ranking) const {
+  if (options_.top_p >= 1 && options_.min_p <= 0) return ranking.size();
+  f64 wanted = options_.top_p >= 1 ? std::numeric_limits<f64>::infinity() : options_.top_p * ranking.sum_of_weights(1);
+  size_t count = 1;
+  for (f64 sum = ranking.weight(0, 1); count < ranking.size() && sum < wanted; count++) {
+    f64 weight = ranking.weight(count, 1);
+    if (weight < options_.min_p) break;  // the best one's weight is 1
+    sum += weight;
+  }
+  return count;
+}
+
+i32 Sampler::draw(std::vector<Candidate>& candidates) {
+  Ranking ranking(candidates);
+  if (options_.top_k > 0) ranking.keep_best(static_cast<size_t>(options_.top_k));
+  size_t count = count_kept(ranking);
+  f64 sum = 0;
+  if (count == ranking.size()) {
+    sum = ranking.sum_of_weights(options_.temperature);
+  } else {
+    for (size_t i = 0; i < count; i++) sum += ranking.weight(i, options_.temperature);
+  }
+  f64 left = rng_.uniform() * sum;
+  for (size_t i = 0; i < count; i++) {
+    f64 weight = ranking.weight(i, options_.temperature);
+    if (left < weight) return ranking[i].token;
+    left -= weight;
+  }
+  return ranking[0].token;  // rounding left something at the very end, or an infinite logit has no weight
 }
 
 }  // namespace stoker

@@ -38,8 +38,11 @@ class Sampler {
     i32 token;
     f32 logit;
   };
+  class Ranking;
+
   void penalise(std::span<const i32> recent);
   i32 choose();
+  size_t count_kept(Ranking& ranking) const;
   i32 draw(std::vector<Candidate>& candidates);
 
   SamplerOptions options_;

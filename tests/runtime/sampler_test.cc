@@ -2,9 +2,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 
 namespace stoker {
 namespace {
@@ -42,7 +44,66 @@ i32 greedy(const std::vector<f32>& logits, const std::vector<i32>& history = {},
 // Probabilities 0.4, 0.3, 0.2, 0.1, out of order.
 const std::vector<f32> kLogits = {std::log(0.2f), std::log(0.4f), std::log(0.1f), std::log(0.3f)};
 
+// The definition: sorts everything, cuts from the end.
+class SortingSampler {
+ public:
+  explicit SortingSampler(const SamplerOptions& options) : options_(options), rng_(options.seed) {}
+
+  i32 sample(const std::vector<f32>& logits) {
+    std::vector<i32> ids(logits.size());
+    std::iota(ids.begin(), ids.end(), 0);
+    auto logit = [&](i32 id) { return logits[static_cast<size_t>(id)]; };
+    std::stable_sort(ids.begin(), ids.end(), [&](i32 a, i32 b) { return logit(a) > logit(b); });
+    if (options_.top_k > 0) ids.resize(std::min(ids.size(), static_cast<size_t>(options_.top_k)));
+    auto softmax = [&](f64 temperature) {
+      std::vector<f64> p;
+      for (i32 id : ids) p.push_back(std::exp((static_cast<f64>(logit(id)) - static_cast<f64>(logit(ids[0]))) / temperature));
+      f64 sum = std::accumulate(p.begin(), p.end(), 0.0);
+      for (f64& value : p) value /= sum;
+      return p;
+    };
+    std::vector<f64> p = softmax(1);
+    size_t count = ids.size();
+    if (options_.top_p < 1) {
+      count = 0;
+      for (f64 sum = 0; count < ids.size() && sum < options_.top_p;) sum += p[count++];
+      count = std::max<size_t>(1, count);
+    }
+    while (count > 1 && p[count - 1] < options_.min_p * p[0]) count--;
+    ids.resize(count);
+    p = softmax(options_.temperature);
+    f64 u = rng_.uniform();
+    for (size_t i = 0; i < count; i++) {
+      if (u < p[i]) return ids[i];
+      u -= p[i];
+    }
+    return ids[0];
+  }
+
+ private:
+  SamplerOptions options_;
+  Rng rng_;
+};
+
 }  // namespace
+
+TEST_CASE("sorting no further than needed draws what sorting everything draws") {
+  Rng rng(3);
+  auto one_of = [&](const auto& values) { return values[static_cast<size_t>(rng.below(static_cast<i64>(values.size())))]; };
+  for (u64 round = 0; round < 200; round++) {
+    SamplerOptions options = plain(round);
+    options.temperature = one_of(std::vector<f32>{0.3f, 1, 2, 20});
+    options.top_k = one_of(std::vector<i64>{0, 0, 1, 40, 1000, 1 << 20});
+    options.top_p = one_of(std::vector<f32>{1, 0.95f, 0.5f, 0});
+    options.min_p = one_of(std::vector<f32>{0, 0.05f, 1e-4f});
+    std::vector<f32> logits(static_cast<size_t>(1 + rng.below(3000)));
+    f64 scale = rng.below(2) == 0 ? 0.5 : 5;
+    for (f32& logit : logits) logit = static_cast<f32>(std::round(rng.normal() * 50) / 50 * scale);  // some are equal
+    Sampler sampler(options, static_cast<i64>(logits.size()));
+    SortingSampler sorting(options);
+    for (i64 i = 0; i < 20; i++) CHECK(sampler.sample(logits, {}) == sorting.sample(logits));
+  }
+}
 
 TEST_CASE("temperature 0 takes the largest logit, the first of equal ones") {
   CHECK(greedy({1, 3, 2}) == 1);
