@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "kernels/base/check.h"
 
@@ -81,19 +82,69 @@ void DeviceLane::prepare() {
                           .out = out.data().as<void>()});
 }
 
-void DeviceLane::post(const f32* x, i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident) {
-  CHECK(!posted_);
-  if (failed_ || (work.empty() && resident == nullptr)) return;
-  posted_ = true;
-  resident_rows_ = resident != nullptr ? rows : 0;
+void DeviceLane::post_resident(const f32* x, i64 rows, const ResidentFfn& resident) {
+  CHECK(!posted_ && resident_rows_ == 0);
+  if (failed_) return;
+  resident_rows_ = rows;
   try {
-    post_all(x, rows, work, resident);
+    send(x, rows);
+    for (const Matrix* m : {&resident.gate, &resident.up}) quantize(m->type, rows);
+    resident_work_ = {.gate = resident.gate,
+                      .up = resident.up,
+                      .down = resident.down,
+                      .rows = counting_.data().as<i32>(),
+                      .out_rows = counting_.data().as<i32>(),
+                      .tokens = rows};
+    post_ffn({&resident_work_, 1}, resident.gate.rows, resident_out_);
+    static_cast<void>(
+        device_stream_->copy_to_host(resident_here_.as<f32>(), resident_out_.data(), rows * limits_.hidden * kFloat));
+    resident_recorded_ = device_stream_->record(*resident_event_);
   } catch (const Error& e) {  // by which an op says that its card cannot be used any more
+    resident_recorded_ = Status::failure(e.what());
+  }
+}
+
+void DeviceLane::post(const f32* x, i64 rows, std::span<const DeviceWork> work) {
+  CHECK(!posted_);
+  if (failed_ || work.empty()) return;
+  posted_ = true;
+  try {
+    send(x, rows);
+    for (const DeviceWork& w : work)
+      for (const Matrix* m : {&w.gate, &w.up}) quantize(m->type, rows);
+    post_waves(work);
+    recorded_ = device_stream_->record(*event_);
+  } catch (const Error& e) {
     recorded_ = Status::failure(e.what());
   }
 }
 
-void DeviceLane::post_all(const f32* x, i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident) {
+// Once for both. What goes wrong here breaks the stream, so finish() hears of it.
+void DeviceLane::send(const f32* x, i64 rows) {
+  if (sent_) return;
+  sent_ = true;
+  have_q8_32_ = have_q8_256_ = false;
+  std::memcpy(x_here_.as<f32>(), x, static_cast<size_t>(rows * limits_.hidden * kFloat));
+  static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), rows * limits_.hidden * kFloat));
+}
+
+// Into the form that matrices of this type want, once.
+void DeviceLane::quantize(BlockType type, i64 rows) {
+  ActivationForm form = weight_input(type, limits_.exact);
+  if (form == ActivationForm::F32) return;
+  bool& have = form == ActivationForm::Q8_32 ? have_q8_32_ : have_q8_256_;
+  const DeviceBuffer& out = form == ActivationForm::Q8_32 ? q8_32_ : q8_256_;
+  if (!have)
+    ops_.quantize(stream_, {.x = x_.data().as<f32>(),
+                            .rows = rows,
+                            .cols = limits_.hidden,
+                            .x_stride = limits_.hidden,
+                            .form = form,
+                            .out = out.data().as<void>()});
+  have = true;
+}
+
+void DeviceLane::post_waves(std::span<const DeviceWork> work) {
   work_.clear();
   i64 count = 0;
   for (const DeviceWork& w : work) {
@@ -101,14 +152,7 @@ void DeviceLane::post_all(const f32* x, i64 rows, std::span<const DeviceWork> wo
     std::copy_n(w.out_rows, w.tokens, out_rows_.begin() + count);
     count += w.tokens;
   }
-  std::memcpy(x_here_.as<f32>(), x, static_cast<size_t>(rows * limits_.hidden * kFloat));
-  // What goes wrong here breaks the stream, so finish() hears of it.
-  static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), rows * limits_.hidden * kFloat));
-  if (count > 0)
-    static_cast<void>(device_stream_->copy_to_device(rows_.data(), rows_here_.as<i32>(), count * i64{sizeof(i32)}));
-  quantize(rows, work, resident);
-  if (resident != nullptr) post_resident(*resident, rows);
-
+  static_cast<void>(device_stream_->copy_to_device(rows_.data(), rows_here_.as<i32>(), count * i64{sizeof(i32)}));
   i64 done = 0, pairs = 0;
   size_t first = 0;
   for (const DeviceWork& w : work) {
@@ -127,40 +171,6 @@ void DeviceLane::post_all(const f32* x, i64 rows, std::span<const DeviceWork> wo
     pairs += w.tokens;
   }
   if (pairs > 0) post_wave(std::span(work_).subspan(first), done, pairs);
-  recorded_ = device_stream_->record(*event_);
-}
-
-void DeviceLane::quantize(i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident) {
-  auto wanted = [&](ActivationForm form) {
-    auto wants = [&](const auto& w) {
-      return weight_input(w.gate.type, limits_.exact) == form || weight_input(w.up.type, limits_.exact) == form;
-    };
-    return std::any_of(work.begin(), work.end(), wants) || (resident != nullptr && wants(*resident));
-  };
-  auto make = [&](ActivationForm form, const DeviceBuffer& out) {
-    if (!wanted(form)) return;
-    ops_.quantize(stream_, {.x = x_.data().as<f32>(),
-                            .rows = rows,
-                            .cols = limits_.hidden,
-                            .x_stride = limits_.hidden,
-                            .form = form,
-                            .out = out.data().as<void>()});
-  };
-  make(ActivationForm::Q8_32, q8_32_);
-  make(ActivationForm::Q8_256, q8_256_);
-}
-
-void DeviceLane::post_resident(const ResidentFfn& resident, i64 rows) {
-  resident_work_ = {.gate = resident.gate,
-                    .up = resident.up,
-                    .down = resident.down,
-                    .rows = counting_.data().as<i32>(),
-                    .out_rows = counting_.data().as<i32>(),
-                    .tokens = rows};
-  post_ffn({&resident_work_, 1}, resident.gate.rows, resident_out_);
-  static_cast<void>(
-      device_stream_->copy_to_host(resident_here_.as<f32>(), resident_out_.data(), rows * limits_.hidden * kFloat));
-  resident_recorded_ = device_stream_->record(*resident_event_);
 }
 
 // `first`: pairs of the waves before.
@@ -191,14 +201,18 @@ Status DeviceLane::take_resident(f32* out) {
 }
 
 Status DeviceLane::finish(f32* out) {
-  if (!posted_) return {};
-  posted_ = false;
-  Status status = recorded_.ok() ? event_->wait() : device_stream_->synchronize();
-  if (status.ok()) status = recorded_;
+  if (!sent_) return {};
+  const bool experts = std::exchange(posted_, false), resident = std::exchange(resident_rows_, 0) > 0;
+  sent_ = false;
+  Status status;
+  if (resident) status = resident_recorded_.ok() ? resident_event_->wait() : resident_recorded_;
+  if (experts && status.ok()) status = recorded_.ok() ? event_->wait() : recorded_;
   if (!status.ok()) {
+    static_cast<void>(device_stream_->synchronize());
     failed_ = true;
     return status;
   }
+  if (!experts) return {};
   i64 count = 0;
   for (const ExpertWork& w : work_) count += w.tokens;
   for (i64 i = 0; i < count; i++)

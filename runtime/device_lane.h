@@ -1,7 +1,7 @@
 // DeviceLane: how a device computes its part of a layer, beside the CPU: the normed rows and the list of who wants which
 // expert go up, the device's ops run, each expert's rows come back to the places that the CPU's experts would have filled.
-// The layer's home also computes the FFN that every row passes, first, because predictions want it. Between post() and
-// finish() the caller does something else.
+// The layer's home also computes the FFN that every row passes, first, while the router still chooses experts, and because
+// predictions want it. Between posting and finish() the caller does something else.
 //
 // Owner: the engine thread. Nothing is allocated after construction.
 #pragma once
@@ -44,10 +44,12 @@ class DeviceLane {
   // Waits for what was posted.
   ~DeviceLane() = default;
 
-  // `x` [rows, hidden] and the work's lists are read before it returns. `resident`, or none, is applied to all rows.
-  void post(const f32* x, i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident);
+  // `x` [rows, hidden] and the work's lists are read before they return. The FFN is applied to all rows; both are of the same
+  // `x`, and the FFN, if any, comes first. Nothing is posted once the device has failed.
+  void post_resident(const f32* x, i64 rows, const ResidentFfn& resident);
+  void post(const f32* x, i64 rows, std::span<const DeviceWork> work);
   // Whether a resident FFN was posted, and whether its rows have come back.
-  bool has_resident() const { return posted_ && resident_rows_ > 0; }
+  bool has_resident() const { return resident_rows_ > 0; }
   bool resident_done() { return !resident_recorded_.ok() || resident_event_->done(); }
   // Blocks until they have, and puts them into `out` [rows, hidden]. Failure: finish() fails too.
   Status take_resident(f32* out);
@@ -62,9 +64,9 @@ class DeviceLane {
 
  private:
   void prepare();
-  void post_all(const f32* x, i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident);
-  void quantize(i64 rows, std::span<const DeviceWork> work, const ResidentFfn* resident);
-  void post_resident(const ResidentFfn& resident, i64 rows);
+  void send(const f32* x, i64 rows);
+  void quantize(BlockType type, i64 rows);
+  void post_waves(std::span<const DeviceWork> work);
   void post_wave(std::span<const ExpertWork> wave, i64 first, i64 pairs);
   void post_ffn(std::span<const ExpertWork> work, i64 ffn, const DeviceBuffer& out);
 
@@ -84,8 +86,9 @@ class DeviceLane {
   std::unique_ptr<DeviceEvent> event_, resident_event_;
   std::unique_ptr<DeviceStream> device_stream_;  // goes before all that what it runs uses
   Stream stream_;
-  bool posted_ = false;
-  i64 resident_rows_ = 0;  // of what was posted
+  // What was posted and is not finished: rows are there, in these forms; experts; so many rows of a resident FFN.
+  bool sent_ = false, have_q8_32_ = false, have_q8_256_ = false, posted_ = false;
+  i64 resident_rows_ = 0;
   Status recorded_, resident_recorded_;  // whether the events stand for what was posted
   bool failed_ = false;
 };

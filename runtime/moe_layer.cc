@@ -74,12 +74,14 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
     return {};
   }
 
+  // The home begins with what does not depend on the router.
+  DeviceLane* home = post_to_home(layer, rows);
   router_.route(stream, layer, w, normed, rows, ids_.data(), gate_weights_.data());
   group_by_expert(rows);
   bool shared = w.gate.rows > 0, recorded = router_.wants_served();
   if (recorded) note_tiers(layer, rows);
   i64 waited_ns = timer.all_ns()[static_cast<size_t>(Stage::disk_wait)];
-  Status read = routed({stream, layer, w, rows, timer, breaks}, x, shared);
+  Status read = routed({stream, layer, w, rows, timer, breaks}, x, shared, home);
   timer.enter(Stage::device_wait);
   Status computed = finish_devices();
   if (!read.ok()) return read;
@@ -98,7 +100,7 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
 
 // The FFN of a layer without experts, by its home.
 Status MoeLayer::dense(const Pass& pass) {
-  DeviceLane* home = post_to_devices(pass.layer, pass.rows, {});
+  DeviceLane* home = post_to_home(pass.layer, pass.rows);
   if (home == nullptr) {
     resident_ffn(pass.stream, pass.w, pass.rows, floats(shared_rows_));
     return {};
@@ -110,17 +112,17 @@ Status MoeLayer::dense(const Pass& pass) {
   return computed;
 }
 
-// Experts in devices' memory are posted there, and the shared expert to the layer's home; the CPU computes the others. All
-// wants are one lease, whose reads overlap; where nothing is read and others wait for their rows, it is one lease after the
+// Experts in devices' memory are posted there, behind the shared expert, which `home` computes if there is one; the CPU
+// computes the others. All wants are one lease, whose reads overlap; where nothing is read and others wait for their rows, it is one lease after the
 // other.
-Status MoeLayer::routed(const Pass& pass, const f32* x, bool shared) {
+Status MoeLayer::routed(const Pass& pass, const f32* x, bool shared, DeviceLane* home) {
   part_begin_ = 0;
   while (part_begin_ < requests_.size()) {
     size_t end = end_of_part(pass, part_begin_);
     // From here on reads are in flight and devices compute: the CPU's shared expert is computed in their shadow.
     {
       Scheduler::Lease lease = scheduler_.acquire(pass.layer, std::span(requests_).subspan(part_begin_, end - part_begin_));
-      DeviceLane* home = post_to_devices(pass.layer, pass.rows, lease.on_devices());
+      post_to_devices(pass.layer, pass.rows, lease.on_devices());
       if (part_begin_ == 0 && shared && home == nullptr) resident_ffn(pass.stream, pass.w, pass.rows, floats(shared_rows_));
       Ahead ahead{.x = x, .shared = shared ? floats(shared_rows_) : nullptr, .home = home, .looked = part_begin_ > 0};
       Status status = compute_as_they_land(pass, lease, ahead);
@@ -161,8 +163,17 @@ Status MoeLayer::compute_as_they_land(const Pass& pass, Scheduler::Lease& lease,
 }
 
 // The lane that computes what every row passes; none: the CPU does.
-DeviceLane* MoeLayer::post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts) {
-  DeviceLane* home = nullptr;
+DeviceLane* MoeLayer::post_to_home(LayerId layer, i64 rows) {
+  for (DeviceLayers& device : lanes_) {
+    const ResidentFfn* ffn = device.weights.ffn(layer);
+    if (ffn == nullptr) continue;
+    device.lane->post_resident(input_, rows, *ffn);
+    return device.lane->has_resident() ? device.lane.get() : nullptr;
+  }
+  return nullptr;
+}
+
+void MoeLayer::post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts) {
   for (size_t d = 0; d < lanes_.size(); d++) {
     device_work_.clear();
     for (const DeviceExpert& e : experts) {
@@ -176,11 +187,8 @@ DeviceLane* MoeLayer::post_to_devices(LayerId layer, i64 rows, std::span<const D
                                          .down = address(ExpertMatrix::down)});
       device_work_.push_back({work.gate, work.up, work.down, work.rows, work.out_rows, work.tokens});
     }
-    DeviceLane& lane = *lanes_[d].lane;
-    lane.post(input_, rows, device_work_, lanes_[d].weights.ffn(layer));
-    if (lane.has_resident()) home = &lane;
+    lanes_[d].lane->post(input_, rows, device_work_);
   }
-  return home;
 }
 
 // Also after a failure: what was posted must have ended before the next layer is.

@@ -65,10 +65,11 @@ class MoeLayer {
   };
 
   Status dense(const Pass& pass);
-  Status routed(const Pass& pass, const f32* x, bool shared);
+  Status routed(const Pass& pass, const f32* x, bool shared, DeviceLane* home);
   Status compute_as_they_land(const Pass& pass, Scheduler::Lease& lease, Ahead& ahead);
   size_t end_of_part(const Pass& pass, size_t begin) const;
-  DeviceLane* post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts);
+  DeviceLane* post_to_home(LayerId layer, i64 rows);
+  void post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts);
   Status finish_devices();
   void resident_ffn(Stream& stream, const LayerWeights& w, i64 rows, f32* out);
   void group_by_expert(i64 rows);
