@@ -22,7 +22,7 @@ constexpr i64 kBytesPerThread = 384 * kKiB;  // in a core's own cache, and far l
 constexpr i64 kRowsAtATime = 64;
 constexpr i64 kMatrixBytes = 4 * kMiB;  // about one of an expert's: each product begins and ends, as they do in a layer
 constexpr i64 kPatternRows = 1024;
-constexpr size_t kLeastRuns = 3;  // products, of which the median counts
+constexpr size_t kLeastRuns = 3;  // of what the caches hold
 
 // Random rows, over and over: drawing all of a large matrix would take longer than multiplying with it.
 void fill(BlockType type, i64 rows, std::byte* weights) {
@@ -45,7 +45,8 @@ f64 measure(BlockType type, const KernelProbe& probe, Stream& stream, Buffer& we
   std::vector<f64> speeds;
   i64 begin = steady_clock().now_ns(), now = begin;
   i64 rows_each = std::min(rows, std::max(kRowsAtATime, kMatrixBytes / row));
-  while (speeds.size() < kLeastRuns || now - begin < static_cast<i64>(probe.seconds * 1e9)) {
+  size_t least = probe.bytes > 0 ? 1 : kLeastRuns;
+  while (speeds.size() < least || now - begin < static_cast<i64>(probe.seconds * 1e9)) {
     i64 start = now;
     for (i64 done = 0; done < rows; done += rows_each) {
       i64 count = std::min(rows_each, rows - done);
@@ -54,6 +55,7 @@ f64 measure(BlockType type, const KernelProbe& probe, Stream& stream, Buffer& we
     now = steady_clock().now_ns();
     speeds.push_back(static_cast<f64>(rows * row) / static_cast<f64>(std::max<i64>(1, now - start)));
   }
+  if (probe.bytes > 0) return static_cast<f64>(rows * row * static_cast<i64>(speeds.size())) / static_cast<f64>(now - begin);
   std::nth_element(speeds.begin(), speeds.begin() + static_cast<i64>(speeds.size() / 2), speeds.end());
   return speeds[speeds.size() / 2];
 }

@@ -18,7 +18,8 @@ struct KernelProbe {
   std::vector<BlockType> formats = {};  // that are measured; none: all
 };
 
-// GB/s of weights (1e9 bytes) by format, each the median of many products; 0 where there is no such format, or it is not asked for.
+// GB/s of weights (1e9 bytes) by format; 0 where there is no such format, or it is not asked for. In caches the median of many
+// products; out of memory the mean, because what neighbours take of the memory now and then they take from a run too.
 using KernelSpeeds = std::array<f64, kBlockTypeLimit>;
 
 // Runs in threads of its own and leaves the caller's pinning alone.

@@ -195,10 +195,9 @@ std::string plan_warning(const ExpertTable& table, const Plan& plan) {
   }
   if (room >= cycle_slots) return "";
   return fmt::format(
-      "memory for {} experts, but one token uses {}: most of them come from disk for every token. --ram {} "
-      "({:.1f} "
-      "GiB) holds one token's experts",
-      room, cycle_slots, typed(cycle_bytes), gib(cycle_bytes));
+      "memory for {} experts, but one token uses {}: most of them come from disk for every token. --ram {} would hold one "
+      "token's experts",
+      room, cycle_slots, typed(cycle_bytes));
 }
 
 i64 memory_margin(const Machine& machine) {

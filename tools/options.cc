@@ -349,9 +349,9 @@ constexpr std::array kCommands = {
         "($XDG_CONFIG_HOME/stoker/MODEL'S FINGERPRINT.toml). What their command line says wins; --profile none does without.\n"
         "Give the --ram that you are going to use. Ctrl-C keeps the profile there was. Loads the model up to sixteen times.\n"
         "--measure alone: the speeds of the disk that holds MODEL (without one, that of the file's folder), of the memory,\n"
-        "and of the kernels of every format, as a machine file for `stoker simulate --machine FILE` and `stoker plan`. Without\n"
-        "-o it goes to $XDG_CONFIG_HOME/stoker/machine.toml, where `stoker serve` finds it; tuning a model keeps it there too.\n"
-        "Takes a quarter of a minute; other programs should rest meanwhile."},
+        "and of the kernels of every format, and what layers take beside their weights, as a machine file for `stoker\n"
+        "simulate --machine FILE` and `stoker plan`. Without -o it goes to $XDG_CONFIG_HOME/stoker/machine.toml, where `stoker\n"
+        "serve` finds it; tuning a model keeps it there too. Takes half a minute; other programs should rest meanwhile."},
     CommandRow{
         Command::trace, "trace", "info TRACE | stats TRACE | convert FILE -o FILE | synth -o TRACE",
         "look at, convert and make up traces of which experts tokens use",

@@ -47,6 +47,11 @@ SimShape sim_shape(const ModelShape& m, const Options& o) {
   return s;
 }
 
+// Every head compares its query with each position's latent and rotated key, and adds up their latents.
+i64 attention_flops(i64 heads, i64 latent, i64 rope, i64 context) {
+  return 2 * heads * context * (latent + rope + latent);
+}
+
 i64 attention_weights(const ModelShape& m) {
   i64 query = m.heads * (m.nope + m.rope);
   i64 q = m.q_lora == 0 ? m.hidden * query : m.hidden * m.q_lora + m.q_lora * query;
@@ -64,6 +69,7 @@ SimResident sim_resident(const ModelShape& m, const SimShape& shape, const Optio
           .shared_bytes = bytes_of(type, 3 * m.hidden * m.expert_ffn * m.shared_experts),
           .head_bytes = bytes_of(type, m.hidden * m.vocab),
           .kv_bytes = kv * (shape.dense_layers + shape.moe_layers),
+          .attention_flops = attention_flops(m.heads, m.latent, m.rope, o.context),
           .type = type,
           .hidden_bytes = 2 * m.hidden * i64{sizeof(f32)},
           .dense_layers = shape.dense_layers,
@@ -90,6 +96,7 @@ SimResident file_resident(const ModelSizes& sizes, const Hparams& h, i64 context
           .head_bytes = (sizes.head_bytes > 0 ? sizes.head_bytes : sizes.embedding_bytes) +
                         (h.dense_layers > 0 ? 0 : dense),
           .kv_bytes = kv * h.layers,
+          .attention_flops = attention_flops(h.heads, h.latent, h.rope, context),
           .type = main_type(sizes.resident_types),
           .hidden_bytes = 2 * h.hidden * i64{sizeof(f32)},
           .dense_layers = h.dense_layers,

@@ -1,10 +1,9 @@
 // stoker tune: measures this machine, and finds the settings that are best for a model on it.
-#include <unistd.h>
-
 #include <algorithm>
 #include <filesystem>
 
 #include "kernels/base/error.h"
+#include "kernels/base/work_folder.h"
 #include "runtime/arch/deepseek2.h"
 #include "runtime/recording_router.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -69,24 +68,6 @@ int measure(const Options& o) {
                     o.output.empty() ? ", and `stoker serve` shows what is used of it" : ""));
   return 0;
 }
-
-// A folder for what is only needed meanwhile.
-class WorkFolder {
- public:
-  WorkFolder() : path_((fs::temp_directory_path() / "stoker-tune-XXXXXX").string()) {
-    if (::mkdtemp(path_.data()) == nullptr) fail("{}: cannot make a folder there", fs::temp_directory_path().string());
-  }
-  ~WorkFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  WorkFolder(const WorkFolder&) = delete;
-  WorkFolder& operator=(const WorkFolder&) = delete;
-  std::string file(const char* name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
 
 class Tuning {
  public:

@@ -1,17 +1,23 @@
 #include "scheduler/sim/bounds.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "scheduler/sim/simulator.h"
 
 namespace stoker {
 
+i64 attention_ns(const SimMachine& m, const SimResident& r) {
+  return m.attention_gflops > 0 ? std::llround(static_cast<f64>(r.attention_flops) / m.attention_gflops) : 0;
+}
+
 f64 fixed_ns(const SimMachine& m, const SimResident& r) {
-  bool gpu = fits_vram(m, r);
+  bool gpu = fits_vram(m, r), multiplies = !gpu && m.attention_gflops > 0;
+  f64 layers = static_cast<f64>(r.dense_layers + r.moe_layers);
   f64 speed = gpu ? m.gpus[0].gb_per_second : m.compute_speed(r.type);
   f64 crossing = gpu ? static_cast<f64>(r.hidden_bytes) / m.gpus[0].link_gb_per_second : 0;
-  return static_cast<f64>(r.total_bytes()) / speed +
-         static_cast<f64>(r.dense_layers + r.moe_layers) * m.layer_overhead_us * 1e3 +
+  f64 attention = multiplies ? static_cast<f64>(attention_ns(m, r)) - static_cast<f64>(r.kv_layer_bytes()) / speed : 0;
+  return static_cast<f64>(r.total_bytes()) / speed + layers * (m.layer_overhead_us * 1e3 + attention) +
          static_cast<f64>(r.moe_layers) * crossing;
 }
 

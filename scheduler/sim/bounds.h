@@ -14,7 +14,9 @@ struct SimBound {
   f64 tokens_per_second() const { return 1e3 / ms; }
 };
 
-// Time of one token outside its routed experts.
+// Of a layer whose cores multiply with the KV cache, where it is known how fast they do.
+i64 attention_ns(const SimMachine& machine, const SimResident& resident);
+// Time of one token outside its routed experts, nothing read.
 f64 fixed_ns(const SimMachine& machine, const SimResident& resident);
 // Time of computing one token's routed experts with the memory to themselves: the mean over the layers' formats.
 f64 experts_ns(const SimMachine& machine, const ExpertTable& table);

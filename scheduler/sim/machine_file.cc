@@ -167,8 +167,8 @@ std::string machine_toml(const SimMachine& m, std::string_view about) {
     at = end + 1;
   }
   auto gib = [](i64 bytes) { return static_cast<f64>(bytes) / static_cast<f64>(kGiB); };
-  text += fmt::format("name = {}\nram_gib = {:.4g}\nlayer_overhead_us = {:.4g}\n", quoted(m.name), gib(m.ram_bytes),
-                      m.layer_overhead_us);
+  text += fmt::format("name = {}\nram_gib = {:.4g}\nlayer_overhead_us = {:.4g}\nwake_us = {:.4g}\nattention_gflops = {:.4g}\n",
+                      quoted(m.name), gib(m.ram_bytes), m.layer_overhead_us, m.wake_us, m.attention_gflops);
   text += fmt::format("\n[dram]\ngb_per_second = {:.4g}\n", m.dram_gb_per_second);
   text += fmt::format("\n[ssd]\ngb_per_second = {:.4g}\nlatency_us = {:.4g}\n", m.ssd_gb_per_second, m.ssd_latency_us);
   for (const SimSsdSpeed& s : m.ssd_speeds)
@@ -194,6 +194,8 @@ SimMachine parse_machine(std::string_view toml, const std::string& name) {
   m.name = root.text("name");
   m.ram_bytes = bytes_of_gib(root.number("ram_gib"));
   m.layer_overhead_us = root.number_or("layer_overhead_us", 0, true);
+  m.wake_us = root.number_or("wake_us", 0, true);
+  m.attention_gflops = root.number_or("attention_gflops", 0, true);
   Section dram = root.section("dram");
   m.dram_gb_per_second = dram.number("gb_per_second");
   dram.end();

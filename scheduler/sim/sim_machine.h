@@ -32,7 +32,9 @@ struct SimMachine {
   f64 dram_gb_per_second = 0;  // all cores reading; what the SSD delivers is written at their expense
   f64 ssd_gb_per_second = 0;   // of all drives together
   f64 ssd_latency_us = 0;      // from a request to its first byte, and whatever else its bytes do not explain
-  f64 layer_overhead_us = 0;   // waiting for each other, starting kernels: once per layer
+  f64 layer_overhead_us = 0;   // once per layer, what no weight explains: handing work over, norms, the choice of experts
+  f64 wake_us = 0;             // the first product after a wait for the drive takes so much longer: cores fall asleep meanwhile
+  f64 attention_gflops = 0;    // of the cores, over a KV cache; 0: not known, then it takes what reading the cache does
   // Most weights per second that the cores get through when memory does not hold them up, as GB/s of each format.
   std::array<f64, kBlockTypeLimit> kernel_gb_per_second{};
   // The same with weights out of memory, nothing else going on: cores wait for memory and memory for cores, so this is less

@@ -2,6 +2,8 @@
 // besides its routed experts.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/format/block_type.h"
 #include "scheduler/model_file/expert_table.h"
 
@@ -27,10 +29,12 @@ struct SimResident {
   i64 shared_bytes = 0;       // its shared experts
   i64 head_bytes = 0;
   i64 kv_bytes = 0;  // the KV cache's share of all of the above
+  i64 attention_flops = 0;  // of a layer, over that cache
   BlockType type = BlockType::Q8_0;  // of nearly all of it
   i64 hidden_bytes = 0;              // that cross from GPU to CPU and back per layer with experts
   i64 dense_layers = 0, moe_layers = 0;
 
+  i64 kv_layer_bytes() const { return kv_bytes / std::max<i64>(1, dense_layers + moe_layers); }
   i64 total_bytes() const {
     return dense_layers * dense_layer_bytes + moe_layers * (moe_layer_bytes + shared_bytes) + head_bytes;
   }

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/base/error.h"
+#include "scheduler/sim/bounds.h"
 #include "scheduler/tiers/slab.h"
 
 namespace stoker {
@@ -121,7 +122,7 @@ void Simulator::run_token(const RoutingRecord& record, i64 token) {
   if (gates_) gates_->set_token(token);
   for (i64 l = 0; l < resident_.dense_layers; l++) {
     scheduler_.tend();
-    read_resident(resident_.dense_layer_bytes, totals_.resident_ns);
+    attend(resident_.dense_layer_bytes);
     if (forecaster_) forecaster_->look(LayerId(l), 1, *gates_);
     pass_overhead(false);
   }
@@ -136,7 +137,7 @@ void Simulator::run_token(const RoutingRecord& record, i64 token) {
 
 void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes) {
   scheduler_.tend();
-  read_resident(resident_.moe_layer_bytes, totals_.resident_ns);
+  attend(resident_.moe_layer_bytes);
   requests_.clear();
   for (const RoutedExpert& route : routes) requests_.push_back({route.expert, 1, route.gate_weight});
   Scheduler::Lease lease =
@@ -148,7 +149,9 @@ void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> route
     ready_.clear();
     i64 begin = clock_.now_ns();
     must_succeed(lease.wait(ready_));
-    totals_.wait_ns += clock_.now_ns() - begin;
+    i64 waited_ns = clock_.now_ns() - begin;
+    totals_.wait_ns += waited_ns;
+    if (waited_ns > 0) rest(machine_.wake_us * 1e3);
     compute(moe_layer);
     for (const ReadyExpert& expert : ready_) lease.release(expert);
   }
@@ -223,9 +226,24 @@ void Simulator::read_resident(i64 bytes, i64& spent_ns) {
   spent_ns += clock_.now_ns() - begin;
 }
 
+// What a layer begins with. The cores multiply while they go through the KV cache, so its bytes are no work of their own.
+void Simulator::attend(i64 layer_bytes) {
+  bool multiplies = !on_gpu_ && machine_.attention_gflops > 0;
+  if (multiplies) {
+    i64 ns = attention_ns(machine_, resident_);
+    clock_.advance(ns);
+    totals_.resident_ns += ns;
+  }
+  read_resident(layer_bytes - (multiplies ? resident_.kv_layer_bytes() : 0), totals_.resident_ns);
+}
+
 void Simulator::pass_overhead(bool crosses_link) {
   f64 ns = machine_.layer_overhead_us * 1e3;
   if (crosses_link) ns += static_cast<f64>(resident_.hidden_bytes) / machine_.gpus[0].link_gb_per_second;
+  rest(ns);
+}
+
+void Simulator::rest(f64 ns) {
   clock_.advance(std::llround(ns));
   totals_.rest_ns += std::llround(ns);
 }

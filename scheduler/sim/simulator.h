@@ -27,7 +27,7 @@ struct SimTotals {
   i64 expert_ns = 0;    // computing routed experts
   i64 wait_ns = 0;      // nothing to compute: an expert is still being read
   i64 gpu_wait_ns = 0;  // nothing to compute: a GPU is still at it
-  i64 rest_ns = 0;      // overhead per layer, links
+  i64 rest_ns = 0;      // overhead per layer, waking, links
   i64 look_ns = 0;      // gates of coming layers
   i64 expert_bytes = 0; // of routed experts computed with, wherever
   i64 device_bytes = 0; // of these, on GPUs
@@ -69,7 +69,9 @@ class Simulator {
   void start_gpus(i64 moe_layer, std::span<const DeviceExpert> experts);
   void join_gpus();
   void read_resident(i64 bytes, i64& spent_ns);
+  void attend(i64 layer_bytes);
   void pass_overhead(bool crosses_link);
+  void rest(f64 ns);
   SimKernel kernel(BlockType type) const { return {machine_.kernel_speed(type), machine_.streamed_speed(type)}; }
   void compute(i64 moe_layer);
 

@@ -1,38 +1,25 @@
-// Where tests put files. The one place that names temporary files.
+// Where tests put files.
 #pragma once
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "kernels/base/types.h"
+#include "kernels/base/work_folder.h"
 
 namespace stoker::test {
 
-// A folder of its own that disappears with the object, in `parent` (default: the system's temporary folder).
+// A WorkFolder with what tests do in one.
 class TempFolder {
  public:
-  explicit TempFolder(const std::string& parent = "") {
-    std::filesystem::path base(parent);
-    if (parent.empty()) base = std::filesystem::temp_directory_path();
-    std::string name = (base / "stoker-test-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create " + name);
-    path_ = name;
-    std::filesystem::permissions(path_, std::filesystem::perms{0755});  // some tests become another user
+  explicit TempFolder(const std::string& parent = "") : folder_(parent) {
+    std::filesystem::permissions(path(), std::filesystem::perms{0755});  // some tests become another user
   }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
 
-  const std::string& path() const { return path_; }
-  std::string file(std::string_view name) const { return path_ + "/" + std::string(name); }
+  const std::string& path() const { return folder_.path(); }
+  std::string file(std::string_view name) const { return folder_.file(name); }
   // Folders on the way are made.
   std::string write(std::string_view name, std::string_view bytes) const {
     std::filesystem::create_directories(std::filesystem::path(file(name)).parent_path());
@@ -41,12 +28,12 @@ class TempFolder {
   }
   std::vector<std::string> names() const {
     std::vector<std::string> found;
-    for (const auto& entry : std::filesystem::directory_iterator(path_)) found.push_back(entry.path().filename());
+    for (const auto& entry : std::filesystem::directory_iterator(path())) found.push_back(entry.path().filename());
     return found;
   }
 
  private:
-  std::string path_;
+  WorkFolder folder_;
 };
 
 }  // namespace stoker::test

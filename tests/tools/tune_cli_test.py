@@ -26,6 +26,11 @@ class Measure(Folder):
         text = expect(self, 0, "tune", "--measure", "-m", MODEL, "-o", path).stdout.decode()
         self.assertIn("GB/s", text)
         self.assertEqual(sorted(os.listdir(self.folder)), ["here.toml"])
+        written = dict(re.findall(r"^(\w+) = ([\d.e+]+)$", read(path).decode(), re.MULTILINE))
+        self.assertGreater(float(written["layer_overhead_us"]), 0)
+        self.assertLess(float(written["layer_overhead_us"]), 10000)
+        self.assertGreater(float(written["attention_gflops"]), 1)
+        self.assertLess(float(written["wake_us"]), 10000)
         report = json.loads(expect(self, 0, "simulate", "-m", MODEL, "--machine", path, "--tokens", "20", "--json").stdout)
         self.assertGreater(report["warm"]["tokens_per_second"], 0)
 

@@ -15,6 +15,7 @@
 #include "kernels/base/rng.h"
 #include "runtime/interrupted.h"
 #include "runtime/kernel_probe.h"
+#include "runtime/layer_probe.h"
 #include "scheduler/machine.h"
 #include "scheduler/memory_probe.h"
 #include "scheduler/model_file/output_file.h"
@@ -22,6 +23,7 @@
 #include "scheduler/sim/machine_file.h"
 #include "tools/interrupt.h"
 #include "tools/terminal.h"
+#include "tools/tune/layer_measure.h"
 
 namespace stoker {
 
@@ -33,7 +35,10 @@ constexpr std::array<i64, 4> kDepths = {8, 32, 64, 128};
 constexpr i64 kLatencyBytes = 4096;
 constexpr i64 kLeastMemoryBytes = 512 * kMiB;
 constexpr i64 kCachesInMemory = 6;  // a server's shared cache has hundreds of megabytes, and holds its part of what is read in turns
-constexpr i64 kSteps = static_cast<i64>(kPieces.size() * kDepths.size()) + 4;
+// Drive and memory are measured in turns, all of them in each round, and their means count: neighbours take from all alike.
+constexpr i64 kRounds = 3;
+constexpr f64 kStreamedSeconds = .2;  // of each format and round
+constexpr i64 kSteps = kRounds * (static_cast<i64>(kPieces.size() * kDepths.size()) + 2) + 3;
 
 class Steps {
  public:
@@ -59,38 +64,99 @@ i64 memory_bytes() {
   return std::min(wanted, std::max<i64>(64 * kMiB, read_machine().available_bytes / 4));
 }
 
+// Measurements of one kind, taken at several times.
+struct DiskSum {
+  i64 bytes = 0, request_bytes = 1;
+  f64 seconds = 0;
+
+  void add(const DiskMeasure& m) {
+    bytes += m.bytes;
+    request_bytes = m.request_bytes;
+    seconds += m.seconds;
+  }
+  f64 gb_per_second() const { return static_cast<f64>(bytes) / seconds * 1e-9; }
+  f64 us_per_request() const { return 1e6 * seconds * static_cast<f64>(request_bytes) / static_cast<f64>(std::max(bytes, request_bytes)); }
+};
+
 // What an expert that is read alone takes longer than its bytes do at full speed: waking the reader, the way of the first and of
 // the last piece. At least the time of a single small read.
-f64 latency_us(const MeasureRequest& r, i64 request, const MachineMeasure& m) {
-  DiskMeasure small = measure_disk({.path = r.file, .request_bytes = kLatencyBytes, .piece_bytes = kLatencyBytes, .depth = 1,
-                                    .seconds = r.seconds / 2});
-  DiskMeasure alone = measure_disk({.path = r.file, .request_bytes = request, .seconds = r.seconds, .one_at_a_time = true});
-  auto us_each = [](const DiskMeasure& d) { return 1e6 / std::max(1.0, d.requests_per_second()); };
+f64 latency_us(const DiskSum& small, const DiskSum& alone, const std::vector<DiskSpeed>& speeds) {
   DiskProbe full;  // the engine's reads
-  f64 speed = 0;
-  for (const DiskSpeed& d : m.disk)
-    if (d.piece_bytes == full.piece_bytes && d.depth == full.depth) speed = d.gb_per_second;
-  f64 bytes_us = speed > 0 ? static_cast<f64>(alone.request_bytes) / speed * 1e-3 : us_each(alone);
-  return std::max(us_each(small), us_each(alone) - bytes_us);
+  for (const DiskSpeed& d : speeds) {
+    if (d.piece_bytes != full.piece_bytes || d.depth != full.depth) continue;
+    f64 bytes_us = static_cast<f64>(alone.request_bytes) / d.gb_per_second * 1e-3;
+    return std::max(small.us_per_request(), alone.us_per_request() - bytes_us);
+  }
+  return small.us_per_request();
 }
 
-void measure_drive(const MeasureRequest& r, MachineMeasure& m, Steps& steps) {
-  std::error_code error;
-  i64 bytes = static_cast<i64>(std::filesystem::file_size(r.file, error));
-  if (error) fail("{}: cannot be read: {}", r.file, error.message());
-  if (bytes < kMiB) fail("{}: too small to measure the disk with: it must have a megabyte", r.file);
-  i64 request = std::clamp<i64>(r.request_bytes > 0 ? r.request_bytes : 8 * kMiB, kLatencyBytes, bytes / 2);
-  for (i64 piece : kPieces)
-    for (i64 depth : kDepths) {
-      steps.next("disk");
-      DiskMeasure speed = measure_disk({.path = r.file, .request_bytes = request, .piece_bytes = piece, .depth = depth,
-                                        .seconds = r.seconds});
-      m.disk.push_back({piece, depth, speed.gb_per_second()});
-      m.disk_how = speed.how;
+class DriveMeasure {
+ public:
+  explicit DriveMeasure(const MeasureRequest& r) : file_(r.file), seconds_(r.seconds / kRounds) {
+    std::error_code error;
+    i64 bytes = static_cast<i64>(std::filesystem::file_size(r.file, error));
+    if (error) fail("{}: cannot be read: {}", r.file, error.message());
+    if (bytes < kMiB) fail("{}: too small to measure the disk with: it must have a megabyte", r.file);
+    request_bytes_ = std::clamp<i64>(r.request_bytes > 0 ? r.request_bytes : 8 * kMiB, kLatencyBytes, bytes / 2);
+  }
+
+  void run_round(u64 seed, Steps& steps) {
+    DiskProbe probe{.path = file_, .request_bytes = request_bytes_, .seconds = seconds_, .seed = seed};
+    for (size_t p = 0; p < kPieces.size(); p++)
+      for (size_t d = 0; d < kDepths.size(); d++) {
+        steps.next("disk");
+        probe.piece_bytes = kPieces[p];
+        probe.depth = kDepths[d];
+        DiskMeasure speed = measure_disk(probe);
+        speeds_[p][d].add(speed);
+        how_ = speed.how;
+      }
+    steps.next("latency");
+    alone_.add(measure_disk({.path = file_, .request_bytes = request_bytes_, .seconds = seconds_, .seed = seed, .one_at_a_time = true}));
+    small_.add(measure_disk({.path = file_, .request_bytes = kLatencyBytes, .piece_bytes = kLatencyBytes, .depth = 1,
+                             .seconds = seconds_ / 2, .seed = seed}));
+  }
+
+  void write(MachineMeasure& m) const {
+    for (size_t p = 0; p < kPieces.size(); p++)
+      for (size_t d = 0; d < kDepths.size(); d++) m.disk.push_back({kPieces[p], kDepths[d], speeds_[p][d].gb_per_second()});
+    m.disk_how = how_;
+    m.machine.ssd_latency_us = latency_us(small_, alone_, m.disk);
+    f64 most = .499 * m.machine.dram_gb_per_second;
+    for (const DiskSpeed& d : m.disk) {
+      f64 speed = std::min(d.gb_per_second, most);
+      m.machine.ssd_gb_per_second = std::max(m.machine.ssd_gb_per_second, speed);
+      m.machine.ssd_speeds.push_back({d.piece_bytes, d.depth, speed});
+      m.disk_capped |= speed < d.gb_per_second;
     }
-  steps.next("latency");
-  m.machine.ssd_latency_us = latency_us(r, request, m);
-}
+  }
+
+ private:
+  std::string file_, how_;
+  f64 seconds_;
+  i64 request_bytes_ = 0;
+  DiskSum speeds_[kPieces.size()][kDepths.size()], small_, alone_;
+};
+
+// Means over the rounds, of time per byte.
+class StreamedMeasure {
+ public:
+  void run_round(const MeasureRequest& r, i64 bytes, Steps& steps) {
+    steps.next("kernels and memory");
+    KernelSpeeds speeds =
+        measure_kernels({.threads = r.threads, .seconds = kStreamedSeconds, .bytes = bytes, .formats = r.formats});
+    for (size_t i = 0; i < speeds.size(); i++)
+      if (speeds[i] > 0) ns_per_byte_[i] += 1 / speeds[i];
+    rounds_++;
+  }
+  void write(SimMachine& m) const {
+    for (size_t i = 0; i < ns_per_byte_.size(); i++) m.streamed_gb_per_second[i] = ns_per_byte_[i] > 0 ? rounds_ / ns_per_byte_[i] : 0;
+  }
+
+ private:
+  KernelSpeeds ns_per_byte_{};  // sums
+  f64 rounds_ = 0;
+};
 
 }  // namespace
 
@@ -119,24 +185,26 @@ std::string machine_name() {
 MachineMeasure measure_machine(const MeasureRequest& r) {
   MachineMeasure m;
   Steps steps;
-  measure_drive(r, m, steps);
-  steps.next("memory");
+  DriveMeasure drive(r);
+  StreamedMeasure streamed;
   i64 bytes = memory_bytes();
+  for (i64 round = 0; round < kRounds; round++) {
+    drive.run_round(static_cast<u64>(round) + 1, steps);
+    if (round == 0 || !r.formats.empty()) streamed.run_round(r, bytes, steps);  // all formats take too long for more
+  }
+  steps.next("memory");
   MemoryMeasure memory = measure_memory({.bytes = bytes, .threads = r.threads, .rounds = 4});
   m.threads = memory.threads;
   m.machine.dram_gb_per_second = memory.best().gb_per_second;
   steps.next("kernels");
   m.machine.kernel_gb_per_second = measure_kernels({.threads = r.threads});
-  steps.next("kernels and memory");
-  m.machine.streamed_gb_per_second = measure_kernels({.threads = r.threads, .bytes = bytes, .formats = r.formats});
+  steps.next("layers");
+  m.machine.attention_gflops = measure_attention({.threads = r.threads});
+  m.machine.wake_us = measure_wake_us({.threads = r.threads});
+  m.machine.layer_overhead_us = measure_layer_overhead_us(r.threads, m.machine.kernel_speed(BlockType::Q4_K));
   clear_progress();
-  f64 most = .499 * m.machine.dram_gb_per_second;
-  for (const DiskSpeed& d : m.disk) {
-    f64 speed = std::min(d.gb_per_second, most);
-    m.machine.ssd_gb_per_second = std::max(m.machine.ssd_gb_per_second, speed);
-    m.machine.ssd_speeds.push_back({d.piece_bytes, d.depth, speed});
-    m.disk_capped |= speed < d.gb_per_second;
-  }
+  drive.write(m);
+  streamed.write(m.machine);
   m.machine.ram_bytes = ram_bytes();
   m.machine.name = fmt::format("{}, {}", machine_name(), human_bytes(m.machine.ram_bytes));
   return m;
@@ -152,6 +220,8 @@ std::string measure_text(const MachineMeasure& m) {
   text += fmt::format("\n  latency {:.0f} us (of an expert alone, beside its bytes)\n", m.machine.ssd_latency_us);
   if (m.disk_capped) text += "  taken as half of the memory's speed, the most that the simulator knows\n";
   text += fmt::format("memory {:.2f} GB/s, {} cores reading\n", m.machine.dram_gb_per_second, m.threads);
+  text += fmt::format("layers {:.0f} us each beside their weights, {:.0f} us more after a wait; attention {:.0f} GFLOP/s\n",
+                      m.machine.layer_overhead_us, m.machine.wake_us, m.machine.attention_gflops);
   text += "kernels, GB/s of weights in the cores' own caches / in memory\n";
   i64 column = 0;
   for (const BlockTypeInfo& type : all_block_types())

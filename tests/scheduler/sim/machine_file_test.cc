@@ -76,6 +76,8 @@ TEST_CASE("GPUs and overhead may be left out") {
   SimMachine m = parse_machine(text, "box.toml");
   CHECK(m.gpus.empty());
   CHECK(m.layer_overhead_us == 0);
+  CHECK(m.wake_us == 0);
+  CHECK(m.attention_gflops == 0);
 }
 
 TEST_CASE("a machine file that is written is read as it was") {
@@ -83,12 +85,16 @@ TEST_CASE("a machine file that is written is read as it was") {
   m.name = "a \"quoted\" \\ name";
   m.streamed_gb_per_second[static_cast<size_t>(BlockType::Q4_K)] = 12.5;
   m.ssd_speeds = {{256 * kKiB, 8, 5}, {kMiB, 64, 6.5}};
+  m.wake_us = 12.5;
+  m.attention_gflops = 250;
   std::string text = machine_toml(m, "first line\nsecond line");
   CHECK(text.find("# first line\n# second line\n") == 0);
   SimMachine again = parse_machine(text, "box.toml");
   CHECK(again.name == m.name);
   CHECK(again.ram_bytes == m.ram_bytes);
   CHECK(again.layer_overhead_us == m.layer_overhead_us);
+  CHECK(again.wake_us == 12.5);
+  CHECK(again.attention_gflops == 250);
   CHECK(again.dram_gb_per_second == m.dram_gb_per_second);
   CHECK(again.ssd_gb_per_second == m.ssd_gb_per_second);
   CHECK(again.ssd_latency_us == m.ssd_latency_us);

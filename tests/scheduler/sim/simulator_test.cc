@@ -151,6 +151,41 @@ TEST_CASE("no run beats its bound, and no policy Belady") {
   }
 }
 
+TEST_CASE("cores that have waited for a read wake up before they compute") {
+  SimShape shape = small_shape();
+  shape.packed = true;
+  SimResident none{.dense_layers = 1, .moe_layers = 6};
+  SimMachine machine = machine_of(1000, 1);
+  Run asleep = simulate(machine, shape, none, 0.0, 1);
+  machine.wake_us = 50;
+  Run waking = simulate(machine, shape, none, 0.0, 1);
+  // The first token: 4 experts in each of 6 layers land one after the other, 3.5 ms apart.
+  CHECK(asleep.totals.rest_ns == 0);
+  CHECK(waking.totals.rest_ns == 24 * 50'000);
+  CHECK(waking.totals.total_ns > asleep.totals.total_ns);
+  Run resident = simulate(machine, shape, none, 1.0, 20, 1, true);
+  CHECK(resident.totals.rest_ns == 0);
+}
+
+TEST_CASE("attention takes its multiplications on the cores, and its cache's bytes on a GPU") {
+  SimShape shape = small_shape();
+  SimResident resident = resident_of(shape);
+  resident.kv_bytes = 7 * 4'000'000;
+  resident.attention_flops = 100'000'000;
+  SimMachine machine = machine_of(50, kInfinite);
+  machine.attention_gflops = 100;
+  Run run = simulate(machine, shape, resident, 1.0, 20, 1, true);
+  f64 bytes = static_cast<f64>(resident.total_bytes() - resident.kv_bytes);
+  f64 experts = 6 * 4 * 3.0 * 2048 * 1024 / 256 * 144;
+  CHECK(static_cast<f64>(run.totals.resident_ns) == doctest::Approx(20 * (bytes / 50 + 7 * 1e6)).epsilon(0.001));
+  CHECK(ms_per_token(run.totals) == doctest::Approx((bytes + experts) / 50e6 + 7).epsilon(0.001));
+  CHECK(ms_per_token(run.totals) == doctest::Approx(run.bound.ms).epsilon(0.001));
+  machine.gpus.push_back({"A", 8 * kGiB, 800, 10, 800});
+  run = simulate(machine, shape, resident, 1.0, 20);
+  CHECK(static_cast<f64>(run.totals.resident_ns) ==
+        doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes() - 6 * resident.shared_bytes) / 800).epsilon(0.001));
+}
+
 TEST_CASE("reads slow the cores down by what they take of the memory") {
   SimShape shape = small_shape();
   SimResident resident = resident_of(shape);
