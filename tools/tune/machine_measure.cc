@@ -36,8 +36,8 @@ constexpr i64 kLatencyBytes = 4096;
 constexpr i64 kLeastMemoryBytes = 512 * kMiB;
 constexpr i64 kCachesInMemory = 6;  // a server's shared cache has hundreds of megabytes, and holds its part of what is read in turns
 // Drive and memory are measured in turns, all of them in each round, and their means count: neighbours take from all alike.
-constexpr i64 kRounds = 3;
-constexpr f64 kStreamedSeconds = .2;  // of each format and round
+constexpr i64 kRounds = 2;
+constexpr f64 kStreamedSeconds = .3;  // of each format and round
 constexpr i64 kSteps = kRounds * (static_cast<i64>(kPieces.size() * kDepths.size()) + 2) + 3;
 
 class Steps {

@@ -31,7 +31,7 @@ struct MeasureRequest {
   std::string file;         // on the drive to be measured; a megabyte at least
   i64 request_bytes = 0;    // an expert's; 0: 8 MiB, or what the file holds
   int threads = 0;          // 0: one per physical core
-  f64 seconds = .4;         // of each figure of the disk
+  f64 seconds = .3;         // of each figure of the disk
   std::vector<BlockType> formats = {};  // whose kernels are measured out of memory, which takes a while; none: all
 };
 
