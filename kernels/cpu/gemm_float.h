@@ -1,9 +1,10 @@
 // How the GEMMs of float weights with float activations walk a MatmulTile.
 //
 // One chain of kLanes partial sums per (token, row) over the columns, as in the leaf for few tokens and with the same
-// bits. Rows are widened to f32 in L1, a piece of the columns at a time; some of them meet four tokens in registers.
-// Several such panels are taken before the next columns: the activations of a pass are too large for L2, of a piece of
-// the columns they are not, and read for every panel from L3 they would be what binds. A level supplies:
+// bits. A piece of the columns at a time, rows are widened to f32 in L1 and meet four tokens in registers. Several such
+// panels are taken before the next piece: the activations of a pass are too large for L2, and read for every panel from
+// L3 they would be what binds. A piece of them is copied, so that its rows lie side by side, and the next one is asked
+// for meanwhile. A level supplies:
 //
 //   struct Level {
 //     static constexpr int kLanes, kRows;     // floats of a register; rows that meet the tokens together
@@ -23,48 +24,45 @@
 // Everything is in an unnamed namespace: the header is compiled for more than one instruction level.
 #pragma once
 
+#include <immintrin.h>
+
 #include "kernels/cpu/leaf.h"
 
 namespace stoker {
 namespace {
 
 constexpr i64 kPanelRows = 12, kPanelCols = 512;  // in L1
-constexpr i64 kBlockRows = 4 * kPanelRows, kPassTokens = 128;  // activations and sums in L2: 256 and up to 384 KiB
+constexpr i64 kBlockRows = 8 * kPanelRows, kPassTokens = 64;  // activations and sums in L2: 128 and up to 384 KiB
 constexpr int kTurnTokens = 4;
 
 template <class Level>
 struct FloatScratch {
   alignas(64) f32 weights[kPanelRows][kPanelCols];
+  alignas(64) f32 x[kPassTokens][kPanelCols];
   alignas(64) f32 sums[kPassTokens][kBlockRows][Level::kLanes];
 };
 
-// Adds columns [col, col + cols) of kRows rows of weights and kTokens tokens to their sums, which begin at `row`.
+// Adds `steps` registers of columns of kRows rows of weights and kTokens tokens to their sums, which begin at `row`.
 template <class Level, int kTokens, int kRows>
-__attribute__((noinline)) void multiply(const f32 (*weights)[kPanelCols], const f32* const* x, i64 col, i64 cols,
+__attribute__((noinline)) void multiply(const f32 (*weights)[kPanelCols], const f32 (*x)[kPanelCols], i64 steps,
                                         f32 (*sums)[kBlockRows][Level::kLanes], i64 row) {
   using Vector = typename Level::Vector;
-  const f32* at[kTokens];
   Vector sum[kTokens][kRows];
 #pragma GCC unroll 4
-  for (int t = 0; t < kTokens; t++) {
-    at[t] = x[t] + col;
+  for (int t = 0; t < kTokens; t++)
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; r++) sum[t][r] = Level::load(sums[t][row + r]);
-  }
-  auto step = [&](i64 i, auto load) __attribute__((always_inline)) {
+  for (i64 i = 0; i < steps * Level::kLanes; i += Level::kLanes) {
     Vector w[kRows];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; r++) w[r] = Level::load(weights[r] + i);
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; t++) {
-      Vector activations = load(at[t] + i);
+      Vector activations = Level::load(x[t] + i);
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; r++) sum[t][r] = Level::multiply_add(w[r], activations, sum[t][r]);
     }
-  };
-  i64 i = 0;
-  for (; i + Level::kLanes <= cols; i += Level::kLanes) step(i, [](const f32* p) { return Level::load(p); });
-  if (i < cols) step(i, [&](const f32* p) { return Level::load_first(p, cols - i); });
+  }
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; t++)
 #pragma GCC unroll 6
@@ -73,13 +71,30 @@ __attribute__((noinline)) void multiply(const f32 (*weights)[kPanelCols], const 
 
 // The widened panel, whose sums begin at `first`.
 template <class Level, int kTokens>
-void multiply_panel(FloatScratch<Level>& scratch, const f32* const* x, i64 col, i64 cols, i64 token, i64 first,
-                    i64 rows) {
+void multiply_panel(FloatScratch<Level>& scratch, i64 steps, i64 token, i64 first, i64 rows) {
   i64 r = 0;
   for (; r + Level::kRows <= rows; r += Level::kRows)
-    multiply<Level, kTokens, Level::kRows>(scratch.weights + r, x + token, col, cols, scratch.sums + token, first + r);
+    multiply<Level, kTokens, Level::kRows>(scratch.weights + r, scratch.x + token, steps, scratch.sums + token,
+                                           first + r);
   for (; r < rows; r++)
-    multiply<Level, kTokens, 1>(scratch.weights + r, x + token, col, cols, scratch.sums + token, first + r);
+    multiply<Level, kTokens, 1>(scratch.weights + r, scratch.x + token, steps, scratch.sums + token, first + r);
+}
+
+// Columns of `x`; zeros up to the next multiple of kLanes.
+template <class Level>
+void copy_columns(const f32* x, i64 cols, f32* out) {
+  i64 i = 0;
+  for (; i + Level::kLanes <= cols; i += Level::kLanes) Level::store(out + i, Level::load(x + i));
+  if (i < cols) Level::store(out + i, Level::load_first(x + i, cols - i));
+}
+
+// Asks for sixteen lines of the activations from column `col` on: the `turn`-th of all tokens.
+inline void ask_for(const f32* const* x, i64 tokens, i64 col, i64 cols, i64 turn) {
+  constexpr i64 kHalf = kPanelCols / 2;
+  const i64 token = turn / 2, begin = col + turn % 2 * kHalf;
+  if (token >= tokens) return;
+  for (i64 i = begin; i < begin + kHalf && i < cols; i += 16)
+    _mm_prefetch(reinterpret_cast<const char*>(x[token] + i), _MM_HINT_T1);
 }
 
 template <class Level, class Weight>
@@ -89,15 +104,20 @@ void gemm_float_block(FloatScratch<Level>& scratch, const MatmulTile& tile, i64 
   __builtin_memset(scratch.sums, 0, static_cast<unsigned long>(tokens) * sizeof scratch.sums[0]);
   for (i64 col = 0; col < tile.cols; col += kPanelCols) {
     const i64 cols = tile.cols - col < kPanelCols ? tile.cols - col : kPanelCols;
+    const i64 steps = (cols + Level::kLanes - 1) / Level::kLanes;
+    for (i64 t = 0; t < tokens; t++) copy_columns<Level>(x[t] + col, cols, scratch.x[t]);
+    i64 turn = 0;
     for (i64 first = 0; first < rows; first += kPanelRows) {
       const i64 panel_rows = rows - first < kPanelRows ? rows - first : kPanelRows;
       for (i64 r = 0; r < panel_rows; r++)
         Weight::to_floats(reinterpret_cast<const Element*>(tile.w + (row + first + r) * tile.w_row_bytes) + col, cols,
                           scratch.weights[r]);
       i64 t = 0;
-      for (; t + kTurnTokens <= tokens; t += kTurnTokens)
-        multiply_panel<Level, kTurnTokens>(scratch, x, col, cols, t, first, panel_rows);
-      for (; t < tokens; t++) multiply_panel<Level, 1>(scratch, x, col, cols, t, first, panel_rows);
+      for (; t + kTurnTokens <= tokens; t += kTurnTokens) {
+        ask_for(x, tokens, col + kPanelCols, tile.cols, turn++);
+        multiply_panel<Level, kTurnTokens>(scratch, steps, t, first, panel_rows);
+      }
+      for (; t < tokens; t++) multiply_panel<Level, 1>(scratch, steps, t, first, panel_rows);
     }
   }
 }
