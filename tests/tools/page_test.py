@@ -19,7 +19,7 @@ class Page(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.server = serve_test.Server(*cls.arguments)
+        cls.server = serve_test.Server(*cls.arguments, "--machine", "none")
 
     @classmethod
     def tearDownClass(cls):
@@ -102,6 +102,7 @@ class Machine(Page):
         b.wait("document.getElementById('map').toDataURL() != arguments[0]".replace("arguments[0]", "'%s'" % before))
         b.wait("Number(document.getElementById('rate').textContent) > 0")
         b.wait("document.querySelectorAll('#strip i').length == 4")
+        self.assertFalse(b.run("return document.getElementById('limits').hidden"))  # nobody has measured this machine
         b.wait("document.getElementById('hits-note').textContent != ''")
         total = sum(int(b.run("return document.getElementById('count-%s').textContent" % t)) for t in ("vram", "ram", "arriving", "disk"))
         self.assertEqual(total, 4 * 32)
@@ -142,6 +143,20 @@ class Machine(Page):
         b.wait("document.getElementById('map').width > 300")
         paper = "return getComputedStyle(document.body).backgroundColor"
         self.assertNotEqual(b.run(paper), light.run(paper))
+
+
+class Devices(Page):
+    arguments = ("--device", "host:1,vram=16MiB,link=1GB/s", "-c", "512")
+
+    def test_their_link_memory_and_time_are_shown(self):
+        b = self.browse()
+        b.run("send('Once upon a time')")
+        b.wait("document.querySelectorAll('#strip i').length == 5")
+        b.wait("document.getElementById('meters').textContent.includes('Expert slots in VRAM')")
+        self.assertRegex(b.run("return document.getElementById('meters').textContent"), "PCIe, both ways[0-9.]+ MB/s of 2.0 GB/s")
+        b.wait("Number(document.getElementById('count-vram').textContent) > 0")
+        b.wait("document.getElementById('prefetch').textContent.startsWith('All experts fit')")
+        b.run("stopAnswer()")
 
 
 class Key(Page):

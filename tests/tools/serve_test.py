@@ -21,7 +21,7 @@ STOKER = ""
 MODEL = ""
 MACHINE = ""
 ROOT = ""
-TIME_LIMIT = 120
+TIME_LIMIT = 300  # of one answer: sanitizer builds are slow
 GREEDY = {"temperature": 0, "cache_prompt": False}
 
 

@@ -114,6 +114,7 @@ Json live_json(const Service& service) {
           {"limits", limits_json(machine_limits(service))},
           {"stage_seconds", stages_json(status)},
           {"experts", experts_json(status.experts)},
+          {"warmth", {{"done", status.warmth.done}, {"total", status.warmth.total}}},
           {"prefetch", {{"state", name(status.prefetch)}, {"gain", status.prefetch_gain}}},
           {"memory",
            {{"resident_bytes", footprint.resident_bytes},
@@ -121,9 +122,11 @@ Json live_json(const Service& service) {
             {"expert_budget_bytes", footprint.expert_budget_bytes},
             {"expert_total_bytes", footprint.expert_total_bytes},
             {"expert_slots", footprint.expert_slots},
+            {"devices", footprint.devices.size()},
             {"vram_bytes", vram_bytes},
             {"vram_slots", vram_slots},
-            {"expert_total", footprint.expert_total}}},
+            {"expert_total", footprint.expert_total},
+            {"all_fit", service.engine().plan().all_resident}}},
           {"map", map_json(view)}};
 }
 

@@ -12,7 +12,7 @@ const TIER_COLOURS = [
   [[110, 86, 10], [255, 226, 110]],
   [[10, 96, 112], [60, 214, 236]],
 ];
-const STAGES = { attention: "attention", experts: "experts", disk_wait: "waiting for the disk", rest: "rest" };
+const STAGES = { attention: "attention", experts: "experts", device_wait: "waiting for devices", disk_wait: "waiting for the disk", rest: "rest" };
 
 let last = null;      // the answer before
 let map = null;       // {layers, experts, cells}
@@ -158,7 +158,7 @@ function showTiles(live, d) {
 }
 
 // Per generated token when there were some, of the second otherwise. What was shown last stays while nothing runs.
-function showStrip(d) {
+function showStrip(live, d) {
   const total = Object.values(d.stages).reduce((a, b) => a + b, 0);
   if (total <= 0) return;
   const perToken = d.generated > 0 && d.prompt === 0;
@@ -166,6 +166,7 @@ function showStrip(d) {
   $("strip-about").textContent = perToken ? `${number((1e3 * total) / unit)} ms per token` : `${number((1e3 * total) / unit)} ms of each second`;
   const parts = [], words = [];
   for (const [stage, label] of Object.entries(STAGES)) {
+    if (stage === "device_wait" && live.memory.devices === 0) continue;
     const part = make("i", stage);
     part.style.width = (100 * d.stages[stage]) / total + "%";
     parts.push(part);
@@ -190,7 +191,7 @@ function meter(name, value, part) {
 }
 
 function rate(name, bytes, limit) {
-  if (limit === null) return meter(name, `${gigabytes(bytes)}/s, limit unknown (--machine)`, null);
+  if (limit === null) return meter(name, `${gigabytes(bytes)}/s`, null);
   return meter(name, `${gigabytes(bytes)}/s of ${gigabytes(limit)}/s`, Math.min(1, bytes / limit));
 }
 
@@ -198,22 +199,28 @@ function showMeters(live, d) {
   const resident = map ? map.cells.reduce((n, byte) => n + (byte >> 6 === 1), 0) : 0;
   const onDevices = map ? map.cells.reduce((n, byte) => n + (byte >> 6 === 2), 0) : 0;
   const m = live.memory;
+  const slots = Math.min(m.expert_slots + m.vram_slots, m.expert_total);
   const busy = share(d.disk_busy_seconds, d.seconds) ?? 0;
   $("meters").replaceChildren(
     meter("Disk busy", percent(busy), busy),
     rate("Disk", d.disk_bytes / d.seconds, live.limits.disk),
-    meter("Expert slots in RAM", `${resident.toLocaleString("en")} of ${m.expert_slots.toLocaleString("en")} filled`, share(resident, m.expert_slots)),
-    meter("Experts with a slot", `${m.expert_slots.toLocaleString("en")} of ${m.expert_total.toLocaleString("en")}`, share(m.expert_slots, m.expert_total)),
     // Experts and the weights of every token are read; what disk and links move is written or read there as well.
     rate("DRAM", (d.ram_bytes + d.passes * m.resident_bytes + d.disk_bytes + d.link_bytes) / d.seconds, live.limits.dram),
+    ...(m.vram_slots > 0 ? [rate("PCIe, both ways", d.link_bytes / d.seconds, live.limits.link)] : []),
+    meter("Experts with a slot", `${slots.toLocaleString("en")} of ${m.expert_total.toLocaleString("en")}`, share(slots, m.expert_total)),
+    meter("Expert slots in RAM", `${resident.toLocaleString("en")} of ${m.expert_slots.toLocaleString("en")} filled`, share(resident, m.expert_slots)),
     ...(m.vram_slots > 0 ? [
-      rate("PCIe, both ways", d.link_bytes / d.seconds, live.limits.link),
       meter("Expert slots in VRAM", `${onDevices.toLocaleString("en")} of ${m.vram_slots.toLocaleString("en")} filled, ${gigabytes(m.vram_bytes)}`, share(onDevices, m.vram_slots)),
     ] : []),
     meter("Weights of every token", gigabytes(m.resident_bytes), null),
     meter("KV cache", `${gigabytes(m.kv_bytes)}, ${live.context.toLocaleString("en")} tokens a slot`, null));
+  const unknown = live.limits.disk === null || live.limits.dram === null;
+  $("limits").textContent = unknown ? "What disk and memory can do is not known: run stoker tune --measure on this machine and restart the server." : "";
+  $("limits").hidden = !unknown;
   const gain = live.prefetch.gain ? `, ${live.prefetch.gain > 0 ? "+" : ""}${(100 * live.prefetch.gain).toFixed(1)} % tokens/s` : "";
-  $("prefetch").textContent = m.expert_slots >= m.expert_total ? "All experts fit: nothing is prefetched." : `Prefetch is ${live.prefetch.state}${gain}`;
+  const { done, total } = live.warmth;
+  const all = done < total ? `Experts are being read into memory: ${done.toLocaleString("en")} of ${total.toLocaleString("en")}.` : "All experts fit: nothing is prefetched.";
+  $("prefetch").textContent = m.all_fit ? all : `Prefetch is ${live.prefetch.state}${gain}`;
 }
 
 // --- charts ---------------------------------------------------------------------------------------------------------
@@ -224,13 +231,13 @@ function drawLine(canvas, values, top, stroke, filled) {
   const y = (v) => height - scale - (v / top) * (height - 3 * scale);
   context.strokeStyle = stroke;
   context.lineWidth = 1.75 * scale;
-  context.lineJoin = "round";
+  context.lineJoin = context.lineCap = "round";
   context.beginPath();
   let open = false, first = 0;
   values.forEach((v, i) => {
     if (v === null) return void (open = false);
-    if (!open) first = i;
-    context[open ? "lineTo" : "moveTo"](x(i), y(v));
+    if (!open) context.moveTo(x((first = i)) - 0.01, y(v));  // one alone is a dot
+    context.lineTo(x(i), y(v));
     open = true;
   });
   context.stroke();
@@ -280,7 +287,7 @@ function showLive(live) {
   const d = difference(live, before);
   remember(d);
   showTiles(live, d);
-  showStrip(d);
+  showStrip(live, d);
   showMeters(live, d);
   drawCharts();
 }
