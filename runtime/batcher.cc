@@ -359,9 +359,11 @@ void Batcher::publish() {
   published_ = state_;
 }
 
-// At borders between steps, where no lease exists.
+// At borders between steps, where no lease exists. A model that streams keeps the drive for what its tokens want.
 void Batcher::warm() {
-  if (warming()) state_.warmth = engine_->warm();
+  auto busy = [](const BatchSlot& slot) { return slot.busy(); };
+  if (!warming() || (!engine_->plan().all_resident && std::any_of(slots_.begin(), slots_.end(), busy))) return;
+  state_.warmth = engine_->warm();
 }
 
 void Batcher::show_residency() {

@@ -171,7 +171,7 @@ struct Engine::Impl {
       sequences.push_back(std::make_unique<KvCache>(hparams, options.context, cache_type()));
       caches.push_back(sequences.back().get());
     }
-    if (plan.all_resident && options.preload && !warms()) preload(progress);
+    if (plan.all_resident && options.preload && !options.warm) preload(progress);
     // From here on no memory is allocated per token.
   }
 
@@ -237,8 +237,6 @@ struct Engine::Impl {
     scheduler->set_prefetch(options.prefetch);
     if (recorder != nullptr) recorder->watch(lookahead.get());
   }
-
-  bool warms() const { return plan.all_resident && options.preload && options.warm; }
 
   void preload(const LoadProgress& progress) {
     struct Context {
@@ -330,7 +328,9 @@ Status Engine::forward(std::span<const BatchRow> rows, std::span<f32> logits, co
   return impl_->forward->run(rows, impl_->caches, logits, impl_->timer, interrupt, between);
 }
 
-Scheduler::Warmth Engine::warm() { return impl_->warms() ? impl_->scheduler->warm() : Scheduler::Warmth{}; }
+Scheduler::Warmth Engine::warm() {
+  return impl_->options.preload && impl_->options.warm ? impl_->scheduler->warm() : Scheduler::Warmth{};
+}
 
 bool Engine::has_between() const { return impl_->between != nullptr; }
 

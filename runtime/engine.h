@@ -56,7 +56,7 @@ struct EngineOptions {
   i64 ring_depth = Plan{}.ring_depth;    // reads in flight
   i64 piece_bytes = Plan{}.piece_bytes;  // of one read; a multiple of what the disk needs
   bool preload = true;  // read all experts before the first token when they fit
-  bool warm = false;    // beside the first tokens instead: see Engine::warm
+  bool warm = false;    // those that fit, beside the first tokens: see Engine::warm
   std::string routing;     // "": the model's gate; else what open_routing() takes
   std::string trace_path;  // "": none; where to record what the router chooses
   bool trace_details = false;  // and where experts were, how long layers waited, what was guessed

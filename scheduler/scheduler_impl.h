@@ -82,6 +82,7 @@ struct Scheduler::Impl {
   std::vector<i64> layers_in_file_order() const;
   i64 preload_bytes() const;
   void warm_devices();
+  i64 warm_share(i64 moe_layer) const;
   i64 warm_next(ExpertKey key);
   SlotId wait_for_free_slot(i64 slot_class);
 

@@ -113,9 +113,17 @@ void Scheduler::Impl::warm_devices() {
   }
 }
 
+// Experts of a layer that are read before somebody asks for them: where they do not all fit, layers share the slots.
+i64 Scheduler::Impl::warm_share(i64 moe_layer) const {
+  if (plan.all_resident) return table.experts_per_layer();
+  const SlotClass& c = plan.classes[static_cast<size_t>(class_of(moe_layer))];
+  return std::min((c.slots - c.exchange_slots) / static_cast<i64>(c.moe_layers.size()), table.experts_per_layer());
+}
+
 // How many experts from this one on are dealt with: 0 when it has to wait for memory, or for experts that leave it for a
 // device; the rest of the layer when there is no place for them.
 i64 Scheduler::Impl::warm_next(ExpertKey key) {
+  if (key.expert.value >= warm_share(key.moe_layer)) return table.experts_per_layer() - key.expert.value;
   if (entry(key).state != State::absent) return 1;
   SlotId slot = slab.take(class_of(key.moe_layer));
   if (slot.valid()) {

@@ -136,7 +136,7 @@ constexpr std::array kRows = {
     OptionRow{kEngine, "--expert-groups", "file|off|G/K", &O::expert_groups,
               "group-limited routing: as the file says, off, or the best K of G groups"},
     OptionRow{kEngine | kSimulate, "--no-preload", "", &O::no_preload,
-              "read experts when first used, even if all would fit (serve reads them beside its first answers)"},
+              "read experts when first used, even if all would fit (serve reads what fits beside its first answers)"},
     OptionRow{kEngine | kSimulate, "--predictor", kPredictorChoices, &O::predictor,
               "how to guess the experts of coming layers when they do not all fit"},
     OptionRow{kEngine | kSimulate, "--lookahead", "N", &O::lookahead,

@@ -303,6 +303,26 @@ TEST_CASE("answers come while experts are still read, with the same bits") {
   }
 }
 
+TEST_CASE("a server whose experts do not all fit fills its memory while nobody asks") {
+  EngineOptions o = options(1);
+  Run cold(text(40, 5), 12), warm(text(40, 5), 12);
+  o.ram_bytes = 5 * kMiB;
+  for (Run* run : {&cold, &warm}) {
+    o.warm = run == &warm;
+    Batcher batcher(load(o), 0);
+    BatcherStatus status = batcher.status();
+    for (int i = 0; i < 10'000 && status.warmth.done < status.warmth.total; i++) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      status = batcher.status();
+    }
+    REQUIRE(batcher.footprint().expert_slots < batcher.footprint().expert_total);
+    CHECK((status.experts.bytes_read > 0) == o.warm);
+    CHECK(status.warmth.done == status.warmth.total);
+    run->in(batcher);
+  }
+  CHECK(warm.logprobs == cold.logprobs);
+}
+
 TEST_CASE("a slot that was saved and restored goes on with the bits of one that was not") {
   test::TempFolder folder;
   std::vector<i32> first = text(60, 5), longer = first;

@@ -131,6 +131,7 @@ std::string random_life(u64 seed, f64 failure_rate) {
   rig.scheduler->set_prefetch({PrefetchMode::on});
 
   for (int step = 0; step < 80; step++) {
+    if (seed % 4 == 1 && rng.below(3) == 0) rig.scheduler->warm();
     i64 moe_layer = rng.below(o.model.layers);
     i64 count = rng.below(4) == 0 ? 1 + rng.below(o.model.experts) : o.model.top_k;
     std::vector<ExpertRequest> requests = random_experts(rng, o.model.experts, count);
@@ -410,6 +411,27 @@ TEST_CASE("warming reads every expert beside leases, which do not wait behind it
   for (i64 l = 0; l < 4; l++) rig.use_all(l, random_experts(rng, 12, 12));
   CHECK((rig.scheduler->stats() - before).hits == 4 * 12);
   CHECK(rig.scheduler->warm().done == 4 * 12);
+}
+
+TEST_CASE("where not all fit, warming gives every layer its share, which leaves for what is wanted") {
+  SmallModel model;
+  ExpertTable table = small_table(model);
+  Rig rig({.model = model, .budget = full_budget(table, 4096) / 2});
+  for (i64 calls = 0; rig.scheduler->warm().done < 4 * 12; calls++) {
+    REQUIRE(calls < 1000);
+    rig.use_all(calls % 4, experts({0}));
+  }
+  for (i64 l = 0; l < 4; l++) {
+    const SlotClass& c = rig.plan.classes[static_cast<size_t>(rig.plan.class_of_moe_layer[static_cast<size_t>(l)])];
+    i64 share = c.slots / static_cast<i64>(c.moe_layers.size());
+    REQUIRE(share > 3);
+    REQUIRE(share < 12);
+    for (i64 e = 0; e < 12; e++)
+      CHECK((rig.scheduler->tier(rig.layer(l), ExpertId(e)) == ExpertTier::disk) == (e >= share));
+  }
+  CHECK(rig.scheduler->stats().evictions == 0);
+  for (i64 l = 0; l < 4; l++) CHECK(rig.use_all(l, experts({9, 10, 11})) > 0);
+  CHECK(rig.scheduler->stats().evictions >= 4);
 }
 
 TEST_CASE("warming leaves an expert that cannot be read to whom it matters") {
