@@ -34,14 +34,10 @@ class Measure(Folder):
         report = json.loads(expect(self, 0, "simulate", "-m", MODEL, "--machine", path, "--tokens", "20", "--json").stdout)
         self.assertGreater(report["warm"]["tokens_per_second"], 0)
 
-    def test_measuring_needs_no_model_and_leaves_nothing_but_its_file(self):
-        path = self.path("here.toml")
-        expect(self, 0, "tune", "--measure", "-o", path)
-        self.assertEqual(sorted(os.listdir(self.folder)), ["here.toml"])
-
-    def test_what_is_measured_without_a_file_to_write_is_kept_where_serve_looks(self):
-        report = expect(self, 0, "tune", "--measure", "-m", MODEL, env=dict(os.environ, XDG_CONFIG_HOME=self.folder)).stdout
+    def test_measuring_needs_neither_a_model_nor_a_file_to_write_and_leaves_one_where_serve_looks(self):
+        report = expect(self, 0, "tune", "--measure", env=dict(os.environ, XDG_CONFIG_HOME=self.folder)).stdout
         self.assertIn(b"stoker/machine.toml: written", report)
+        self.assertEqual(os.listdir(self.folder), ["stoker"])
         self.assertEqual(os.listdir(self.path("stoker")), ["machine.toml"])
 
     def test_mistakes_are_named(self):
