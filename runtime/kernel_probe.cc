@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
-#include <thread>
 #include <vector>
 
 #include "kernels/base/buffer.h"
 #include "kernels/base/clock.h"
+#include "kernels/base/own_thread.h"
 #include "kernels/base/rng.h"
 #include "kernels/format/random_blocks.h"
 #include "kernels/ops.h"
@@ -64,24 +63,18 @@ f64 measure(BlockType type, const KernelProbe& probe, Stream& stream, Buffer& we
 
 KernelSpeeds measure_kernels(const KernelProbe& probe) {
   KernelSpeeds speeds{};
-  std::exception_ptr failure;
-  std::thread([&] {
-    try {
-      WorkerPool workers({.workers = probe.threads});
-      Stream stream(workers, probe.level);
-      // The longest rows are those of F32: as many of each format as a round of rows has must fit.
-      i64 least = kRowsAtATime * row_bytes(BlockType::F32, kCols);
-      Buffer weights(std::max(least, probe.bytes > 0 ? probe.bytes : kBytesPerThread * workers.size()), "measuring kernels");
-      auto asked = [&](BlockType type) {
-        return probe.formats.empty() || std::find(probe.formats.begin(), probe.formats.end(), type) != probe.formats.end();
-      };
-      for (const BlockTypeInfo& format : all_block_types())
-        if (asked(format.type)) speeds[static_cast<size_t>(format.type)] = measure(format.type, probe, stream, weights);
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }).join();
-  if (failure) std::rethrow_exception(failure);
+  on_own_thread([&] {
+    WorkerPool workers({.workers = probe.threads});
+    Stream stream(workers, probe.level);
+    // The longest rows are those of F32: as many of each format as a round of rows has must fit.
+    i64 least = kRowsAtATime * row_bytes(BlockType::F32, kCols);
+    Buffer weights(std::max(least, probe.bytes > 0 ? probe.bytes : kBytesPerThread * workers.size()), "measuring kernels");
+    auto asked = [&](BlockType type) {
+      return probe.formats.empty() || std::find(probe.formats.begin(), probe.formats.end(), type) != probe.formats.end();
+    };
+    for (const BlockTypeInfo& format : all_block_types())
+      if (asked(format.type)) speeds[static_cast<size_t>(format.type)] = measure(format.type, probe, stream, weights);
+  });
   return speeds;
 }
 

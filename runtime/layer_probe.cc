@@ -2,13 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <exception>
 #include <thread>
 #include <vector>
 
 #include "kernels/base/buffer.h"
 #include "kernels/base/clock.h"
-#include "kernels/base/rng.h"
+#include "kernels/base/own_thread.h"
 #include "kernels/base/rng.h"
 #include "kernels/device/stream.h"
 #include "kernels/format/random_blocks.h"
@@ -41,17 +40,11 @@ std::vector<f32> normals(i64 count) {
 // body(stream) on a thread that may be pinned.
 f64 measure(int threads, f64 (*body)(Stream&, f64), f64 seconds) {
   f64 result = 0;
-  std::exception_ptr failure;
-  std::thread([&] {
-    try {
-      WorkerPool workers({.workers = threads});
-      Stream stream(workers, best_isa_level());
-      result = body(stream, seconds);
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }).join();
-  if (failure) std::rethrow_exception(failure);
+  on_own_thread([&] {
+    WorkerPool workers({.workers = threads});
+    Stream stream(workers, best_isa_level());
+    result = body(stream, seconds);
+  });
   return result;
 }
 

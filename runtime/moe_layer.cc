@@ -113,8 +113,8 @@ Status MoeLayer::dense(const Pass& pass) {
 }
 
 // Experts in devices' memory are posted there, behind the shared expert, which `home` computes if there is one; the CPU
-// computes the others. All wants are one lease, whose reads overlap; where nothing is read and others wait for their rows, it is one lease after the
-// other.
+// computes the others. All wants are one lease, whose reads overlap; where nothing is read and others wait for their rows, it
+// is one lease after the other.
 Status MoeLayer::routed(const Pass& pass, const f32* x, bool shared, DeviceLane* home) {
   part_begin_ = 0;
   while (part_begin_ < requests_.size()) {

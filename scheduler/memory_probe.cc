@@ -6,11 +6,10 @@
 #include <array>
 #include <atomic>
 #include <cstring>
-#include <exception>
-#include <thread>
 
 #include "kernels/base/buffer.h"
 #include "kernels/base/clock.h"
+#include "kernels/base/own_thread.h"
 #include "kernels/base/threads.h"
 #include "kernels/device/stream.h"
 
@@ -127,15 +126,7 @@ const MemoryMeasure::Loop& MemoryMeasure::best() const {
 
 MemoryMeasure measure_memory(const MemoryProbe& probe) {
   MemoryMeasure result;
-  std::exception_ptr failure;
-  std::thread([&] {
-    try {
-      result = measure(probe);
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }).join();
-  if (failure) std::rethrow_exception(failure);
+  on_own_thread([&] { result = measure(probe); });
   return result;
 }
 

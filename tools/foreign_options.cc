@@ -8,10 +8,9 @@ namespace stoker {
 
 namespace {
 
-constexpr std::string_view kNoGpu =
-    "stoker places weights itself and this version computes on the CPU only; leave it out. --ram SIZE sets "
-    "the memory "
-    "for experts";
+constexpr std::string_view kPlacesItself =
+    "stoker places weights itself; leave it out. --device and --vram say where besides the CPU, --ram SIZE sets "
+    "the memory for experts";
 constexpr std::string_view kNoOverride =
     "experts need no placement rules: those that do not fit in --ram SIZE stream from disk";
 constexpr std::string_view kNotMapped =
@@ -27,16 +26,16 @@ constexpr std::string_view kSubset =
 constexpr std::string_view kNuma = "workers are pinned to one physical core each; -t N sets their number";
 
 constexpr std::array kForeign = {
-    ForeignOption{"-ngl, --gpu-layers, --n-gpu-layers", true, kNoGpu},
-    ForeignOption{"-sm, --split-mode", true, kNoGpu},
-    ForeignOption{"-ts, --tensor-split", true, kNoGpu},
-    ForeignOption{"-mg, --main-gpu", true, kNoGpu},
-    ForeignOption{"-dev, --device", true, kNoGpu},
-    ForeignOption{"-nkvo, --no-kv-offload", false, kNoGpu},
-    ForeignOption{"-fit, --fit", false, kNoGpu},
-    ForeignOption{"--fit-margin", true, kNoGpu},
-    ForeignOption{"--gpu-fit-margin", true, kNoGpu},
-    ForeignOption{"-grt, --graph-reduce-type", true, kNoGpu},
+    ForeignOption{"-ngl, --gpu-layers, --n-gpu-layers", true, kPlacesItself},
+    ForeignOption{"-sm, --split-mode", true, kPlacesItself},
+    ForeignOption{"-ts, --tensor-split", true, kPlacesItself},
+    ForeignOption{"-mg, --main-gpu", true, kPlacesItself},
+    ForeignOption{"-dev, --device", true, kPlacesItself},
+    ForeignOption{"-nkvo, --no-kv-offload", false, kPlacesItself},
+    ForeignOption{"-fit, --fit", false, kPlacesItself},
+    ForeignOption{"--fit-margin", true, kPlacesItself},
+    ForeignOption{"--gpu-fit-margin", true, kPlacesItself},
+    ForeignOption{"-grt, --graph-reduce-type", true, kPlacesItself},
     ForeignOption{"-ot, --override-tensor", true, kNoOverride},
     ForeignOption{"-cmoe, --cpu-moe", false, kNoOverride},
     ForeignOption{"-ncmoe, --n-cpu-moe", true, kNoOverride},

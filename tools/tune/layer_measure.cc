@@ -1,11 +1,10 @@
 #include "tools/tune/layer_measure.h"
 
 #include <algorithm>
-#include <exception>
-#include <thread>
 #include <vector>
 
 #include "kernels/base/clock.h"
+#include "kernels/base/own_thread.h"
 #include "kernels/base/work_folder.h"
 #include "runtime/engine.h"
 #include "runtime/synth/synth_model.h"
@@ -49,15 +48,7 @@ f64 measure_layer_overhead_us(int threads, f64 gb_per_second) {
   std::string path = folder.file("layers.gguf");
   write_synth_model({.shape = "tiny", .output = path});
   f64 us = 0;
-  std::exception_ptr failure;
-  std::thread([&] {  // the engine pins the thread that it is made in
-    try {
-      us = overhead_us(path, threads, gb_per_second);
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }).join();
-  if (failure) std::rethrow_exception(failure);
+  on_own_thread([&] { us = overhead_us(path, threads, gb_per_second); });  // the engine pins the thread that it is made in
   return us;
 }
 

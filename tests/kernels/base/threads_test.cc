@@ -1,5 +1,7 @@
 #include "kernels/base/threads.h"
 
+#include "kernels/base/error.h"
+#include "kernels/base/own_thread.h"
 #include "kernels/base/work_ranges.h"
 
 #include <doctest/doctest.h>
@@ -54,6 +56,14 @@ TEST_CASE("all workers take part in a region that lasts") {
     while (present < 3) std::this_thread::yield();  // would never end if a worker stayed away
   });
   CHECK(present == 3);
+}
+
+TEST_CASE("work on a thread of its own has ended when the call returns, and throws here") {
+  std::thread::id there;
+  on_own_thread([&] { there = std::this_thread::get_id(); });
+  CHECK(there != std::thread::id());
+  CHECK(there != std::this_thread::get_id());
+  CHECK_THROWS_WITH_AS(on_own_thread([] { fail("told there"); }), "told there", Error);
 }
 
 TEST_CASE("a worker that holds a piece does not keep the others from the rest of its range") {
