@@ -344,8 +344,8 @@ constexpr std::array kCommands = {
         Command::tune, "tune", "-m MODEL [--prompts FILE] | --measure [-m MODEL] [-o MACHINE.toml]",
         "find the settings that are fastest for a model on this machine",
         "Measures the machine, records which experts the text uses and how well gates guess them, simulates every policy on\n"
-        "that, then predictors, layers ahead and thresholds with the best one, lets the fastest and the defaults generate in\n"
-        "turns, and writes what was fastest as the model's profile, which run, bench and serve take up from then on\n"
+        "that, predictors and layers ahead with the best two, thresholds with the best of these, lets the fastest and the\n"
+        "defaults generate in turns, and writes what was fastest as the model's profile, which run, bench and serve take up from then on\n"
         "($XDG_CONFIG_HOME/stoker/MODEL'S FINGERPRINT.toml). What their command line says wins; --profile none does without.\n"
         "Give the --ram that you are going to use. Ctrl-C keeps the profile there was. Loads the model up to sixteen times.\n"
         "--measure alone: the speeds of the disk that holds MODEL (without one, that of the file's folder), of the memory,\n"
