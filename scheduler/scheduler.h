@@ -126,8 +126,9 @@ class Scheduler {
   // still lands. For models that fit. No lease may exist.
   Status preload(bool (*progress)(i64 done, i64 total, void* context), void* context);
   // The same beside the runtime's work: starts as many of these reads as a demand can wait behind, and gives devices their
-  // share of each layer that is in RAM. Where experts do not all fit, every layer gets its share of the slots; what is never
-  // used leaves first. To be called between steps, and now and then while idle, until `done` is `total`.
+  // share of each layer that is in RAM. Where experts do not all fit, every layer gets its share of the slots, for those of
+  // most worth to the policy; what is never used leaves first. To be called between steps, and now and then while idle,
+  // until `done` is `total`.
   // A read that fails is warned about, and left to whom it matters. No lease may exist.
   struct Warmth {
     i64 done = 0, total = 0;  // experts looked at, and all

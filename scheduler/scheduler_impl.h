@@ -83,7 +83,8 @@ struct Scheduler::Impl {
   i64 preload_bytes() const;
   void warm_devices();
   i64 warm_share(i64 moe_layer) const;
-  i64 warm_next(ExpertKey key);
+  void order_warming(i64 moe_layer);
+  i64 warm_next(i64 moe_layer, i64 rank);
   SlotId wait_for_free_slot(i64 slot_class);
 
   size_t index_of(ExpertKey key) const {
@@ -134,6 +135,7 @@ struct Scheduler::Impl {
   Status other_failure;  // of reads that no lease waits for
 
   std::vector<i64> warm_order;  // moe layers, once warming has begun
+  std::vector<ExpertId> warm_experts;  // of the layer that is being warmed, in the order in which they are read
   i64 warmed = 0;               // experts looked at
   i64 warm_filled = 0;          // of these layers, those of which devices have got their share
 };

@@ -120,12 +120,27 @@ i64 Scheduler::Impl::warm_share(i64 moe_layer) const {
   return std::min((c.slots - c.exchange_slots) / static_cast<i64>(c.moe_layers.size()), table.experts_per_layer());
 }
 
-// How many experts from this one on are dealt with: 0 when it has to wait for memory, or for experts that leave it for a
-// device; the rest of the layer when there is no place for them.
-i64 Scheduler::Impl::warm_next(ExpertKey key) {
-  if (key.expert.value >= warm_share(key.moe_layer)) return table.experts_per_layer() - key.expert.value;
+// Where not all fit, the share consists of those that will most probably be wanted: what the policy makes of popularity
+// and of uses so far. Else they are read as they lie in the file.
+void Scheduler::Impl::order_warming(i64 moe_layer) {
+  warm_experts.clear();
+  for (i64 e = 0; e < table.experts_per_layer(); e++) warm_experts.emplace_back(e);
+  if (plan.all_resident) return;
+  std::vector<f64> worth;
+  for (ExpertId e : warm_experts) worth.push_back(policy->worth({moe_layer, e}));
+  auto of = [&](ExpertId e) { return worth[static_cast<size_t>(e.value)]; };
+  std::stable_sort(warm_experts.begin(), warm_experts.end(), [&](ExpertId a, ExpertId b) { return of(a) > of(b); });
+}
+
+// How many experts of the layer from this rank on are dealt with: 0 when it has to wait for memory, or for experts that
+// leave it for a device; the rest of the layer when there is no place for them.
+i64 Scheduler::Impl::warm_next(i64 moe_layer, i64 rank) {
+  i64 rest = table.experts_per_layer() - rank;
+  if (rank == 0) order_warming(moe_layer);
+  if (rank >= warm_share(moe_layer)) return rest;
+  ExpertKey key{moe_layer, warm_experts[static_cast<size_t>(rank)]};
   if (entry(key).state != State::absent) return 1;
-  SlotId slot = slab.take(class_of(key.moe_layer));
+  SlotId slot = slab.take(class_of(moe_layer));
   if (slot.valid()) {
     start_read(key, slot, ReadPriority::background);
     return 1;
@@ -133,10 +148,10 @@ i64 Scheduler::Impl::warm_next(ExpertKey key) {
   if (slab.growing()) return 0;
   if (devices) {
     if (streamer.under_way() > 0) return 0;
-    if (devices->under_way() == 0) fill_devices(key.moe_layer);
+    if (devices->under_way() == 0) fill_devices(moe_layer);
     if (devices->under_way() > 0) return 0;
   }
-  return table.experts_per_layer() - key.expert.value;
+  return rest;
 }
 
 Scheduler::Warmth Scheduler::warm() {
@@ -150,7 +165,7 @@ Scheduler::Warmth Scheduler::warm() {
     i64 bytes = s.table.expert_bytes(s.layer_of(0));
     i64 most = std::clamp<i64>(kWarmBytes / bytes, 2, kPreloadTransfers);
     for (i64 more = 1; more > 0 && s.warmed < total && s.streamer.under_way() < most; s.warmed += more)
-      more = s.warm_next({s.warm_order[static_cast<size_t>(s.warmed / experts)], ExpertId(s.warmed % experts)});
+      more = s.warm_next(s.warm_order[static_cast<size_t>(s.warmed / experts)], s.warmed % experts);
     s.streamer.pump();
     if (!s.other_failure.ok()) log_warning("{}", std::exchange(s.other_failure, {}).message());
   }

@@ -14,6 +14,8 @@
 #include "kernels/base/rng.h"
 #include "scheduler/planner.h"
 #include "scheduler/policy/lru_cache.h"
+#include "scheduler/policy/make_policy.h"
+#include "scheduler/policy/popularity.h"
 #include "scheduler/tiers/slab.h"
 #include "tests/scheduler/fake_reader.h"
 #include "tests/scheduler/pattern_file.h"
@@ -29,6 +31,7 @@ struct Rig {
     SmallModel model = {};
     i64 budget = 0;  // 0: the smallest
     FakeReader::Options drive = {};
+    const Popularity* known = nullptr;  // none: a policy that needs none
   };
   explicit Rig(Options o) : table(small_table(o.model)), reader(drive_of(o, table), clock), options(o) {
     make_scheduler(table);
@@ -40,7 +43,7 @@ struct Rig {
     plan = make_plan(table, {.ram_bytes = o.budget > 0 ? o.budget : smallest_budget(table, 4096),
                              .ring_depth = 8,
                              .piece_bytes = 8192});
-    auto policy = std::make_unique<LruCache>(plan, table.experts_per_layer(), table.top_k());
+    auto policy = make_policy(o.known == nullptr ? "lru" : "auto", plan, table.experts_per_layer(), table.top_k(), o.known);
     scheduler = std::make_unique<Scheduler>(table, plan, std::move(policy), reader, clock,
                                             SlabOptions{.piece_bytes = 256 * kKiB, .background = false});
   }
@@ -432,6 +435,32 @@ TEST_CASE("where not all fit, warming gives every layer its share, which leaves 
   CHECK(rig.scheduler->stats().evictions == 0);
   for (i64 l = 0; l < 4; l++) CHECK(rig.use_all(l, experts({9, 10, 11})) > 0);
   CHECK(rig.scheduler->stats().evictions >= 4);
+}
+
+TEST_CASE("where not all fit, warming reads the most popular experts of each layer") {
+  SmallModel model;
+  ExpertTable table = small_table(model);
+  Popularity known(4, 12);
+  auto rank = [](i64 l, i64 e) { return (e * 5 + l) % 12; };  // 0: the most popular
+  for (i64 l = 0; l < 4; l++) {
+    std::vector<f32> uses;
+    for (i64 e = 0; e < 12; e++) uses.push_back(static_cast<f32>(100 - 8 * rank(l, e)));
+    known.set(l, 100, uses);
+  }
+  Rig rig({.model = model, .budget = full_budget(table, 4096) / 2, .known = &known});
+  auto in_memory = [&](i64 l, i64 e) { return rig.scheduler->tier(rig.layer(l), ExpertId(e)) != ExpertTier::disk; };
+  for (i64 calls = 0; rig.scheduler->warm().done < 4 * 12; calls++) {
+    REQUIRE(calls < 1000);
+    rig.clock.advance(100);
+  }
+  for (i64 l = 0; l < 4; l++) {
+    i64 share = 0, worst = 0;
+    for (i64 e = 0; e < 12; e++)
+      if (in_memory(l, e)) share++, worst = std::max(worst, rank(l, e));
+    CHECK(share > 3);
+    CHECK(share < 12);
+    CHECK(worst == share - 1);
+  }
 }
 
 TEST_CASE("warming leaves an expert that cannot be read to whom it matters") {
