@@ -45,7 +45,7 @@ class BatchSlot {
   void feed_prompt(std::span<f32> logits, const std::function<void()>& between = {});
 
   BatchRow next_row() const;  // of the token sampled last
-  // What came of next_row().
+  // What came of next_row(). On any one thread, while the engine thread waits.
   void computed(std::span<const f32> logits);
   void fail(const Status& status);
 

@@ -313,16 +313,31 @@ void Batcher::decode(std::span<BatchSlot* const> slots) {
   }
   state_.decode_passes++;
   state_.decode_rows += static_cast<i64>(slots.size());
-  for (size_t i = 0; i < slots.size(); i++) {
-    if (status.ok()) {
-      i64 last_token_ns = slots[i]->last_used_ns();
-      slots[i]->computed(logits.subspan(i * vocab, vocab));
-      state_.token_gaps.add(static_cast<f64>(slots[i]->last_used_ns() - last_token_ns) / 1e9);
-    } else {
-      slots[i]->fail(status);
-    }
-    if (!slots[i]->busy()) account(*slots[i]);
+  if (status.ok()) {
+    take_logits(slots, logits);
+  } else {
+    slots[0]->fail(status);
   }
+  for (BatchSlot* slot : slots)
+    if (!slot->busy()) account(*slot);
+}
+
+// Each sequence has its own sampler, grammar and text, so that the workers share the rows.
+void Batcher::take_logits(std::span<BatchSlot* const> slots, std::span<const f32> logits) {
+  size_t vocab = logits.size() / slots.size();
+  last_token_ns_.clear();
+  for (const BatchSlot* slot : slots) last_token_ns_.push_back(slot->last_used_ns());
+  auto take = [&](i64 row) {
+    size_t i = static_cast<size_t>(row);
+    slots[i]->computed(logits.subspan(i * vocab, vocab));
+  };
+  if (slots.size() == 1) {
+    take(0);
+  } else {
+    engine_->for_each(static_cast<i64>(slots.size()), take);
+  }
+  for (size_t i = 0; i < slots.size(); i++)
+    state_.token_gaps.add(static_cast<f64>(slots[i]->last_used_ns() - last_token_ns_[i]) / 1e9);
 }
 
 // After a generation's end: the sums, the slot is free, and its client hears of it.

@@ -101,6 +101,7 @@ class Batcher {
   void inside_prompt();
   void step_decode();
   void decode(std::span<BatchSlot* const> slots);
+  void take_logits(std::span<BatchSlot* const> slots, std::span<const f32> logits);
   void publish();
   void show_residency();
   void warm();
@@ -116,6 +117,7 @@ class Batcher {
   std::vector<BatchSlot> slots_;
   std::vector<f32> logits_;  // [slots, vocab]
   std::vector<BatchRow> rows_;
+  std::vector<i64> last_token_ns_;  // [rows]
   size_t next_prompt_ = 0;
   BatchSlot* prompt_ = nullptr;          // whose chunk is being computed
   i64 decoded_ns_ = 0, decode_ns_ = 0;   // when the last rows were computed, and how long that took

@@ -340,4 +340,8 @@ Status Engine::forward_between(std::span<const BatchRow> rows, std::span<f32> lo
   return impl_->between->run(rows, impl_->caches, logits, impl_->timer, nullptr);
 }
 
+void Engine::for_each(i64 count, FunctionRef<void(i64)> body) {
+  impl_->workers->for_each(count, [&](i64 index, int) { body(index); });
+}
+
 }  // namespace stoker

@@ -12,6 +12,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/ids.h"
 #include "kernels/base/stats.h"
+#include "kernels/base/threads.h"
 #include "kernels/device/open_devices.h"
 #include "kernels/device/stream.h"
 #include "runtime/forward.h"
@@ -130,6 +131,10 @@ class Engine {
   // for an engine of several sequences that neither records nor replays routes: those follow one pass at a time.
   Status forward_between(std::span<const BatchRow> rows, std::span<f32> logits);
   bool has_between() const;
+
+  // body(index) for every index of [0, count), shared by the compute workers: between passes, or where forward_between()
+  // may be called. For what rows have to themselves once their logits are there.
+  void for_each(i64 count, FunctionRef<void(i64 index)> body);
 
   // Goes on reading experts that fit (EngineOptions::warm): between passes, or in a pass's `between`. Experts that have been
   // asked for, and all; equal when there is nothing to do.

@@ -56,7 +56,8 @@ struct Generation {
   bool reuse_prefix = true;  // start from what a slot's cache has in common with the prompt
   i64 top_logprobs = -1;     // -1: no log probabilities
 
-  // Both are called by the engine thread, on_done once and last. They must not block.
+  // on_token is called by the engine thread or one of its workers, beside that of other generations; on_done by the
+  // engine thread, once and last. They must not block.
   std::function<bool(const GeneratedToken&)> on_token;  // false: that is enough
   std::function<void(const GenerationResult&)> on_done;
 

@@ -26,7 +26,7 @@ struct Completion::Events {
   }
 };
 
-// From the tokens of one generation to its events, on the engine's thread.
+// From the tokens of one generation to its events, on the engine's threads.
 class Completion::Choice {
  public:
   Choice(size_t index, const CompletionWish& wish, const Tokenizer& tokenizer, std::shared_ptr<Events> events)

@@ -1,5 +1,5 @@
 // Completion: the generations of one request as a stream of events: text of choice 0, 1, ..., and each one's end. The
-// engine's thread makes the events, the request's thread takes them.
+// engine's threads make the events, the request's thread takes them.
 #pragma once
 
 #include <condition_variable>
