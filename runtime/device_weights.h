@@ -9,7 +9,7 @@
 
 #include "kernels/base/ids.h"
 #include "kernels/device/device_buffer.h"
-#include "runtime/home_devices.h"
+#include "scheduler/home_devices.h"
 #include "runtime/weights.h"
 
 namespace stoker {

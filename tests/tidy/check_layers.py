@@ -17,7 +17,7 @@ AREAS = {
     "kernels": ["kernels/ops", "kernels/ref/", "kernels/cpu/", "kernels/cuda/"],
     "expert_table": ["scheduler/model_file/expert_table"],
     "model_file": ["scheduler/model_file/"],
-    "plan": ["scheduler/plan.h"],
+    "plan": ["scheduler/plan.h", "scheduler/home_devices"],
     "predictor": ["scheduler/policy/predictor"],
     "popularity": ["scheduler/policy/popularity"],
     "policy": ["scheduler/policy/"],

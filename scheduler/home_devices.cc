@@ -1,4 +1,4 @@
-#include "runtime/home_devices.h"
+#include "scheduler/home_devices.h"
 
 #include <numeric>
 
