@@ -1,10 +1,11 @@
 // DeviceLayers: what an engine has on one device. The scheduler keeps experts in the arena; the rest is of the layers whose
-// home the device is. Owner: the engine thread.
+// home the device is, and a part of the output head. Owner: the engine thread.
 #pragma once
 
 #include <memory>
 
 #include "runtime/device_attention.h"
+#include "runtime/device_head.h"
 #include "runtime/device_lane.h"
 
 namespace stoker {
@@ -17,8 +18,11 @@ struct DeviceLayers {
   DeviceWeights weights;
   std::unique_ptr<DeviceLane> lane;
   std::unique_ptr<DeviceAttention> attention;  // none: of no layer
+  std::unique_ptr<DeviceHead> head;            // none: no part of it
 
   i64 kv_bytes() const { return attention != nullptr ? attention->cache_bytes() : 0; }
+  // Who computes its part of the output head there; nullptr: the CPU does.
+  DeviceHead* head_part() const { return lane->failed() ? nullptr : head.get(); }
   // Who computes a layer's attention there; nullptr: the CPU does.
   DeviceAttention* attention_of(LayerId layer) const {
     return attention != nullptr && !lane->failed() && weights.attention(layer) != nullptr ? attention.get() : nullptr;

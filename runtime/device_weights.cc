@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <numeric>
 
 #include "kernels/format/packed.h"
 
@@ -81,10 +82,6 @@ class Placing {
 
   void finish() { upload_.flush(at_); }
 
- private:
-  bool packs(const Matrix& m) const { return packed_ && info(m.type).block_weights > 1; }
-  i64 bytes_there(const Matrix& m) const { return packs(m) ? packed_bytes(m.type, m.rows, m.cols) : file_bytes(m); }
-
   Matrix matrix(const Matrix& m, i64 heads = 1, i64 head_bytes = 0) {
     for (i64 h = 0; h < heads && m.rows > 0; h++) {
       const std::byte* from = static_cast<const std::byte*>(m.data) + h * head_bytes;
@@ -101,6 +98,10 @@ class Placing {
     return there;
   }
 
+ private:
+  bool packs(const Matrix& m) const { return packed_ && info(m.type).block_weights > 1; }
+  i64 bytes_there(const Matrix& m) const { return packs(m) ? packed_bytes(m.type, m.rows, m.cols) : file_bytes(m); }
+
   const f32* vector(const f32* values, i64 size) {
     if (size == 0) return nullptr;
     upload_.put(at_, values, size * i64{sizeof(f32)});
@@ -116,6 +117,13 @@ class Placing {
   i64 at_ = 0;
 };
 
+HeadPart head_part(const Matrix& output, std::span<const i64> rows, size_t device) {
+  HeadPart part{.weights = output, .first_row = std::accumulate(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(device), i64{0})};
+  part.weights.rows = rows[device];
+  part.weights.data = static_cast<const std::byte*>(output.data) + part.first_row * row_bytes(output.type, output.cols);
+  return part;
+}
+
 }  // namespace
 
 i64 DeviceWeights::ffn_bytes(const LayerWeights& w) { return room(w.gate) + room(w.up) + room(w.down); }
@@ -125,19 +133,22 @@ i64 DeviceWeights::attention_bytes(const LayerWeights& w) {
          room(w.k_b, heads(w)) + room(w.v_b, heads(w)) + room(w.attention_output);
 }
 
-DeviceWeights::DeviceWeights(Device& device, std::span<const LayerWeights> layers, std::span<const LayerHome> homes, i32 index)
-    : ffns_(layers.size()), attention_(layers.size()) {
-  i64 bytes = 0;
+DeviceWeights::DeviceWeights(Device& device, const Weights& weights, const Homes& homes, i32 index)
+    : ffns_(weights.layers().size()), attention_(weights.layers().size()) {
+  std::span<const LayerWeights> layers = weights.layers();
+  HeadPart head = head_part(weights.output(), homes.head_rows, static_cast<size_t>(index));
+  i64 bytes = room(head.weights);
   for (size_t l = 0; l < layers.size(); l++)
-    if (homes[l].device == index) bytes += ffn_bytes(layers[l]) + (homes[l].attention ? attention_bytes(layers[l]) : 0);
+    if (homes.layers[l].device == index) bytes += ffn_bytes(layers[l]) + (homes.layers[l].attention ? attention_bytes(layers[l]) : 0);
   if (bytes == 0) return;
   memory_ = DeviceBuffer(device, bytes, "resident weights");
   Placing placing(device, memory_.data());
   for (size_t l = 0; l < layers.size(); l++) {
-    if (homes[l].device != index) continue;
-    if (homes[l].attention) attention_[l] = placing.attention(layers[l]);
+    if (homes.layers[l].device != index) continue;
+    if (homes.layers[l].attention) attention_[l] = placing.attention(layers[l]);
     ffns_[l] = placing.ffn(layers[l]);
   }
+  head_ = {placing.matrix(head.weights), head.first_row};
   placing.finish();
 }
 

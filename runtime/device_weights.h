@@ -1,6 +1,6 @@
 // DeviceWeights: in a device's memory, and in the order that it wants, the weights that every row passes of the layers
-// whose home it is: attention's, and the dense FFN or the shared experts. RAM keeps its copy, from which the CPU computes when
-// the device is lost.
+// whose home it is: attention's, and the dense FFN or the shared experts; and its part of the output head. RAM keeps its copy,
+// from which the CPU computes when the device is lost.
 // Immutable after construction. Owner: the engine thread.
 #pragma once
 
@@ -19,15 +19,20 @@ struct ResidentFfn {
   Matrix gate, up, down;
 };
 
+struct HeadPart {
+  Matrix weights;     // rows of the output head
+  i64 first_row = 0;  // of the vocabulary
+};
+
 class DeviceWeights {
  public:
   // What a layer takes of its home. The weights' data need not be there.
   static i64 ffn_bytes(const LayerWeights& layer);
   static i64 attention_bytes(const LayerWeights& layer);
 
-  // Of the `layers` whose home is `index`. Throws Error when the device has no room or a copy fails. The device must
+  // Of what has device `index` for its home. Throws Error when the device has no room or a copy fails. The device must
   // outlive it.
-  DeviceWeights(Device& device, std::span<const LayerWeights> layers, std::span<const LayerHome> homes, i32 index);
+  DeviceWeights(Device& device, const Weights& weights, const Homes& homes, i32 index);
 
   // nullptr: its home is elsewhere.
   const ResidentFfn* ffn(LayerId layer) const {
@@ -39,6 +44,8 @@ class DeviceWeights {
     const LayerWeights& w = attention_[static_cast<size_t>(layer.value)];
     return w.kv_a.rows > 0 ? &w : nullptr;
   }
+  // nullptr: it has no part of it.
+  const HeadPart* head() const { return head_.weights.rows > 0 ? &head_ : nullptr; }
   i64 bytes() const { return memory_.bytes(); }
   i64 ffn_layers() const;
   i64 attention_layers() const;
@@ -47,6 +54,7 @@ class DeviceWeights {
   DeviceBuffer memory_;
   std::vector<ResidentFfn> ffns_;        // [layers]
   std::vector<LayerWeights> attention_;  // [layers]
+  HeadPart head_;
 };
 
 }  // namespace stoker

@@ -300,6 +300,7 @@ EngineFootprint Engine::footprint() const {
                        .resident_bytes = e.devices->layers(i).weights.bytes(),
                        .home_layers = e.devices->layers(i).weights.ffn_layers(),
                        .attention_layers = e.devices->layers(i).weights.attention_layers(),
+                       .head_rows = e.devices->layers(i).head ? e.devices->layers(i).head->rows() : 0,
                        .kv_bytes = e.devices->layers(i).kv_bytes(),
                        .expert_bytes = e.plan.device_arena_bytes(i),
                        .expert_slots = e.plan.device_experts(i),

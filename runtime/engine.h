@@ -74,10 +74,12 @@ using LoadProgress = std::function<bool(std::string_view stage, i64 done_bytes, 
 
 struct DeviceFootprint {
   std::string id;          // "host:0"
-  i64 resident_bytes = 0;  // of its memory: dense FFN or shared experts of so many layers, attention of others or the same
+  // Of its memory: dense FFN or shared experts of so many layers, attention of others or the same, rows of the output head.
+  i64 resident_bytes = 0;
   i64 home_layers = 0;
   i64 attention_layers = 0;
-  i64 kv_bytes = 0;        // of its memory: the KV cache of the latter
+  i64 head_rows = 0;       // each is a word of the vocabulary
+  i64 kv_bytes = 0;        // of its memory: the KV cache of those with attention
   i64 expert_bytes = 0;    // of its memory, for experts
   i64 expert_slots = 0;
   i64 experts = 0;         // there now; 0 when it is lost

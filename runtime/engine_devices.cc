@@ -30,6 +30,7 @@ EngineDevices::EngineDevices(const DeviceChoice& choice, const Hparams& hparams,
       hparams_(hparams),
       attention_limits_(limits),
       limits_(lane_limits(hparams, limits)),
+      head_limits_{.rows = limits.rows, .hidden = hparams.hidden, .vocab = hparams.vocab, .exact = limits.exact},
       table_(table),
       devices_(open_devices(choice_)) {
   if (choice_.kind == DeviceChoice::Kind::cuda && limits.exact)
@@ -44,7 +45,7 @@ bool EngineDevices::attends() const {
 // What computing takes of a device's memory.
 i64 EngineDevices::scratch_bytes(const Device& device) const {
   i64 attention = attends() ? DeviceAttention::bytes_needed(device_ops(device), hparams_, attention_limits_) : 0;
-  return DeviceLane::bytes_needed(limits_) + attention;
+  return DeviceLane::bytes_needed(limits_) + DeviceHead::bytes_needed(head_limits_) + attention;
 }
 
 // What a copier takes of a device's memory.
@@ -54,7 +55,7 @@ i64 EngineDevices::staging_bytes(const Device& device) const {
 }
 
 std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_bytes,
-                                                   std::span<const LayerWeights> shapes) {
+                                                   const Weights::Shapes& shapes) {
   if (vram_bytes.size() > 1 && vram_bytes.size() != devices_.size())
     fail("--vram names {} sizes for {} devices: give one for each, or one for all", vram_bytes.size(), devices_.size());
   if (!vram_bytes.empty() && devices_.empty()) fail("--vram: there is no device (--device)");
@@ -76,19 +77,19 @@ std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_
   return requests;
 }
 
-// Takes what layers need from what their homes have.
-void EngineDevices::give_homes(std::span<const LayerWeights> shapes, std::vector<DeviceRequest>& requests) {
-  std::vector<LayerBytes> layers;
+// Takes what has its home there from what devices have.
+void EngineDevices::give_homes(const Weights::Shapes& shapes, std::vector<DeviceRequest>& requests) {
+  ResidentBytes resident{.layers = {},
+                         .head_rows = shapes.output.rows,
+                         .head_row_bytes = row_bytes(shapes.output.type, shapes.output.cols)};
   std::vector<i64> budgets;
   i64 cache = DeviceAttention::cache_bytes_needed(hparams_, attention_limits_);
-  for (const LayerWeights& layer : shapes)
-    layers.push_back({.attention = attends() ? DeviceWeights::attention_bytes(layer) + cache : 0,
-                      .ffn = DeviceWeights::ffn_bytes(layer)});
+  for (const LayerWeights& layer : shapes.layers)
+    resident.layers.push_back({.attention = attends() ? DeviceWeights::attention_bytes(layer) + cache : 0,
+                               .ffn = DeviceWeights::ffn_bytes(layer)});
   for (const DeviceRequest& request : requests) budgets.push_back(request.vram_bytes);
-  homes_ = layer_homes(layers, budgets);
-  for (size_t l = 0; l < homes_.size(); l++)
-    if (homes_[l].device >= 0)
-      requests[static_cast<size_t>(homes_[l].device)].vram_bytes -= layers[l].ffn + (homes_[l].attention ? layers[l].attention : 0);
+  homes_ = place_resident(resident, budgets);
+  for (size_t d = 0; d < requests.size(); d++) requests[d].vram_bytes = homes_.left_bytes[d];
 }
 
 void EngineDevices::record(Timeline& timeline) {
@@ -103,12 +104,15 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
     const Ops& ops = device_ops(device);
     auto lane = std::make_unique<DeviceLane>(device, ops, level, limits_);
     lanes_.push_back({.arena = DeviceBuffer(device, plan.device_arena_bytes(i), "experts"),
-                      .weights = DeviceWeights(device, weights.layers(), homes_, static_cast<i32>(i)),
+                      .weights = DeviceWeights(device, weights, homes_, static_cast<i32>(i)),
                       .lane = std::move(lane),
-                      .attention = nullptr});
+                      .attention = nullptr,
+                      .head = nullptr});
     DeviceLayers& there = lanes_.back();
     if (there.weights.attention_layers() > 0)
       there.attention = std::make_unique<DeviceAttention>(device, ops, level, hparams_, attention_limits_, there.weights);
+    if (there.weights.head() != nullptr)
+      there.head = std::make_unique<DeviceHead>(device, ops, level, head_limits_, there.weights);
     packings_.push_back(nullptr);
     if (ops.pack != nullptr)
       packings_.back() = std::make_unique<EnginePacking>(
@@ -123,7 +127,8 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
 
 i64 EngineDevices::host_bytes() const {
   i64 bytes = 0;
-  for (const DeviceLayers& d : lanes_) bytes += d.lane->host_bytes() + (d.attention ? d.attention->host_bytes() : 0);
+  for (const DeviceLayers& d : lanes_)
+    bytes += d.lane->host_bytes() + (d.attention ? d.attention->host_bytes() : 0) + (d.head ? d.head->host_bytes() : 0);
   return bytes;
 }
 

@@ -22,10 +22,10 @@ class EngineDevices {
   EngineDevices(const DeviceChoice& choice, const Hparams& hparams, const DeviceAttention::Limits& limits,
                 const ExpertTable& table);
 
-  // Gives the layers their homes, and says what the planner may use of each device for experts. `vram_bytes`: for
+  // Gives layers and head their homes, and says what the planner may use of each device for experts. `vram_bytes`: for
   // KV cache and weights, those that every row passes first; one for each device or one for all; none: what is free beside
   // scratch. Throws Error when their number does not fit.
-  std::vector<DeviceRequest> requests(const std::vector<i64>& vram_bytes, std::span<const LayerWeights> shapes);
+  std::vector<DeviceRequest> requests(const std::vector<i64>& vram_bytes, const Weights::Shapes& shapes);
   // Uploads what every row passes. Throws Error when a device has less memory than that, or fails.
   void allocate(const Plan& plan, const Weights& weights, IsaLevel level);
 
@@ -42,16 +42,17 @@ class EngineDevices {
   i64 staging_bytes(const Device& device) const;
 
   i64 scratch_bytes(const Device& device) const;
-  void give_homes(std::span<const LayerWeights> shapes, std::vector<DeviceRequest>& requests);
+  void give_homes(const Weights::Shapes& shapes, std::vector<DeviceRequest>& requests);
   bool attends() const;
 
   DeviceChoice choice_;
   const Hparams& hparams_;
   DeviceAttention::Limits attention_limits_;
   DeviceLane::Limits limits_;
+  DeviceHead::Limits head_limits_;
   const ExpertTable& table_;
   std::vector<std::unique_ptr<Device>> devices_;
-  std::vector<LayerHome> homes_;  // [layers]
+  Homes homes_;
   std::vector<DeviceLayers> lanes_;
   std::vector<std::unique_ptr<EnginePacking>> packings_;  // [devices], none where the file's order is the device's
   std::unique_ptr<DeviceCopier> copier_;

@@ -77,7 +77,11 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
     }
   }
   timer.enter(Stage::rest);
-  output_head(rows, logits);
+  Status status = output_head(rows, logits, timer);
+  if (!status.ok()) {
+    timer.stop();
+    return status;
+  }
   for (const SequenceRun& run : runs_) {
     run.cache->set_length(run.position + run.rows);
     run.cache->share();
@@ -139,7 +143,8 @@ void Forward::embed(std::span<const BatchRow> rows) {
   }
 }
 
-void Forward::output_head(std::span<const BatchRow> rows, std::span<f32> logits) {
+// By devices, each its part of the vocabulary, and the CPU. Failure: a device is lost, as in attend().
+Status Forward::output_head(std::span<const BatchRow> rows, std::span<f32> logits, StageTimer& timer) {
   i64 wanted = 0;
   for (size_t i = 0; i < rows.size(); i++) {
     if (!rows[i].logits) continue;
@@ -154,10 +159,56 @@ void Forward::output_head(std::span<const BatchRow> rows, std::span<f32> logits)
                             .epsilon = h_.rms_epsilon});
     wanted++;
   }
-  if (wanted == 0) return;
+  if (wanted == 0) return {};
   CHECK(static_cast<i64>(logits.size()) == wanted * h_.vocab);
   head_inputs_.set(floats(normed_), wanted, h_.hidden);
-  head_inputs_.multiply(stream_, weights_.output(), limits_.exact, logits.data(), h_.vocab);
+  rest_of_head(logits.data());
+  bool on_devices = std::any_of(devices_.begin(), devices_.end(), [](const DeviceLayers& d) { return d.head_part() != nullptr; });
+  for (i64 at = 0; on_devices && at < wanted; at += DeviceHead::kRows) {
+    for (DeviceLayers& device : devices_)
+      if (DeviceHead* part = device.head_part())
+        part->post(floats(normed_) + at * h_.hidden, std::min(DeviceHead::kRows, wanted - at));
+    timer.enter(Stage::device_wait);
+    Status status = finish_heads(logits.data() + at * h_.vocab);
+    timer.enter(Stage::rest);
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+// Of all devices, also after a failure: nothing may be under way when the next pass begins.
+Status Forward::finish_heads(f32* logits) {
+  Status result;
+  for (size_t d = 0; d < devices_.size(); d++) {
+    DeviceHead* part = devices_[d].head_part();
+    if (part == nullptr) continue;
+    Status status = part->finish(logits);
+    if (status.ok()) continue;
+    devices_[d].lane->lose();
+    scheduler_.lose_device(static_cast<i64>(d));
+    if (result.ok()) result = Status::failure(status.message() + kElsewhere);
+  }
+  return result;
+}
+
+// What is no device's, or a lost one's: all rows at once.
+void Forward::rest_of_head(f32* logits) {
+  const Matrix& all = weights_.output();
+  auto multiply = [&](i64 from, i64 to) {
+    if (from == to) return;
+    Matrix part = all;
+    part.data = static_cast<const std::byte*>(all.data) + from * row_bytes(all.type, all.cols);
+    part.rows = to - from;
+    head_inputs_.multiply(stream_, part, limits_.exact, logits + from, h_.vocab);
+  };
+  i64 next = 0;
+  for (const DeviceLayers& device : devices_) {
+    const DeviceHead* part = device.head_part();
+    if (part == nullptr) continue;
+    multiply(next, part->first_row());
+    next = part->first_row() + part->rows();
+  }
+  multiply(next, h_.vocab);
 }
 
 }  // namespace stoker

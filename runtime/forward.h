@@ -43,7 +43,9 @@ class Forward {
   Status attend(LayerId layer, i64 rows, StageTimer& timer, PassBreaks& breaks);
   void split_into_runs(std::span<const BatchRow> rows, std::span<KvCache* const> caches);
   void embed(std::span<const BatchRow> rows);
-  void output_head(std::span<const BatchRow> rows, std::span<f32> logits);
+  Status output_head(std::span<const BatchRow> rows, std::span<f32> logits, StageTimer& timer);
+  Status finish_heads(f32* logits);
+  void rest_of_head(f32* logits);
 
   const Ops& ops_;
   Stream& stream_;

@@ -310,9 +310,10 @@ i64 Weights::bytes_needed(const Gguf& gguf, const Hparams& hparams) {
   return layout.used;
 }
 
-std::vector<LayerWeights> Weights::shapes(const Gguf& gguf, const Hparams& hparams) {
+Weights::Shapes Weights::shapes(const Gguf& gguf, const Hparams& hparams) {
   Layout layout(gguf, hparams, nullptr);
-  return place_all(layout, gguf, hparams).layers;
+  Placed placed = place_all(layout, gguf, hparams);
+  return {std::move(placed.layers), placed.output};
 }
 
 Weights::Weights(const Gguf& gguf, const Hparams& hparams, const std::function<bool(i64, i64)>& progress)

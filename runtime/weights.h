@@ -58,8 +58,12 @@ class Weights {
   Weights(const Gguf& gguf, const Hparams& hparams, const std::function<bool(i64, i64)>& progress);
 
   static i64 bytes_needed(const Gguf& gguf, const Hparams& hparams);
-  // [layers] with types and sizes, and no data.
-  static std::vector<LayerWeights> shapes(const Gguf& gguf, const Hparams& hparams);
+  // What there will be, with types and sizes and no data.
+  struct Shapes {
+    std::vector<LayerWeights> layers;
+    Matrix output;  // [vocab, hidden]
+  };
+  static Shapes shapes(const Gguf& gguf, const Hparams& hparams);
 
   const std::vector<LayerWeights>& layers() const { return layers_; }
   const Matrix& embedding() const { return embedding_; }  // [vocab, hidden], mapped

@@ -1,5 +1,6 @@
 #include "scheduler/home_devices.h"
 
+#include <algorithm>
 #include <numeric>
 
 namespace stoker {
@@ -38,6 +39,43 @@ std::vector<LayerHome> layer_homes(std::span<const LayerBytes> layers, std::span
       homes[l] = {.device = found[l], .attention = attention};
       left[static_cast<size_t>(found[l])] -= bytes[l];
     }
+  }
+  return homes;
+}
+
+i64 head_part_bytes(i64 rows, i64 row_bytes) {
+  constexpr i64 kAlignment = 256;  // of what lies behind it on a device
+  return round_up(round_up(rows, kHeadTileRows) * row_bytes, kAlignment);
+}
+
+std::vector<i64> head_rows(i64 rows, i64 row_bytes, std::span<const i64> vram_bytes) {
+  std::vector<i64> parts(vram_bytes.size());
+  f64 all = 0;
+  for (i64 bytes : vram_bytes) all += static_cast<f64>(bytes);
+  if (rows == 0 || all == 0) return parts;
+  i64 left = rows;
+  for (size_t d = 0; d < parts.size(); d++) {
+    parts[d] = round_down(static_cast<i64>(static_cast<f64>(rows) * static_cast<f64>(vram_bytes[d]) / all), kHeadTileRows);
+    left -= parts[d];
+  }
+  parts[static_cast<size_t>(std::max_element(vram_bytes.begin(), vram_bytes.end()) - vram_bytes.begin())] += left;
+  for (size_t d = 0; d < parts.size(); d++)
+    if (head_part_bytes(parts[d], row_bytes) > vram_bytes[d]) return std::vector<i64>(parts.size());
+  return parts;
+}
+
+Homes place_resident(const ResidentBytes& resident, std::span<const i64> vram_bytes) {
+  Homes homes;
+  homes.left_bytes.assign(vram_bytes.begin(), vram_bytes.end());
+  homes.head_rows = head_rows(resident.head_rows, resident.head_row_bytes, homes.left_bytes);
+  for (size_t d = 0; d < homes.head_rows.size(); d++)
+    homes.left_bytes[d] -= head_part_bytes(homes.head_rows[d], resident.head_row_bytes);
+  homes.layers = layer_homes(resident.layers, homes.left_bytes);
+  for (size_t l = 0; l < homes.layers.size(); l++) {
+    const LayerHome& home = homes.layers[l];
+    if (home.device < 0) continue;
+    homes.left_bytes[static_cast<size_t>(home.device)] -=
+        resident.layers[l].ffn + (home.attention ? resident.layers[l].attention : 0);
   }
   return homes;
 }

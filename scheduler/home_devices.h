@@ -1,4 +1,9 @@
-// Which device is home of which layer: it keeps what every row passes of the layer, and computes with that.
+// Which device is home of what every row passes: it keeps that, and computes with it. One rule for the engine, which
+// allocates so, and for planner and simulator, which foretell it. Pure.
+//
+// The head comes first: each of its bytes is read for every token, all of them cost one crossing of the link, and it has no
+// cache that lies empty until a context has grown. Then whole layers, attention and FFN, because rows that are there anyway
+// cross no link for the FFN's sake; then the FFNs of other layers. Experts get what is left: a token wants only some of them.
 #pragma once
 
 #include <span>
@@ -24,5 +29,23 @@ struct LayerHome {
 };
 // Whole layers first. Of those for which there is no room, the FFNs.
 std::vector<LayerHome> layer_homes(std::span<const LayerBytes> layers, std::span<const i64> vram_bytes);
+
+// Of the output head, [rows, hidden]: the vocabulary's rows that each device computes, one device after the other, in
+// proportion to memory; all 0 when there is no room for the whole. Parts are rows of whole tiles of a card's order.
+constexpr i64 kHeadTileRows = 32;
+std::vector<i64> head_rows(i64 rows, i64 row_bytes, std::span<const i64> vram_bytes);
+// What a part takes of its device, at most.
+i64 head_part_bytes(i64 rows, i64 row_bytes);
+
+struct ResidentBytes {
+  std::vector<LayerBytes> layers;
+  i64 head_rows = 0, head_row_bytes = 0;
+};
+struct Homes {
+  std::vector<LayerHome> layers;
+  std::vector<i64> head_rows;   // [devices]
+  std::vector<i64> left_bytes;  // [devices] for experts
+};
+Homes place_resident(const ResidentBytes& resident, std::span<const i64> vram_bytes);
 
 }  // namespace stoker

@@ -86,9 +86,9 @@ std::unique_ptr<Engine> load_engine(const EngineOptions& options,
            name(engine->isa()), engine->io_description(), human_bytes(f.resident_bytes),
            human_bytes(f.kv_bytes), human_bytes(f.expert_budget_bytes), f.expert_slots, f.expert_total);
   for (const DeviceFootprint& d : f.devices)
-    log_info("{}: attention of {} layers and FFN of {}, {}, with {} of KV cache; {} for {} of {} experts", d.id, d.attention_layers,
-             d.home_layers, human_bytes(d.resident_bytes), human_bytes(d.kv_bytes), human_bytes(d.expert_bytes), d.expert_slots,
-             f.expert_total);
+    log_info("{}: attention of {} layers, FFN of {}, {} of {} rows of the output head, {}, with {} of KV cache; {} for {} of {} experts",
+             d.id, d.attention_layers, d.home_layers, d.head_rows, engine->hparams().vocab, human_bytes(d.resident_bytes),
+             human_bytes(d.kv_bytes), human_bytes(d.expert_bytes), d.expert_slots, f.expert_total);
   return engine;
 }
 

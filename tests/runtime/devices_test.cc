@@ -90,6 +90,12 @@ i64 attention_layers(const Engine& engine) {
   return layers;
 }
 
+i64 rows_of_the_head(const Engine& engine) {
+  i64 rows = 0;
+  for (const DeviceFootprint& device : engine.footprint().devices) rows += device.head_rows;
+  return rows;
+}
+
 // [from, all) of logits that begin with token 0.
 std::span<const f32> logits_from(std::span<const f32> logits, i64 from, i64 vocab) {
   return logits.subspan(static_cast<size_t>(from * vocab));
@@ -179,6 +185,49 @@ TEST_CASE("attention of all layers is computed on two devices, with every kind o
     for (int i = 0; i < 2; i++) check_same(engine, want);
     CHECK(attention_layers(engine) == engine.hparams().layers);
   }
+}
+
+TEST_CASE("the output head is computed where there is room for it, in parts, for one row and for more than go at a time") {
+  for (bool exact : {false, true}) {
+    CAPTURE(exact);
+    EngineOptions cpu = on_cpu(ember(), exact);
+    cpu.context = cpu.chunk = 80;  // of a text whose every row wants logits
+    Engine whole(cpu);
+    const i64 vocab = whole.hparams().vocab;
+    const std::vector<i32> tokens = test::some_tokens(77, vocab, 5);
+    const std::vector<f32> prompt = test::logits_of(whole, tokens, 80), want = expected(on_cpu(ember(), exact));
+    // Parts that are equal, unequal, and too small; in a card's order too.
+    for (const std::vector<i64>& vram : std::vector<std::vector<i64>>{{kMiB, kMiB}, {kMiB, kMiB / 8, kMiB / 2}, {kMiB / 4, kMiB / 4}}) {
+      CAPTURE(vram.size());
+      EngineOptions options = on_devices(ember(), static_cast<i64>(vram.size()), vram, {}, exact);
+      options.devices.host[0].packed = true;
+      options.context = options.chunk = 80;
+      Engine engine(options);
+      CHECK(rows_of_the_head(engine) == (vram[0] == kMiB ? vocab : 0));
+      CHECK(test::difference(test::logits_of(engine, tokens, 80), prompt, vocab) == "");
+      check_same(engine, want);
+    }
+  }
+}
+
+TEST_CASE("a device that is lost while it computes the head ends the pass, and the CPU computes its part from then on") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  i64 vocab = 0, lost_at_the_head = 0;
+  // Nothing but a part of the head is there, so that it is lost in one: three operations for each of them.
+  for (i64 lose_at = 10; lose_at < 40; lose_at += 5) {
+    CAPTURE(lose_at);
+    EngineOptions options = on_devices(ember(), 2, {kMiB / 2, kMiB / 2});
+    options.devices.host[1].lose_at = lose_at;
+    Engine engine(options);
+    vocab = engine.hparams().vocab;
+    REQUIRE(rows_of_the_head(engine) == vocab);
+    Answer first = answer(engine);
+    lost_at_the_head += !first.status.ok();
+    CHECK(std::equal(first.logits.begin(), first.logits.end(), want.begin()));
+    if (!first.status.ok()) CHECK(first.status.message().find("host:1: the device is lost") == 0);
+    check_same(engine, want);
+  }
+  CHECK(lost_at_the_head > 0);
 }
 
 TEST_CASE("KV cache and attention's weights are counted: what has no room stays with the CPU") {
@@ -276,7 +325,7 @@ TEST_CASE("all kinds of models of ../shared say the same on two devices of unequ
     std::string path = test::shared_file("models/" + name + ".gguf");
     if (path.empty()) return;
     std::vector<f32> want = expected(on_cpu(path));
-    EngineOptions options = on_devices(path, 2, {4 * kMiB, kMiB}, {.delay_us_max = 50});
+    EngineOptions options = on_devices(path, 2, {8 * kMiB, 2 * kMiB}, {.delay_us_max = 50});
     options.devices.host[0].packed = true;
     Engine engine(options);
     check_same(engine, want);

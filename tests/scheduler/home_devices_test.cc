@@ -41,4 +41,38 @@ TEST_CASE("a device keeps whole layers while they fit, then FFNs alone") {
   CHECK(layer_homes(layers, std::vector<i64>{45}) == Homes{{0, true}, {0, false}, {0, true}, {0, true}});
 }
 
+TEST_CASE("the output head goes first, in parts by memory, and only as a whole; layers and experts get what it leaves") {
+  using Rows = std::vector<i64>;
+  CHECK(head_rows(1000, 10, std::vector<i64>{20000, 10000}) == Rows{680, 320});
+  CHECK(head_rows(1000, 10, std::vector<i64>{0, 20000}) == Rows{0, 1000});
+  CHECK(head_rows(1000, 10, std::vector<i64>{4000, 4000}) == Rows{0, 0});
+  CHECK(head_rows(1000, 10, {}) == Rows{});
+  CHECK(head_rows(0, 10, std::vector<i64>{4000}) == Rows{0});
+
+  ResidentBytes resident{.layers = {{.attention = 4000, .ffn = 1000}, {.attention = 4000, .ffn = 1000}},
+                         .head_rows = 1000,
+                         .head_row_bytes = 10};
+  Homes homes = place_resident(resident, std::vector<i64>{17000});
+  CHECK(homes.head_rows == Rows{1000});
+  CHECK(homes.layers == std::vector<LayerHome>{{0, true}, {0, false}});
+  CHECK(homes.left_bytes == Rows{17000 - head_part_bytes(1000, 10) - 6000});
+  homes = place_resident(resident, std::vector<i64>{9000});
+  CHECK(homes.head_rows == Rows{0});
+  CHECK(homes.layers == std::vector<LayerHome>{{0, true}, {0, false}});
+}
+
+TEST_CASE("whatever the budgets, parts of the head add up and no device is given more than it has") {
+  for (i64 first = 0; first < 9000; first += 700)
+    for (i64 second = 0; second < 9000; second += 300) {
+      std::vector<i64> vram = {first, second, 50};
+      Homes homes = place_resident({.layers = {{.attention = 900, .ffn = 200}, {.attention = 0, .ffn = 300}},
+                                    .head_rows = 517,
+                                    .head_row_bytes = 10}, vram);
+      for (i64 left : homes.left_bytes) CHECK(left >= 0);
+      i64 rows = homes.head_rows[0] + homes.head_rows[1] + homes.head_rows[2];
+      CHECK((rows == 0 || rows == 517));
+      if (first + second > 12000) CHECK(rows == 517);
+    }
+}
+
 }  // namespace stoker
