@@ -1,7 +1,7 @@
 // AVX2 matmul of IQ1_S and IQ1_M: ternary weights -1, 0, 1 from a code book, moved by +-1/8.
 //
-// Integers come from counting in eighths: 8 * weight + 8 * delta is 8 g +- 1. Unsigned codes for maddubs are
-// made from g + 1, and what that adds is taken off through the sums of x.
+// Integers come from counting in eighths: 8 * weight + 8 * delta is 8 g +- 1. The book has 8 (g + 1), unsigned as maddubs
+// wants it, and what that adds is taken off through the sums of x.
 #include "kernels/cpu/look_up_avx2.h"
 #include "kernels/cpu/matmul_avx2.h"
 #include "kernels/cpu/matmul_scales_avx2.h"
@@ -25,21 +25,19 @@ inline __m256i each_word_four_times(__m256i words, int first) {
   return _mm256_shuffle_epi8(words, _mm256_setr_epi64x(k, k + next, k + 2 * next, k + 3 * next));
 }
 
-// sum + d / 8 * x.d * (times * total + offset)
-template <int kTimes>
-inline __m256 add_eighths(__m256 d, const ActQ8_256& x, __m256i total, __m256i offset, __m256 sum) {
-  static_assert(kTimes == 8 || kTimes == 2);
-  __m256i eighths = _mm256_add_epi32(_mm256_slli_epi32(total, kTimes == 8 ? 3 : 1), offset);
+// sum + d / 8 * x.d * eighths
+inline __m256 add_eighths(__m256 d, const ActQ8_256& x, __m256i eighths, __m256 sum) {
   return add_scaled(_mm256_mul_ps(d, _mm256_set1_ps(0.125f)), x, eighths, sum);
 }
 
+// Codes 0, 8, 16: i16 sums stay below 2 * 16 * 127 = 4064.
 struct IQ1_S {
   using Block = BlockIQ1_S;
   using Activation = ActQ8_256;
 
   struct Prepared {
     alignas(32) u16 index[32];
-    StepScales scales;
+    LaneScales scales;
     __m256i offsets;  // s * (delta - 8) per 16 weights
   };
 
@@ -52,51 +50,38 @@ struct IQ1_S {
       __m256i low = _mm256_cvtepu8_epi16(load_128(w.qs + 16 * half));
       _mm256_store_si256(reinterpret_cast<__m256i*>(out.index + 16 * half), _mm256_or_si256(low, high));
     }
-    __m256i s = _mm256_and_si256(_mm256_srli_epi16(both_heads, 11), _mm256_set1_epi16(14));
-    out.scales = _mm256_or_si256(s, _mm256_set1_epi16(1));
-    // 8 g + delta = 8 u - 8 + delta, delta = -1 where bit 15 is set, else 1: |s * (delta - 8)| <= 135.
+    __m128i s = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(heads, 11), _mm_set1_epi16(14)), _mm_set1_epi16(1));
+    __m128i* pairs = reinterpret_cast<__m128i*>(out.scales.pair);
+    _mm_store_si128(pairs, _mm_unpacklo_epi16(s, s));
+    _mm_store_si128(pairs + 1, _mm_unpackhi_epi16(s, s));
+    // 8 g + delta = 8 (g + 1) - 8 + delta, delta = -1 where bit 15 is set, else 1: |s * (delta - 8)| <= 135.
     __m128i delta = _mm_or_si128(_mm_srai_epi16(heads, 15), _mm_set1_epi16(1));
-    __m128i offset =
-        _mm_mullo_epi16(_mm_sub_epi16(delta, _mm_set1_epi16(8)), _mm256_castsi256_si128(out.scales));
+    __m128i offset = _mm_mullo_epi16(_mm_sub_epi16(delta, _mm_set1_epi16(8)), s);
     // Twice each, as x.sums has two sums per step.
     out.offsets = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(offset, offset)),
                                           _mm_unpackhi_epi16(offset, offset), 1);
   }
 
-  // With s = 2 * scale + 1 <= 15 and u = g + 1 <= 2, s * u is a byte <= 30, so i16 sums of 4 steps stay below
-  // 4 * 2 * 30 * 127 = 30480 and the scale costs no madd per step and token.
   template <int kTokens>
   static void accumulate(const Block& w, const Prepared& prepared, const Activation* const (&x)[kTokens],
                          i64 b, __m256 (&sum)[kTokens]) {
-    const u64* book = entries<u64>(&kGridIq1S);
+    const u64* book = entries<u64>(&kEighthsIq1S);
     __m256i total[kTokens];
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-      __m256i pairs[kTokens];
-      clear(pairs);
-#pragma GCC unroll 4
-      for (int step = 4 * half; step < 4 * half + 4; step++) {
-        __m256i codes = _mm256_add_epi8(look_up(book, prepared.index + 4 * step), _mm256_set1_epi8(1));
-        codes = _mm256_mullo_epi16(codes, step_scale(prepared.scales, step));
-#pragma GCC unroll 4
-        for (int t = 0; t < kTokens; t++)
-          add_now_i16(pairs[t], _mm256_maddubs_epi16(codes, load_256(x[t][b].q + 32 * step)));
-      }
-#pragma GCC unroll 4
-      for (int t = 0; t < kTokens; t++) {
-        __m256i four_steps = _mm256_madd_epi16(pairs[t], _mm256_set1_epi16(1));
-        total[t] = half == 0 ? four_steps : _mm256_add_epi32(total[t], four_steps);
-      }
-    }
+    clear(total);
+#pragma GCC unroll 8
+    for (int step = 0; step < 8; step++)
+      add_step(look_up(book, prepared.index + 4 * step), step_scale(prepared.scales, step), x, b, step, total);
     __m256 d = broadcast_half(w.d);
 #pragma GCC unroll 4
-    for (int t = 0; t < kTokens; t++)
-      sum[t] = add_eighths<8>(d, x[t][b], total[t], dot_sums(prepared.offsets, x[t][b]), sum[t]);
+    for (int t = 0; t < kTokens; t++) {
+      __m256i eighths = _mm256_add_epi32(total[t], dot_sums(prepared.offsets, x[t][b]));
+      sum[t] = add_eighths(d, x[t][b], eighths, sum[t]);
+    }
   }
 };
 
-// A delta per 8 weights: 8 g + delta = 2 u - 9 with u = 4 (g + 1) + (delta > 0), 0 .. 9; i16 sums stay below
-// 2 * 9 * 127.
+// A delta per 8 weights: 8 g + delta = u - 9 with u = 8 (g + 1) + (2 where delta > 0), 0 .. 18; i16 sums stay below
+// 2 * 18 * 127.
 struct IQ1_M {
   using Block = BlockIQ1_M;
   using Activation = ActQ8_256;
@@ -128,13 +113,13 @@ struct IQ1_M {
   struct Prepared {
     alignas(32) u16 index[32];
     StepScales scales;
-    __m256i positive;    // per 8 weights 1 where delta > 0, else 0
+    __m256i positive;    // per 8 weights 2 where delta > 0, else 0
     __m256i minus_nine;  // -9 * scale per 16 weights, in order
   };
 
   static void prepare(const Block& w, Prepared& out) {
     Nibbles nibble(w);
-    const __m128i eight = _mm_set1_epi8(8), one = _mm_set1_epi8(1);
+    const __m128i eight = _mm_set1_epi8(8), two = _mm_set1_epi8(2);
     __m128i positive[2];
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
@@ -143,7 +128,7 @@ struct IQ1_M {
       _mm_store_si128(index, _mm_unpacklo_epi8(low, high));
       _mm_store_si128(index + 1, _mm_unpackhi_epi8(low, high));
       __m128i negative = _mm_cmpeq_epi8(_mm_and_si128(nibble.half[half], eight), eight);
-      positive[half] = _mm_andnot_si128(negative, one);
+      positive[half] = _mm_andnot_si128(negative, two);
     }
     out.positive = _mm256_inserti128_si256(_mm256_castsi128_si256(positive[0]), positive[1], 1);
     __m256i in_order = unpack_scales(_mm256_broadcastsi128_si256(load_64(w.scales)));
@@ -154,7 +139,7 @@ struct IQ1_M {
   template <int kTokens>
   static void accumulate(const Block& w, const Prepared& prepared, const Activation* const (&x)[kTokens],
                          i64 b, __m256 (&sum)[kTokens]) {
-    const u64* book = entries<u64>(&kGridIq1S);
+    const u64* book = entries<u64>(&kEighthsIq1S);
     __m256i positive[2] = {_mm256_permute2x128_si256(prepared.positive, prepared.positive, 0x00),
                            _mm256_permute2x128_si256(prepared.positive, prepared.positive, 0x11)};
     __m256i total[kTokens];
@@ -163,14 +148,16 @@ struct IQ1_M {
     for (int step = 0; step < 8; step++) {
       const long long k = 0x0101'0101'0101'0101 * (4 * (step % 4)), next = 0x0101'0101'0101'0101;
       const __m256i spread = _mm256_setr_epi64x(k, k + next, k + 2 * next, k + 3 * next);
-      __m256i codes = _mm256_add_epi8(look_up(book, prepared.index + 4 * step), _mm256_set1_epi8(1));
-      codes = _mm256_or_si256(_mm256_slli_epi16(codes, 2), _mm256_shuffle_epi8(positive[step / 4], spread));
+      __m256i codes = look_up(book, prepared.index + 4 * step);
+      codes = _mm256_or_si256(codes, _mm256_shuffle_epi8(positive[step / 4], spread));
       add_step(codes, step_scale(prepared.scales, step), x, b, step, total);
     }
     __m256 d = broadcast_half(unpack_d(w));
 #pragma GCC unroll 4
-    for (int t = 0; t < kTokens; t++)
-      sum[t] = add_eighths<2>(d, x[t][b], total[t], dot_sums(prepared.minus_nine, x[t][b]), sum[t]);
+    for (int t = 0; t < kTokens; t++) {
+      __m256i eighths = _mm256_add_epi32(total[t], dot_sums(prepared.minus_nine, x[t][b]));
+      sum[t] = add_eighths(d, x[t][b], eighths, sum[t]);
+    }
   }
 };
 

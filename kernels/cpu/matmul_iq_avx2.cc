@@ -29,37 +29,34 @@ inline __m256i spread_sevens(__m256i fields) {
   return _mm256_or_si256(_mm256_or_si256(byte_0, byte_1), _mm256_or_si256(byte_2, byte_3));
 }
 
-// The 32 sign bytes of a super-block, a half of it in both halves of a register each.
+// The sign bits of a super-block, a word per 8 weights, so that a shuffle and a product sign a step. Register i has steps
+// 4 i .. + 3, each half of it the words of that half of the steps.
 struct Signs {
-  __m256i half[2];
+  __m256i words[2];
 
-  explicit Signs(__m256i bytes)
-      : half{_mm256_permute2x128_si256(bytes, bytes, 0x00), _mm256_permute2x128_si256(bytes, bytes, 0x11)} {}
+  // Of sign byte b, the low byte of the word is b << 1 | 1 and the high byte b | 1: shifted left by 6 - 2 k, bit 2 k is
+  // the top bit of the low byte and bit 2 k + 1 that of the high byte, and a one from below keeps both from being zero.
+  explicit Signs(__m256i bytes) {
+    const __m256i one = _mm256_set1_epi8(1);
+    bytes = even_then_odd_words(bytes);
+    __m256i even = _mm256_or_si256(_mm256_add_epi8(bytes, bytes), one), odd = _mm256_or_si256(bytes, one);
+    words[0] = _mm256_unpacklo_epi8(even, odd);
+    words[1] = _mm256_unpackhi_epi8(even, odd);
+  }
+  Signs() = default;
 
-  // For add_signed_step: -1 where the weight is negative, else 1.
+  // For add_signed_step: negative where the weight is, else positive.
   __m256i step(int index) const {
-    __m256i bytes = half[index / 4], mask;
-    switch (index % 4) {
-      case 0:
-        mask = bits_to_bytes<0>(bytes);
-        break;
-      case 1:
-        mask = bits_to_bytes<1>(bytes);
-        break;
-      case 2:
-        mask = bits_to_bytes<2>(bytes);
-        break;
-      default:
-        mask = bits_to_bytes<3>(bytes);
-        break;
-    }
-    return _mm256_or_si256(mask, _mm256_set1_epi8(1));
+    const long long k = 0x0100'0100'0100'0100 + index % 4 * 0x0404'0404'0404'0404, next = 0x0202'0202'0202'0202;
+    const __m256i spread = _mm256_setr_epi64x(k, k + next, k, k + next);
+    const __m256i move = _mm256_set1_epi64x(0x0001'0004'0010'0040);
+    return _mm256_mullo_epi16(_mm256_shuffle_epi8(words[index / 4], spread), move);
   }
 };
 
-// 2 s + 1 for eight 32-bit s.
-inline StepScales odd_scales_of_lanes(__m256i s) {
-  return step_scales_of_lanes(_mm256_add_epi32(_mm256_add_epi32(s, s), _mm256_set1_epi32(1)));
+// 2 s + 1 of eight 32-bit fields with s in the top four bits.
+inline __m256i odd_scales_of_fields(__m256i fields) {
+  return _mm256_or_si256(_mm256_srli_epi32(fields, 27), _mm256_set1_epi32(1));
 }
 
 // 2 s + 1 of sixteen nibbles s in order, one per 16 weights.
@@ -81,11 +78,10 @@ inline void finish(u16 d, f32 factor, const ActQ8_256* const (&x)[kTokens], i64 
 
 // What is the same in all code book formats once indices, signs and scales are known. kStepIndices: indices
 // per 32 weights.
-template <int kStepIndices, class Entry, class Index, int kTokens>
-inline void accumulate_book(const Entry* book, const Index* index, __m256i sign_bytes, StepScales scales,
+template <int kStepIndices, class Entry, class Index, class Scales, int kTokens>
+inline void accumulate_book(const Entry* book, const Index* index, const Signs& signs, const Scales& scales,
                             u16 d, f32 factor, const ActQ8_256* const (&x)[kTokens], i64 b,
                             __m256 (&sum)[kTokens]) {
-  Signs signs(sign_bytes);
   __m256i total[kTokens];
   clear(total);
 #pragma GCC unroll 8
@@ -104,15 +100,20 @@ inline __m256i odd_u32(const void* p) {
 }
 
 struct SignsAndScales {
-  __m256i sign_bytes;
-  StepScales scales;
+  Signs signs;
+  LaneScales scales;
 };
 
-template <int kIndices>
+struct WordScales {
+  StepScales words;
+};
+inline __m256i step_scale(const WordScales& scales, int step) { return step_scale(scales.words, step); }
+
+template <int kIndices, class Scales>
 struct IndicesSignsAndScales {
   alignas(32) u16 index[kIndices];
-  __m256i sign_bytes;
-  StepScales scales;
+  Signs signs;
+  Scales scales;
 
   void store(int at, __m256i indices) { _mm256_store_si256(reinterpret_cast<__m256i*>(index + at), indices); }
 };
@@ -125,14 +126,14 @@ struct IQ2_XXS {
 
   static void prepare(const Block& w, Prepared& out) {
     __m256i fields = odd_u32(w.qs);
-    out.sign_bytes = add_parity(spread_sevens(fields));
-    out.scales = odd_scales_of_lanes(_mm256_srli_epi32(fields, 28));
+    out.signs = Signs(add_parity(spread_sevens(fields)));
+    out.scales.store(odd_scales_of_fields(fields));
   }
 
   template <int kTokens>
   static void accumulate(const Block& w, const Prepared& prepared, const Activation* const (&x)[kTokens],
                          i64 b, __m256 (&sum)[kTokens]) {
-    accumulate_book<8>(entries<u64>(&kGridIq2Xxs), reinterpret_cast<const u8*>(w.qs), prepared.sign_bytes,
+    accumulate_book<8>(entries<u64>(&kGridIq2Xxs), reinterpret_cast<const u8*>(w.qs), prepared.signs,
                        prepared.scales, w.d, 0.125f, x, b, sum);
   }
 };
@@ -140,7 +141,7 @@ struct IQ2_XXS {
 struct IQ2_XS {
   using Block = BlockIQ2_XS;
   using Activation = ActQ8_256;
-  using Prepared = IndicesSignsAndScales<32>;
+  using Prepared = IndicesSignsAndScales<32, WordScales>;
 
   static void prepare(const Block& w, Prepared& out) {
     __m256i first = load_256(w.qs), second = load_256(w.qs + 16);
@@ -148,14 +149,14 @@ struct IQ2_XS {
     out.store(0, _mm256_and_si256(first, nine));
     out.store(16, _mm256_and_si256(second, nine));
     __m256i sevens = _mm256_packus_epi16(_mm256_srli_epi16(first, 9), _mm256_srli_epi16(second, 9));
-    out.sign_bytes = add_parity(_mm256_permute4x64_epi64(sevens, 0b11'01'10'00));
-    out.scales = odd_scales_of_nibbles(w.scales);
+    out.signs = Signs(add_parity(_mm256_permute4x64_epi64(sevens, 0b11'01'10'00)));
+    out.scales.words = odd_scales_of_nibbles(w.scales);
   }
 
   template <int kTokens>
   static void accumulate(const Block& w, const Prepared& prepared, const Activation* const (&x)[kTokens],
                          i64 b, __m256 (&sum)[kTokens]) {
-    accumulate_book<4>(entries<u64>(&kGridIq2Xs), prepared.index, prepared.sign_bytes, prepared.scales, w.d,
+    accumulate_book<4>(entries<u64>(&kGridIq2Xs), prepared.index, prepared.signs, prepared.scales, w.d,
                        0.125f, x, b, sum);
   }
 };
@@ -163,7 +164,7 @@ struct IQ2_XS {
 struct IQ2_S {
   using Block = BlockIQ2_S;
   using Activation = ActQ8_256;
-  using Prepared = IndicesSignsAndScales<32>;
+  using Prepared = IndicesSignsAndScales<32, WordScales>;
 
   static void prepare(const Block& w, Prepared& out) {
     // Two high bits of index i: bits 2 (i % 4), + 1 of qh[i / 4], moved to bits 8 and 9 through a product
@@ -181,14 +182,14 @@ struct IQ2_S {
       __m256i low = _mm256_cvtepu8_epi16(load_128(w.qs + 16 * half));
       out.store(16 * half, _mm256_or_si256(low, _mm256_and_si256(high, two)));
     }
-    out.sign_bytes = load_256(w.signs);
-    out.scales = odd_scales_of_nibbles(w.scales);
+    out.signs = Signs(load_256(w.signs));
+    out.scales.words = odd_scales_of_nibbles(w.scales);
   }
 
   template <int kTokens>
   static void accumulate(const Block& w, const Prepared& prepared, const Activation* const (&x)[kTokens],
                          i64 b, __m256 (&sum)[kTokens]) {
-    accumulate_book<4>(entries<u64>(&kGridIq2S), prepared.index, prepared.sign_bytes, prepared.scales, w.d,
+    accumulate_book<4>(entries<u64>(&kGridIq2S), prepared.index, prepared.signs, prepared.scales, w.d,
                        0.125f, x, b, sum);
   }
 };
@@ -201,14 +202,14 @@ struct IQ3_XXS {
 
   static void prepare(const Block& w, Prepared& out) {
     __m256i fields = load_256(w.signs);
-    out.sign_bytes = add_parity(spread_sevens(fields));
-    out.scales = odd_scales_of_lanes(_mm256_srli_epi32(fields, 28));
+    out.signs = Signs(add_parity(spread_sevens(fields)));
+    out.scales.store(odd_scales_of_fields(fields));
   }
 
   template <int kTokens>
   static void accumulate(const Block& w, const Prepared& prepared, const Activation* const (&x)[kTokens],
                          i64 b, __m256 (&sum)[kTokens]) {
-    accumulate_book<8>(entries<u32>(&kGridIq3Xxs), w.qs, prepared.sign_bytes, prepared.scales, w.d, 0.25f, x,
+    accumulate_book<8>(entries<u32>(&kGridIq3Xxs), w.qs, prepared.signs, prepared.scales, w.d, 0.25f, x,
                        b, sum);
   }
 };
@@ -217,7 +218,7 @@ struct IQ3_XXS {
 struct IQ3_S {
   using Block = BlockIQ3_S;
   using Activation = ActQ8_256;
-  using Prepared = IndicesSignsAndScales<64>;
+  using Prepared = IndicesSignsAndScales<64, LaneScales>;
 
   static void prepare(const Block& w, Prepared& out) {
     __m256i high_bytes = _mm256_broadcastsi128_si256(load_64(w.qh));
@@ -232,16 +233,17 @@ struct IQ3_S {
       out.store(32 * half, _mm256_unpacklo_epi8(low, ninth));
       out.store(32 * half + 16, _mm256_unpackhi_epi8(low, ninth));
     }
-    out.sign_bytes = load_256(w.signs);
+    out.signs = Signs(load_256(w.signs));
     __m256i packed = _mm256_set1_epi32(static_cast<int>(load_u32(w.scales)));
     __m256i s = _mm256_srlv_epi32(packed, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
-    out.scales = odd_scales_of_lanes(_mm256_and_si256(s, _mm256_set1_epi32(15)));
+    s = _mm256_and_si256(s, _mm256_set1_epi32(15));
+    out.scales.store(_mm256_add_epi32(_mm256_add_epi32(s, s), _mm256_set1_epi32(1)));
   }
 
   template <int kTokens>
   static void accumulate(const Block& w, const Prepared& prepared, const Activation* const (&x)[kTokens],
                          i64 b, __m256 (&sum)[kTokens]) {
-    accumulate_book<8>(entries<u32>(&kGridIq3S), prepared.index, prepared.sign_bytes, prepared.scales, w.d,
+    accumulate_book<8>(entries<u32>(&kGridIq3S), prepared.index, prepared.signs, prepared.scales, w.d,
                        1.0f, x, b, sum);
   }
 };

@@ -40,6 +40,21 @@ inline __m256i step_scale(StepScales scales, int step) {
   return _mm256_shuffle_epi8(scales, word);
 }
 
+// One scale per 32 weights, in both words of a lane. In memory, because a load that fills all lanes leaves the
+// shuffling port alone.
+struct LaneScales {
+  alignas(32) u32 pair[8];
+
+  // Eight scales in 32-bit lanes.
+  void store(__m256i lanes) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(pair),
+                       _mm256_blend_epi16(lanes, _mm256_slli_epi32(lanes, 16), 0xaa));
+  }
+};
+inline __m256i step_scale(const LaneScales& scales, int step) {
+  return _mm256_set1_epi32(static_cast<int>(scales.pair[step]));
+}
+
 // total[t] += scale * (codes . x[t]) for one step. Codes are unsigned.
 template <int kTokens>
 inline void add_step(__m256i codes, __m256i scale, const ActQ8_256* const (&x)[kTokens], i64 b, int step,
