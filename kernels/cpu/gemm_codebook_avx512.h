@@ -21,11 +21,11 @@ struct GemmCodebook {
   using Block = typename Format::Block;
   using Panel = CodebookPanel<Format>;
   using Activation = ActQ8_256;
-  static constexpr i64 kPanelBlocks = 1, kChunkPanels = 4, kPieceBlocks = kChunkBlocks, kLanes = 16;
+  static constexpr i64 kRows = 8, kPanelBlocks = 1, kChunkPanels = 4, kPieceBlocks = kChunkBlocks, kLanes = 16;
   static constexpr int kTurn = 4, kShare = 4 / Format::kScales;
   static_assert(kPieceBlocks % kChunkPanels == 0);
-  using Panels = Panel[kGemmRows][kChunkPanels];
-  using Sums = f32[kGemmRows][kLanes];
+  using Panels = Panel[kRows][kChunkPanels];
+  using Sums = f32[kRows][kLanes];
 
   // Rows kRow and kRow + 1.
   template <int kRow>
@@ -51,7 +51,7 @@ struct GemmCodebook {
   __attribute__((noinline, flatten)) static void unpack(const std::byte* w, i64 w_row_bytes, i64 rows, i64 blocks,
                                                         Panels& out) {
     constexpr int kRows = Format::kRows;
-    static_assert(kGemmRows % kRows == 0);
+    static_assert(kRows % kRows == 0);
     for (i64 row = 0; row < rows; row += kRows)
       for (i64 b = 0; b < blocks; b++) {
         const Block* block[kRows];
@@ -126,7 +126,7 @@ struct GemmCodebook {
     if (r < rows) multiply_rows<1, kTokens>(w, r, x, blocks, sums);
   }
 
-  static f32 total(const f32* sum) { return _mm512_reduce_add_ps(_mm512_load_ps(sum)); }
+  static f32 total(const Sums& sums, i64 row) { return _mm512_reduce_add_ps(_mm512_load_ps(sums[row])); }
 };
 
 // What a code book format sets: its product with few tokens and with many.

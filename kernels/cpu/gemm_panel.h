@@ -7,19 +7,12 @@
 namespace stoker {
 
 // A super-block of 256. What `codes` are (unsigned, or signed bytes), and what `factors` and `m` are for, is the
-// format's kind; see gemm_q8_avx2.cc.
+// format's kind; see gemm_block256_avx2.cc.
 struct alignas(64) Panel256 {
   u8 codes[256];
   i16 scales[8][16];  // of each 32 columns: the scale at each sum of two neighbours
   i16 factors[16];    // for the sums of the activations per 16
   f32 d, m;
-};
-
-// Eight blocks of 32.
-struct alignas(64) Panel32 {
-  static constexpr int kBlocks = 8;
-  u8 codes[kBlocks][32];
-  f32 d[kBlocks], m[kBlocks];
 };
 
 }  // namespace stoker

@@ -1,4 +1,4 @@
-// Unpacking of the formats with linear codes or a 16-entry book into panels: blocks of 32, the k-quants and IQ4_XS.
+// Unpacking of the formats with linear codes or a 16-entry book into panels: the k-quants and IQ4_XS.
 //
 // 256-bit intrinsics at every level: with a hundred tokens behind each block, unpacking is a few percent of the work.
 // Everything is in an unnamed namespace, as in the headers it includes.
@@ -18,58 +18,9 @@ inline f32 half_to_float(u16 h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_
 
 inline __m256i masked(__m256i v, char mask) { return _mm256_and_si256(v, _mm256_set1_epi8(mask)); }
 
-// --- blocks of 32 --------------------------------------------------------------------------------------------------
-
-// Each unpacks one block as block `i` of the panel.
-inline void unpack_block(const BlockQ8_0& w, Panel32& out, i64 i) {
-  store_256(out.codes[i], load_256(w.qs));
-  out.d[i] = half_to_float(w.d);
-}
-
-inline void unpack_block(const BlockQ4_0& w, Panel32& out, i64 i) {
-  store_256(out.codes[i], nibbles(load_128(w.qs)));
-  out.d[i] = half_to_float(w.d);
-}
-
-inline void unpack_block(const BlockQ4_1& w, Panel32& out, i64 i) {
-  store_256(out.codes[i], nibbles(load_128(w.qs)));
-  out.d[i] = half_to_float(w.d);
-  out.m[i] = half_to_float(w.m);
-}
-
-inline __m256i five_bits(const u8 (&qs)[16], const u8 (&qh)[4]) {
-  __m256i high = bits_to_bytes<0>(_mm256_set1_epi32(static_cast<int>(load_u32(qh))));
-  return _mm256_or_si256(nibbles(load_128(qs)), masked(high, 16));
-}
-
-inline void unpack_block(const BlockQ5_0& w, Panel32& out, i64 i) {
-  store_256(out.codes[i], five_bits(w.qs, w.qh));
-  out.d[i] = half_to_float(w.d);
-}
-
-inline void unpack_block(const BlockQ5_1& w, Panel32& out, i64 i) {
-  store_256(out.codes[i], five_bits(w.qs, w.qh));
-  out.d[i] = half_to_float(w.d);
-  out.m[i] = half_to_float(w.m);
-}
-
 inline __m256i book_of_16(const void* book, const u8* qs) {
   return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(book)), nibbles(load_128(qs)));
 }
-
-inline void unpack_block(const BlockIQ4_NL& w, Panel32& out, i64 i) {
-  store_256(out.codes[i], book_of_16(&kIq4Nl, w.qs));
-  out.d[i] = half_to_float(w.d);
-}
-
-inline void unpack_block(const BlockMXFP4& w, Panel32& out, i64 i) {
-  store_256(out.codes[i], book_of_16(&kMxfp4, w.qs));
-  // 2^(e - 128): a denormal for e below 2.
-  u32 bits = w.e >= 2 ? (w.e - 1u) << 23 : 0x200000u << w.e;
-  __builtin_memcpy(&out.d[i], &bits, sizeof bits);
-}
-
-// --- super-blocks --------------------------------------------------------------------------------------------------
 
 inline void store_scales(StepScales scales, Panel256& out) {
 #pragma GCC unroll 8

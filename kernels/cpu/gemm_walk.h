@@ -2,15 +2,14 @@
 // into panels that stay in L1, and all tokens of a pass go by. A kernel supplies:
 //
 //   struct Kernel {
+//     static constexpr i64 kRows;        // unpacked together: what a turn of tokens is prepared for
 //     using Block = ...;                 // in the file's layout
 //     using Activation = ...;            // one per block
-//     using Panel = ...;                 // kPanelBlocks blocks of a row, unpacked
 //     static constexpr i64 kPanelBlocks, kChunkPanels;  // chunk: what is unpacked of a row at once
 //     static constexpr i64 kPieceBlocks; // a row's sums are finished and added to y so often; a multiple of the chunk
-//     static constexpr i64 kLanes;       // partial sums per (token, row)
 //     static constexpr int kTurn;        // tokens that meet the panels together
-//     using Panels = Panel[kGemmRows][kChunkPanels];
-//     using Sums = f32[kGemmRows][kLanes];
+//     using Panels = ...;                // what is unpacked of kRows rows
+//     using Sums = ...;                  // partial sums of a token: an array of f32
 //     // `rows` rows, w_row_bytes apart.
 //     static void unpack(const std::byte* w, i64 w_row_bytes, i64 rows, i64 blocks, Panels& out);
 //     struct Tokens;                     // what the kTurn activations of a chunk are turned into, once for all rows
@@ -19,7 +18,7 @@
 //     // Adds the products of `blocks` blocks to the sums of kTokens tokens.
 //     template <int kTokens>
 //     static void multiply(const Panels& w, i64 rows, const Tokens& x, i64 blocks, Sums* sums);
-//     static f32 total(const f32* sum);  // of kLanes
+//     static f32 total(const Sums& sums, i64 row);
 //   };
 //
 // The sums of a (token, row) are added in the order of the columns, as the leaf for few tokens adds them: both give the
@@ -33,14 +32,13 @@
 namespace stoker {
 namespace {
 
-constexpr i64 kGemmRows = 8;      // unpacked together: what a turn of tokens is prepared for
 constexpr i64 kGemmTokens = 128;  // per pass: what a block is unpacked for
 constexpr i64 kWholeRow = i64{1} << 40;  // a multiple of every chunk
 
 template <class Kernel>
 struct GemmScratch {
-  alignas(64) typename Kernel::Panel panels[kGemmRows][Kernel::kChunkPanels];
-  alignas(64) f32 sums[kGemmTokens][kGemmRows][Kernel::kLanes];
+  alignas(64) typename Kernel::Panels panels;
+  alignas(64) typename Kernel::Sums sums[kGemmTokens];
   typename Kernel::Tokens tokens;
   const typename Kernel::Activation* x[kGemmTokens];
 };
@@ -76,8 +74,8 @@ void gemm_pass(GemmScratch<Kernel>& scratch, const MatmulTile& tile, i64 first_t
     scratch.x[t] = reinterpret_cast<const typename Kernel::Activation*>(tile.x + from * tile.x_stride_bytes);
   }
   const i64 blocks = tile.cols / Kernel::Block::kWeights;
-  for (i64 row = 0; row < tile.rows; row += kGemmRows) {
-    const i64 rows = tile.rows - row < kGemmRows ? tile.rows - row : kGemmRows;
+  for (i64 row = 0; row < tile.rows; row += Kernel::kRows) {
+    const i64 rows = tile.rows - row < Kernel::kRows ? tile.rows - row : Kernel::kRows;
     for (i64 first = 0; first < blocks; first += Kernel::kPieceBlocks) {
       const i64 end = blocks - first < Kernel::kPieceBlocks ? blocks : first + Kernel::kPieceBlocks;
       gemm_piece<Kernel>(scratch, tile.w + row * tile.w_row_bytes, tile.w_row_bytes, rows, first, end, tokens);
@@ -85,7 +83,7 @@ void gemm_pass(GemmScratch<Kernel>& scratch, const MatmulTile& tile, i64 first_t
         i64 to = tile.y_rows != nullptr ? tile.y_rows[first_token + t] : first_token + t;
         f32* y = tile.y + to * tile.y_stride + row;
         for (i64 r = 0; r < rows; r++) {
-          f32 total = Kernel::total(scratch.sums[t][r]);
+          f32 total = Kernel::total(scratch.sums[t], r);
           y[r] = first == 0 ? total : y[r] + total;
         }
       }

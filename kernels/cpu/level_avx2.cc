@@ -16,7 +16,8 @@ void fill_avx2(LeafTable& table) {
   fill_attention_avx2(table);
   fill_dequantize_avx2(table);
   fill_matmul_avx2(table);
-  fill_gemm_q8_avx2(table);
+  fill_gemm_block32_avx2(table);
+  fill_gemm_block256_avx2(table);
   fill_gemm_float_avx2(table);
   fill_vector_avx2(table);
 }

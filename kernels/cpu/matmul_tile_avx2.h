@@ -155,9 +155,22 @@ __attribute__((noinline)) void multiply_rows(const MatmulTile& tile, i64 row, i6
     for (int t = 0; t < kTokens; t++) y[t][row + r * step] = sum_lanes(sum[r][t]);
 }
 
-template <class Format, int kTokens>
-void multiply_pass(const MatmulTile& tile, i64 first_row, i64 last_row, i64 first_token) {
+// Rows that meet the tokens together: what a walk over a tile needs of a kernel.
+template <class Format>
+struct RowsOf {
   using Activation = typename Format::Activation;
+  // `rows` (1 .. kRowsPerTurn) rows, `step` apart.
+  template <int kTokens>
+  static void multiply(const MatmulTile& tile, i64 row, i64 step, i64 rows, i64 blocks,
+                       const Activation* const (&x)[kTokens], f32* const (&y)[kTokens]) {
+    if (rows == kRowsPerTurn) return multiply_rows<Format, kTokens, kRowsPerTurn>(tile, row, step, blocks, x, y);
+    for (i64 r = 0; r < rows; r++) multiply_rows<Format, kTokens, 1>(tile, row + r * step, 1, blocks, x, y);
+  }
+};
+
+template <class Rows, int kTokens>
+void walk_pass(const MatmulTile& tile, i64 first_row, i64 last_row, i64 first_token) {
+  using Activation = typename Rows::Activation;
   const Activation* x[kTokens];
   f32* y[kTokens];
   for (int t = 0; t < kTokens; t++) {
@@ -171,22 +184,27 @@ void multiply_pass(const MatmulTile& tile, i64 first_row, i64 last_row, i64 firs
   const i64 turns = (last_row - first_row) / kRowsPerTurn;
   const i64 step = kTokens == 1 ? turns : 1, advance = kTokens == 1 ? 1 : kRowsPerTurn;
   for (i64 turn = 0; turn < turns; turn++)
-    multiply_rows<Format, kTokens, kRowsPerTurn>(tile, first_row + turn * advance, step, blocks, x, y);
-  for (i64 row = first_row + turns * kRowsPerTurn; row < last_row; row++)
-    multiply_rows<Format, kTokens, 1>(tile, row, 1, blocks, x, y);
+    Rows::template multiply<kTokens>(tile, first_row + turn * advance, step, kRowsPerTurn, blocks, x, y);
+  const i64 rest = first_row + turns * kRowsPerTurn;
+  if (rest < last_row) Rows::template multiply<kTokens>(tile, rest, 1, last_row - rest, blocks, x, y);
 }
 
-template <class Format>
-void multiply_tile(const MatmulTile& tile) {
+template <class Rows>
+void walk_tile(const MatmulTile& tile) {
   i64 rows_per_pass = tile.rows;
   if (tile.tokens > 4) rows_per_pass = round_up(kPassBytes / (tile.w_row_bytes + 1) + 1, kRowsPerTurn);
   for (i64 row = 0; row < tile.rows; row += rows_per_pass) {
     i64 last = row + rows_per_pass < tile.rows ? row + rows_per_pass : tile.rows;
     i64 token = 0;
-    for (; token + 4 <= tile.tokens; token += 4) multiply_pass<Format, 4>(tile, row, last, token);
-    for (; token + 2 <= tile.tokens; token += 2) multiply_pass<Format, 2>(tile, row, last, token);
-    if (token < tile.tokens) multiply_pass<Format, 1>(tile, row, last, token);
+    for (; token + 4 <= tile.tokens; token += 4) walk_pass<Rows, 4>(tile, row, last, token);
+    for (; token + 2 <= tile.tokens; token += 2) walk_pass<Rows, 2>(tile, row, last, token);
+    if (token < tile.tokens) walk_pass<Rows, 1>(tile, row, last, token);
   }
+}
+
+template <class Format>
+void multiply_tile(const MatmulTile& tile) {
+  walk_tile<RowsOf<Format>>(tile);
 }
 
 }  // namespace
