@@ -165,6 +165,7 @@ struct Engine::Impl {
         steady_clock(), SlabOptions{.fault_in = fault_in_if_available}, devices->copier());
     if (timeline) scheduler->record(*timeline, "SSD");
     look_ahead();
+    if (!plan.all_resident && options.preload) scheduler->fill_empty_slots();
     forward = make_forward(options.chunk);
     if (options.sequences > 1 && routers.size() == 1) between = make_forward(options.sequences);
     for (i64 i = 0; i < options.sequences; i++) {

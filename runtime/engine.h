@@ -56,7 +56,7 @@ struct EngineOptions {
   bool save_popularity = false;    // at the end, there
   i64 ring_depth = Plan{}.ring_depth;    // reads in flight
   i64 piece_bytes = Plan{}.piece_bytes;  // of one read; a multiple of what the disk needs
-  bool preload = true;  // read all experts before the first token when they fit
+  bool preload = true;  // read all experts before the first token when they fit, else fill empty slots beside the tokens
   bool warm = false;    // those that fit, beside the first tokens: see Engine::warm
   std::string routing;     // "": the model's gate; else what open_routing() takes
   std::string trace_path;  // "": none; where to record what the router chooses

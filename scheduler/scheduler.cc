@@ -40,6 +40,7 @@ Scheduler::Impl::Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<Resid
   CHECK(static_cast<i64>(plan.class_of_moe_layer.size()) == table.moe_layers());
   wants.reserve(static_cast<size_t>(table.experts_per_layer()));
   landed.reserve(static_cast<size_t>(table.experts_per_layer()));
+  fills.reserve(static_cast<size_t>(slab.planned_slots()));
   predicted.reserve(static_cast<size_t>(slab.planned_slots()));
   exchange_slots.resize(plan.classes.size());
   kept_slots.resize(plan.classes.size());
@@ -112,7 +113,14 @@ i64 Scheduler::experts_on_device(i64 device) const {
   return impl_->devices ? impl_->devices->placement().experts(device) : 0;
 }
 const Governor& Scheduler::governor() const { return impl_->governor; }
-void Scheduler::tend() { impl_->poll(); }
+void Scheduler::tend() {
+  impl_->poll();
+  impl_->fill();
+}
+void Scheduler::fill_empty_slots() {
+  impl_->rank_experts();
+  impl_->filling = true;
+}
 void Scheduler::record(Timeline& timeline, std::string_view lane) { impl_->streamer.record(timeline, lane); }
 
 const ExpertTable& Scheduler::table() const { return impl_->table; }

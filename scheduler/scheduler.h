@@ -135,6 +135,10 @@ class Scheduler {
   };
   Warmth warm();
 
+  // From now on slots that are empty are filled while nothing else is read: with what the policy expects, or, of what it
+  // knows nothing of, in file order. For models that do not fit. A read that fails is warned about and ends it.
+  void fill_empty_slots();
+
   // Up to now. Engine thread.
   const SchedulerStats& stats() const;
   ResidencyView view() const;

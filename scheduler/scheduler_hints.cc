@@ -71,35 +71,38 @@ void Scheduler::Impl::use_predicted(Entry& e, ExpertKey key) {
 // The layer has come, and does not want these.
 void Scheduler::Impl::drop_predicted(i64 moe_layer) {
   for (size_t i = predicted.size(); i > 0; i--)
-    if (predicted[i - 1].moe_layer == moe_layer) cancel_predicted(predicted[i - 1]);
+    if (predicted[i - 1].moe_layer == moe_layer) cancel(predicted, predicted[i - 1]);
 }
 
-// Frees the slot of the latest prediction whose read has not begun. False when there is none.
-bool Scheduler::Impl::give_up_predicted() {
-  for (size_t i = predicted.size(); i > 0; i--) {
-    size_t before = predicted.size();
-    cancel_predicted(predicted[i - 1]);
-    if (predicted.size() < before) return true;
-  }
+// Frees the slot of the latest of these that nobody waits for and whose read has not begun. False when there is none.
+bool Scheduler::Impl::give_up(std::vector<ExpertKey>& reads) {
+  for (size_t i = reads.size(); i > 0; i--)
+    if (cancel(reads, reads[i - 1])) return true;
   return false;
 }
 
-void Scheduler::Impl::cancel_predicted(ExpertKey key) {
-  if (!streamer.cancel(entry(key).slot)) return;
-  std::erase(predicted, key);
+bool Scheduler::Impl::cancel(std::vector<ExpertKey>& reads, ExpertKey key) {
+  if (!streamer.cancel(entry(key).slot)) return false;
+  std::erase(reads, key);
   policy->on_unpin(key);
   evict(key);
+  return true;
 }
 
 void Scheduler::Impl::end_pass(i64 tokens, i64 ns, bool decode) {
   pass++;
   stats.disk_busy_ns = streamer.busy_ns();
+  stats.bytes_read = streamer.bytes_read();
   SchedulerStats before = std::exchange(at_last_pass, stats);
   if (devices) end_epoch(tokens, decode);
+  if (filled == static_cast<i64>(entries.size())) fill_again();
   if (!decode) return;
+  // What fills empty slots keeps nobody from the drive.
+  f64 bytes = static_cast<f64>(stats.bytes_read - before.bytes_read);
+  f64 wanted = bytes > 0 ? std::max(0., 1 - static_cast<f64>(stats.filled_bytes - before.filled_bytes) / bytes) : 0;
   Governor::Verdict verdict = governor.observe({.tokens = tokens,
                                                 .ns = ns,
-                                                .disk_busy_ns = stats.disk_busy_ns - before.disk_busy_ns,
+                                                .disk_busy_ns = static_cast<i64>(wanted * static_cast<f64>(stats.disk_busy_ns - before.disk_busy_ns)),
                                                 .predicted_bytes = stats.predicted_bytes - before.predicted_bytes,
                                                 .useful_bytes = stats.useful_bytes - before.useful_bytes});
   if (verdict != Governor::Verdict::off || std::exchange(told, true)) return;

@@ -25,7 +25,8 @@ struct Scheduler::Impl {
     State state = State::absent;
     i32 want = -1;  // index into the lease's wants, while it waits for this read
     bool predicted = false;  // brought by a hint and not wanted yet
-    bool retry = false;      // its read began as a prediction: a failure of that is no failure of the lease
+    bool retry = false;      // its read began before anybody wanted it: a failure of that is no failure of the lease
+    bool fills = false;      // it is read because its slot was empty
   };
   enum class Phase : u8 { queued, loading, ready, handed_out, released };
   struct Want {
@@ -41,6 +42,7 @@ struct Scheduler::Impl {
   void collect_memory();
   SlotId find_slot(i64 moe_layer);
   void start_read(ExpertKey key, SlotId slot, ReadPriority priority);
+  void start_admitted(ExpertKey key, SlotId slot, ReadPriority priority);
   void fetch(ExpertKey key, SlotId slot, ReadPriority priority);
   void evict(ExpertKey key);
   void land(const FetchDone& done);
@@ -61,8 +63,8 @@ struct Scheduler::Impl {
   bool predict(ExpertKey key, f32 probability);
   void use_predicted(Entry& e, ExpertKey key);
   void drop_predicted(i64 moe_layer);
-  bool give_up_predicted();
-  void cancel_predicted(ExpertKey key);
+  bool give_up(std::vector<ExpertKey>& reads);
+  bool cancel(std::vector<ExpertKey>& reads, ExpertKey key);
   void end_pass(i64 tokens, i64 ns, bool decode);
 
   // --- devices, nothing of this happens without them: scheduler_devices.cc
@@ -78,12 +80,20 @@ struct Scheduler::Impl {
   i64 device_room(size_t slot_class) const;
   void fill_devices(i64 moe_layer);
 
+  // --- empty slots: scheduler_fill.cc
+  void rank_experts();
+  void rank_layer(i64 moe_layer);
+  ExpertKey ranked_expert(i64 moe_layer, i64 rank) const;
+  void fill();
+  void fill_again();
+  void use_fill(Entry& e, ExpertKey key);
+  void land_fill(const FetchDone& done, ExpertKey key);
+
   // --- preload: scheduler_preload.cc
   std::vector<i64> layers_in_file_order() const;
   i64 preload_bytes() const;
   void warm_devices();
   i64 warm_share(i64 moe_layer) const;
-  void order_warming(i64 moe_layer);
   i64 warm_next(i64 moe_layer, i64 rank);
   SlotId wait_for_free_slot(i64 slot_class);
 
@@ -134,8 +144,12 @@ struct Scheduler::Impl {
   Status lease_failure;
   Status other_failure;  // of reads that no lease waits for
 
+  bool filling = false;             // empty slots are filled
+  std::vector<i32> ranked;          // [moe layers, experts] ids, likeliest first; once somebody asks
+  i64 filled = 0;                   // of them, looked at
+  std::vector<ExpertKey> fills;     // reads under way for empty slots
+
   std::vector<i64> warm_order;  // moe layers, once warming has begun
-  std::vector<ExpertId> warm_experts;  // of the layer that is being warmed, in the order in which they are read
   i64 warmed = 0;               // experts looked at
   i64 warm_filled = 0;          // of these layers, those of which devices have got their share
 };

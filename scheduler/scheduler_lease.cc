@@ -47,6 +47,8 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
     if (e.state == State::absent) continue;
     if (e.predicted)
       use_predicted(e, key);
+    else if (e.fills)
+      use_fill(e, key);
     else if (e.state == State::in_flight)
       streamer.upgrade(e.slot);  // begun by a lease that was dropped, or by warming
     policy->on_pin(key);
@@ -58,6 +60,7 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
   }
   drop_predicted(moe_layer);
   start_queued();
+  fill();
 }
 
 // Starts reads for queued wants, in order, as far as there are slots.
@@ -67,7 +70,7 @@ void Scheduler::Impl::start_queued() {
     if (want.phase != Phase::queued) continue;
     ExpertKey key{lease_layer, want.expert};
     SlotId slot = find_slot(lease_layer);
-    while (!slot.valid() && give_up_predicted()) slot = find_slot(lease_layer);
+    while (!slot.valid() && (give_up(fills) || give_up(predicted))) slot = find_slot(lease_layer);
     while (!slot.valid() && give_up_exchange()) slot = find_slot(lease_layer);
     if (!slot.valid()) break;
     start_read(key, slot, ReadPriority::demand);

@@ -120,29 +120,18 @@ i64 Scheduler::Impl::warm_share(i64 moe_layer) const {
   return std::min((c.slots - c.exchange_slots) / static_cast<i64>(c.moe_layers.size()), table.experts_per_layer());
 }
 
-// Where not all fit, the share consists of those that will most probably be wanted: what the policy makes of popularity
-// and of uses so far. Else they are read as they lie in the file.
-void Scheduler::Impl::order_warming(i64 moe_layer) {
-  warm_experts.clear();
-  for (i64 e = 0; e < table.experts_per_layer(); e++) warm_experts.emplace_back(e);
-  if (plan.all_resident) return;
-  std::vector<f64> worth;
-  for (ExpertId e : warm_experts) worth.push_back(policy->worth({moe_layer, e}));
-  auto of = [&](ExpertId e) { return worth[static_cast<size_t>(e.value)]; };
-  std::stable_sort(warm_experts.begin(), warm_experts.end(), [&](ExpertId a, ExpertId b) { return of(a) > of(b); });
-}
-
 // How many experts of the layer from this rank on are dealt with: 0 when it has to wait for memory, or for experts that
 // leave it for a device; the rest of the layer when there is no place for them.
 i64 Scheduler::Impl::warm_next(i64 moe_layer, i64 rank) {
   i64 rest = table.experts_per_layer() - rank;
-  if (rank == 0) order_warming(moe_layer);
+  if (rank == 0) rank_layer(moe_layer);
   if (rank >= warm_share(moe_layer)) return rest;
-  ExpertKey key{moe_layer, warm_experts[static_cast<size_t>(rank)]};
+  ExpertKey key = ranked_expert(moe_layer, rank);
   if (entry(key).state != State::absent) return 1;
   SlotId slot = slab.take(class_of(moe_layer));
   if (slot.valid()) {
-    start_read(key, slot, ReadPriority::background);
+    policy->on_fill(key);
+    start_admitted(key, slot, ReadPriority::background);
     return 1;
   }
   if (slab.growing()) return 0;

@@ -28,10 +28,14 @@ SlotId Scheduler::Impl::find_slot(i64 moe_layer) {
 }
 
 void Scheduler::Impl::start_read(ExpertKey key, SlotId slot, ReadPriority priority) {
+  policy->on_admit(key);
+  start_admitted(key, slot, priority);
+}
+
+void Scheduler::Impl::start_admitted(ExpertKey key, SlotId slot, ReadPriority priority) {
   Entry& e = entry(key);
   e.slot = slot;
   e.state = State::in_flight;
-  policy->on_admit(key);
   fetch(key, slot, priority);
 }
 
@@ -54,6 +58,8 @@ void Scheduler::Impl::land(const FetchDone& done) {
   ExpertKey key{table.moe_index(done.layer), done.expert};
   Entry& e = entry(key);
   if (e.predicted) std::erase(predicted, key);
+  bool filled_it = e.fills;
+  if (filled_it) land_fill(done, key);
   if (std::exchange(e.retry, false) && !done.status.ok() && e.want >= 0) {
     fetch(key, e.slot, ReadPriority::demand);
     return;
@@ -72,7 +78,7 @@ void Scheduler::Impl::land(const FetchDone& done) {
     policy->on_unpin(key);
     wants[static_cast<size_t>(want)].phase = Phase::released;
     if (lease_failure.ok()) lease_failure = done.status;
-  } else if (other_failure.ok() && !e.predicted) {
+  } else if (other_failure.ok() && !e.predicted && !filled_it) {
     other_failure = done.status;
   }
   evict(key);

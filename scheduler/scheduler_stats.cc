@@ -18,6 +18,7 @@ constexpr i64 SchedulerStats::*kCounts[] = {
     &SchedulerStats::evictions,
     &SchedulerStats::predicted_bytes,
     &SchedulerStats::useful_bytes,
+    &SchedulerStats::filled_bytes,
     &SchedulerStats::predicted_hits,
     &SchedulerStats::upgrades,
     &SchedulerStats::promotions,

@@ -13,10 +13,10 @@ namespace stoker {
 namespace {
 
 constexpr i64 kBatch = 64;
-// How long the drive may be kept from a demand by predictions; and for how long the engine computes, at most, between
-// two calls of pump(): predictions handed out last for about that long.
-constexpr i64 kPredictedDelayNs = 2'000'000;
-constexpr i64 kPredictedWindowNs = 10'000'000;
+// How long the drive may be kept from a demand by what is held back; and for how long the engine computes, at most, between
+// two calls of pump(): what is handed out lasts for about that long.
+constexpr i64 kPredictedDelayNs = 2'000'000, kSpareDelayNs = 500'000;
+constexpr i64 kWindowNs = 10'000'000;
 
 // A tag names the slot, the range and the piece's place in the range, in units of the alignment (at least
 // 512).
@@ -156,7 +156,7 @@ void Streamer::take_results() {
     for (const ReadDone& done : std::span(results_).first(static_cast<size_t>(n))) {
       Transfer& t = transfers_[static_cast<size_t>(tag_slot(done.tag))];
       t.in_flight--;
-      predicted_in_flight_ -= done.priority == ReadPriority::predicted;
+      in_flight_[static_cast<size_t>(done.priority)]--;
       last_ns = std::max(last_ns, done.finished_ns);
       if (done.error != 0 && t.error == 0) {
         bool queued = !exhausted(t);
@@ -169,27 +169,32 @@ void Streamer::take_results() {
     }
     pieces_in_flight_ -= n;
     // The drive was busy until the last of these landed, which may be long before anybody looked.
-    if (pieces_in_flight_ > 0) continue;
+    if (pieces_in_flight_ == 0 && timeline_ != nullptr) timeline_->add({busy_from_ns_, last_ns, "read", lane_});
     busy_ns_ += std::max<i64>(0, last_ns - busy_since_ns_);
-    if (timeline_ != nullptr) timeline_->add({busy_since_ns_, last_ns, "read", lane_});
+    busy_since_ns_ = std::max(last_ns, busy_since_ns_);
     measure_bandwidth();
   }
 }
 
-// At a moment when nothing is in flight: what was read took busy_ns_.
+// What has landed took busy_ns_.
 void Streamer::measure_bandwidth() {
-  if (busy_ns_ == 0) return;
+  i64 landed = bytes_read_ - pieces_in_flight_ * piece_bytes_;
+  if (busy_ns_ == 0 || landed <= 0) return;
   auto pieces_in = [&](i64 ns) {
-    f64 bytes = static_cast<f64>(bytes_read_) / static_cast<f64>(busy_ns_) * static_cast<f64>(ns);
+    f64 bytes = static_cast<f64>(landed) / static_cast<f64>(busy_ns_) * static_cast<f64>(ns);
     return std::clamp<i64>(static_cast<i64>(bytes) / piece_bytes_, 1, std::max<i64>(1, reader_.capacity() / 2));
   };
-  predicted_limit_ = pieces_in(kPredictedWindowNs);
-  i64 depth = std::min(pieces_in(kPredictedDelayNs), predicted_limit_);
-  if (depth != std::exchange(predicted_depth_, depth)) reader_.limit_predicted(depth);
+  window_pieces_ = pieces_in(kWindowNs);
+  limit(ReadPriority::predicted, pieces_in(kPredictedDelayNs));
+  limit(ReadPriority::spare, pieces_in(kSpareDelayNs));
+}
+
+void Streamer::limit(ReadPriority priority, i64 depth) {
+  if (depth != std::exchange(depths_[static_cast<size_t>(priority)], depth)) reader_.limit(priority, depth);
 }
 
 bool Streamer::may_submit(size_t priority) const {
-  return priority != static_cast<size_t>(ReadPriority::predicted) || predicted_in_flight_ < predicted_limit_;
+  return !is_held_back(static_cast<ReadPriority>(priority)) || in_flight_[priority] < window_pieces_;
 }
 
 void Streamer::hand_out() {
@@ -200,12 +205,12 @@ void Streamer::hand_out() {
       Queue& queue = queues_[p];
       while (n < room && queue.first != kNone && may_submit(p)) {
         i32 index = queue.first;
-        predicted_in_flight_ += p == static_cast<size_t>(ReadPriority::predicted);
+        in_flight_[p]++;
         if (!make_piece(index, batch_[static_cast<size_t>(n++)])) remove(queue, index);
       }
     }
     if (n == 0) return;
-    if (pieces_in_flight_ == 0) busy_since_ns_ = clock_.now_ns();
+    if (pieces_in_flight_ == 0) busy_from_ns_ = busy_since_ns_ = clock_.now_ns();
     i64 taken = reader_.submit(std::span(batch_).first(static_cast<size_t>(n)));
     CHECK(taken == n);  // we stay below its capacity
     pieces_in_flight_ += n;

@@ -1,15 +1,17 @@
 // Streamer: carries out fetch commands. Each expert is one to three ranges of a file (tiers/slice.h), each
 // range is read in pieces of plan.piece_bytes, so that one expert alone keeps the drive's queue full. Demand goes before
-// predictions, these before background;
+// predictions, these before background, and that before reads for spare slots;
 // within a priority the expert that was asked for first is completed first, since it can be computed with
 // while the next one lands.
 //
 // Predicted reads may turn out useless, so only a few milliseconds' worth of them is given to the reader, and of that
-// what the drive does in 2 ms may be with the kernel: all else can still be cancelled, and a demand overtakes it.
+// what the drive does in 2 ms may be with the kernel: all else can still be cancelled, and a demand overtakes it. Of spare
+// ones, for which nobody will wait soon, it is half a millisecond.
 //
 // Owner: the scheduler's thread. Nothing is allocated after construction except the text of a failure.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -66,8 +68,10 @@ class Streamer {
   bool wait(i64 timeout_ns);
 
   i64 under_way() const { return under_way_; }  // fetches started and not yet given out by next()
+  // Bytes that the drive reads in the longest time between two calls of pump(), as far as is known.
+  i64 window_bytes() const { return window_pieces_ * piece_bytes_; }
   i64 bytes_read() const { return bytes_read_; }
-  // Time with at least one piece in flight, up to the last pump().
+  // Time with at least one piece in flight, up to the last landing that pump() has seen.
   i64 busy_ns() const { return busy_ns_; }
 
  private:
@@ -94,6 +98,7 @@ class Streamer {
   Queue& queue_of(const Transfer& transfer) { return queues_[static_cast<size_t>(transfer.fetch.priority)]; }
   bool may_submit(size_t priority) const;
   void measure_bandwidth();
+  void limit(ReadPriority priority, i64 depth);
   void take_results();
   void hand_out();
   size_t index_of(const Fetch& fetch) const;
@@ -121,12 +126,13 @@ class Streamer {
   std::vector<ReadDone> results_;
   i64 under_way_ = 0;
   i64 pieces_in_flight_ = 0;
-  i64 predicted_in_flight_ = 0;  // of these
-  i64 predicted_limit_ = 1;      // pieces with the reader
-  i64 predicted_depth_ = 0;      // pieces with the kernel, as the reader was told
+  std::array<i64, kReadPriorities> in_flight_{};  // of these
+  i64 window_pieces_ = 1;                         // with the reader at most, of a priority that is held back
+  std::array<i64, kReadPriorities> depths_{};     // with the kernel at most, as the reader was told
   i64 bytes_read_ = 0;
   i64 busy_ns_ = 0;
-  i64 busy_since_ns_ = 0;  // while pieces are in flight
+  i64 busy_from_ns_ = 0;   // while pieces are in flight: since when
+  i64 busy_since_ns_ = 0;  // the same, but for what busy_ns_ has already
   Timeline* timeline_ = nullptr;  // or none
   i32 lane_ = 0;
 };

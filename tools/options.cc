@@ -136,7 +136,8 @@ constexpr std::array kRows = {
     OptionRow{kEngine, "--expert-groups", "file|off|G/K", &O::expert_groups,
               "group-limited routing: as the file says, off, or the best K of G groups"},
     OptionRow{kEngine | kSimulate, "--no-preload", "", &O::no_preload,
-              "read experts when first used, even if all would fit (serve reads what fits beside its first answers)"},
+              "read experts when they are wanted or guessed, though slots are empty; else what fits is read before the first\n"
+              "token (serve: beside its first answers), or, when not all fit, while the disk has nothing else to do"},
     OptionRow{kEngine | kSimulate, "--predictor", kPredictorChoices, &O::predictor,
               "how to guess the experts of coming layers when they do not all fit"},
     OptionRow{kEngine | kSimulate, "--lookahead", "N", &O::lookahead,

@@ -84,6 +84,7 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
   Simulator simulator(setup.machine, table, setup.plan, setup.resident, sim_policy(options, setup));
   if (kind != PredictorKind::none)
     simulator.look_ahead({.kind = kind, .distance = options.lookahead}, gates, governor_options(options));
+  if (!report.preloaded && !options.no_preload) simulator.fill_empty_slots();
   run_phases(simulator, report);
   if (simulator.predictor() != nullptr) {
     report.predictor = name(kind);
@@ -117,6 +118,7 @@ f64 foreseen_tokens_per_second(const SimReport& report) {
   }
   Simulator simulator(setup.machine, setup.table, setup.plan, setup.resident, sim_policy(report.options, setup));
   simulator.look_ahead({.kind = PredictorKind::gate, .distance = Predictor::kMaxDistance}, gates, {PrefetchMode::on});
+  if (!report.preloaded && !report.options.no_preload) simulator.fill_empty_slots();
   SimReport foreseen{.options = report.options, .setup = setup, .routing = report.routing, .preloaded = report.preloaded,
                      .record = report.record, .phases = {}};
   run_phases(simulator, foreseen);

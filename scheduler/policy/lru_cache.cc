@@ -30,12 +30,20 @@ void LruCache::on_use(ExpertKey key, i64, f32) {
 }
 
 void LruCache::on_admit(ExpertKey key) {
-  i32 node = index(key);
-  Node& n = nodes_[static_cast<size_t>(node)];
+  admit(key);
+  link_newest(index(key));
+}
+
+void LruCache::on_fill(ExpertKey key) {
+  admit(key);
+  link_oldest(index(key));
+}
+
+void LruCache::admit(ExpertKey key) {
+  Node& n = nodes_[static_cast<size_t>(index(key))];
   CHECK(!n.resident && n.pins == 0);
   n.resident = true;
   n.pins = 1;
-  link_newest(node);
   resident_[static_cast<size_t>(key.moe_layer)]++;
 }
 
@@ -93,6 +101,16 @@ void LruCache::link_newest(i32 node) {
   if (c.newest != kNone) nodes_[static_cast<size_t>(c.newest)].newer = node;
   c.newest = node;
   if (c.oldest == kNone) c.oldest = node;
+}
+
+void LruCache::link_oldest(i32 node) {
+  Class& c = class_of(node);
+  Node& n = nodes_[static_cast<size_t>(node)];
+  n.older = kNone;
+  n.newer = c.oldest;
+  if (c.oldest != kNone) nodes_[static_cast<size_t>(c.oldest)].older = node;
+  c.oldest = node;
+  if (c.newest == kNone) c.newest = node;
 }
 
 void LruCache::unlink(i32 node) {

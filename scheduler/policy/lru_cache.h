@@ -23,6 +23,7 @@ class LruCache final : public ResidencyPolicy {
   void on_use(ExpertKey key, i64 tokens, f32 gate_weight) override;
   void on_expect(ExpertKey, f32) override {}
   void on_admit(ExpertKey key) override;
+  void on_fill(ExpertKey key) override;
   void on_pin(ExpertKey key) override;
   void on_unpin(ExpertKey key) override;
   void on_evict(ExpertKey key) override;
@@ -53,7 +54,9 @@ class LruCache final : public ResidencyPolicy {
 
   i32 index(ExpertKey key) const;
   Class& class_of(i32 node);
+  void admit(ExpertKey key);
   void link_newest(i32 node);
+  void link_oldest(i32 node);
   void unlink(i32 node);
 
   i64 experts_;

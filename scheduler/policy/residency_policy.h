@@ -37,6 +37,8 @@ class ResidencyPolicy {
   virtual void on_expect(ExpertKey key, f32 probability) = 0;
   // It has got a slot. Counts as one on_pin.
   virtual void on_admit(ExpertKey key) = 0;
+  // The same for one that nobody has asked for: it has got a slot that was empty, and should leave before all others.
+  virtual void on_fill(ExpertKey key) { on_admit(key); }
   virtual void on_pin(ExpertKey key) = 0;
   virtual void on_unpin(ExpertKey key) = 0;
   // It has lost its slot; was not pinned.

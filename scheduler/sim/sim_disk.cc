@@ -12,6 +12,7 @@ namespace stoker {
 SimDisk::SimDisk(VirtualClock& clock, std::vector<i64> file_bytes, const SimDiskLimits& limits)
     : clock_(clock), file_bytes_(std::move(file_bytes)), limits_(limits) {
   CHECK(limits.gb_per_second > 0 && limits.depth > 0 && limits.capacity >= limits.depth);
+  held_limits_.fill(1);
 }
 
 std::string SimDisk::file_name(i32 file) const { return fmt::format("simulated file {}", file); }
@@ -64,7 +65,7 @@ void SimDisk::run_until(i64 ns) {
   while (!flights_.empty() && flights_.front().finish_ns <= ns) {
     Flight landed = flights_.front();
     flights_.pop_front();
-    predicted_out_ -= landed.priority == ReadPriority::predicted;
+    out_[static_cast<size_t>(landed.priority)]--;
     done_.push_back({.tag = landed.tag, .error = 0, .finished_ns = landed.finish_ns, .priority = landed.priority});
     issue(landed.finish_ns);
   }
@@ -74,9 +75,9 @@ void SimDisk::issue(i64 at_ns) {
   for (std::deque<ReadPiece>& queue : queues_) {
     while (!queue.empty() && static_cast<i64>(flights_.size()) < limits_.depth) {
       const ReadPiece& piece = queue.front();
-      bool predicted = piece.priority == ReadPriority::predicted;
-      if (predicted && predicted_out_ >= predicted_limit_) break;
-      predicted_out_ += predicted;
+      size_t p = static_cast<size_t>(piece.priority);
+      if (is_held_back(piece.priority) && out_[p] >= held_limits_[p]) break;
+      out_[p]++;
       i64 start = std::max(drive_free_ns_, at_ns + limits_.latency_ns);
       drive_free_ns_ = start + std::llround(static_cast<f64>(piece.bytes) / limits_.gb_per_second);
       flights_.push_back({piece.tag, piece.priority, start, drive_free_ns_});

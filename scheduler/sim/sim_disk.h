@@ -1,6 +1,6 @@
 // SimDisk: a Reader whose reads land in virtual time and move no data: checksums are not looked at. Requests wait in a queue,
-// demand before predicted before background, until fewer than depth() are with the drive, and of predicted ones no more
-// than it was told; the drive answers them in order, the first byte no
+// by priority, until fewer than depth() are with the drive, and of those that are held back no more than it was told; the
+// drive answers them in order, the first byte no
 // earlier than `latency_ns` after it has got the request, at its bandwidth.
 #pragma once
 
@@ -34,7 +34,7 @@ class SimDisk final : public Reader {
   i64 max_piece_bytes() const override { return limits_.max_piece_bytes; }
 
   i64 submit(std::span<const ReadPiece> pieces) override;
-  void limit_predicted(i64 pieces) override { predicted_limit_ = pieces; }
+  void limit(ReadPriority priority, i64 pieces) override { held_limits_[static_cast<size_t>(priority)] = pieces; }
   i64 poll(std::span<ReadDone> done) override;
   // Advances the clock to when the next read lands, or by the timeout.
   bool wait(i64 timeout_ns) override;
@@ -64,9 +64,9 @@ class SimDisk final : public Reader {
   std::array<std::deque<ReadPiece>, kReadPriorities> queues_;
   std::deque<Flight> flights_;  // with the drive, in the order in which they land
   std::deque<ReadDone> done_;
+  std::array<i64, kReadPriorities> out_{};  // with the drive
+  std::array<i64, kReadPriorities> held_limits_;  // of those that are held back
   i64 outstanding_ = 0;    // submitted, not yet polled
-  i64 predicted_out_ = 0;  // with the drive
-  i64 predicted_limit_ = 1;
   i64 drive_free_ns_ = 0;  // when the last flight lands
 };
 

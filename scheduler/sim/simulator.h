@@ -47,6 +47,8 @@ class Simulator {
   void look_ahead(const Forecaster::Options& options, EmulatedLookahead& gates, const GovernorOptions& prefetch);
   // Reads all experts that have a free slot, as the engine does for models that fit. Its time is not counted.
   void preload();
+  // Slots that are empty are filled from now on, as the engine does for models that do not fit.
+  void fill_empty_slots() { scheduler_.fill_empty_slots(); }
   // The token's routes, one after the other in `record`.
   void run_token(const RoutingRecord& record, i64 token);
   const SimTotals& totals() const { return totals_; }

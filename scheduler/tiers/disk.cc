@@ -353,7 +353,7 @@ i64 Disk::submit(std::span<const ReadPiece> pieces) {
   return taken;
 }
 
-void Disk::limit_predicted(i64 pieces) { impl_->queue.limit_predicted(pieces); }
+void Disk::limit(ReadPriority priority, i64 pieces) { impl_->queue.limit(priority, pieces); }
 i64 Disk::poll(std::span<ReadDone> done) { return impl_->queue.poll(done); }
 bool Disk::wait(i64 timeout_ns) { return impl_->queue.wait(timeout_ns); }
 

@@ -25,6 +25,7 @@ T ReadQueue::Ring<T>::pop() {
 }
 
 ReadQueue::ReadQueue(i64 capacity) : capacity_(capacity) {
+  limits_.fill(1);
   for (auto& ring : pieces_) ring.entries.resize(static_cast<size_t>(capacity));
   done_.entries.resize(static_cast<size_t>(capacity));
 }
@@ -57,11 +58,11 @@ bool ReadQueue::wait(i64 timeout_ns) {
                                 [this] { return done_.count > 0; });
 }
 
-void ReadQueue::limit_predicted(i64 pieces) {
-  CHECK(pieces > 0);
+void ReadQueue::limit(ReadPriority priority, i64 pieces) {
+  CHECK(pieces > 0 && is_held_back(priority));
   {
     std::lock_guard lock(mutex_);
-    predicted_limit_ = pieces;
+    limits_[static_cast<size_t>(priority)] = pieces;
   }
   pieces_arrived_.notify_all();
 }
@@ -75,8 +76,8 @@ void ReadQueue::stop() {
 }
 
 bool ReadQueue::may_start(size_t priority) const {
-  bool held_back = priority == static_cast<size_t>(ReadPriority::predicted) && predicted_out_ >= predicted_limit_;
-  return pieces_[priority].count > 0 && !held_back;
+  bool full = is_held_back(static_cast<ReadPriority>(priority)) && out_[priority] >= limits_[priority];
+  return pieces_[priority].count > 0 && !full;
 }
 
 bool ReadQueue::any_may_start() const {
@@ -90,7 +91,7 @@ bool ReadQueue::pop_piece(ReadPiece& piece) {
   for (size_t p = 0; p < pieces_.size(); p++) {
     if (!may_start(p)) continue;
     piece = pieces_[p].pop();
-    predicted_out_ += piece.priority == ReadPriority::predicted;
+    out_[p]++;
     return true;
   }
   return false;
@@ -109,16 +110,16 @@ bool ReadQueue::take_blocking(ReadPiece& piece) {
 
 void ReadQueue::finish(std::span<const ReadDone> done) {
   if (done.empty()) return;
-  i64 predicted = 0;
+  bool held_back = false;
   {
     std::lock_guard lock(mutex_);
     for (const ReadDone& d : done) {
       done_.push(d);
-      predicted += d.priority == ReadPriority::predicted;
+      out_[static_cast<size_t>(d.priority)]--;
+      held_back |= is_held_back(d.priority);
     }
-    predicted_out_ -= predicted;
   }
-  if (predicted > 0) pieces_arrived_.notify_all();  // others may start now
+  if (held_back) pieces_arrived_.notify_all();  // others may start now
   done_arrived_.notify_one();
 }
 

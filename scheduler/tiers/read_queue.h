@@ -23,7 +23,7 @@ class ReadQueue {
   i64 submit(std::span<const ReadPiece> pieces);  // see Reader
   i64 poll(std::span<ReadDone> done);
   bool wait(i64 timeout_ns);
-  void limit_predicted(i64 pieces);  // see Reader
+  void limit(ReadPriority priority, i64 pieces);  // see Reader
   void stop();  // take() gives nothing and take_blocking() returns false from now on
 
   // --- I/O threads
@@ -52,8 +52,9 @@ class ReadQueue {
   std::array<Ring<ReadPiece>, kReadPriorities> pieces_;
   Ring<ReadDone> done_;
   i64 outstanding_ = 0;  // submitted, not yet polled
-  i64 predicted_limit_ = 1;
-  i64 predicted_out_ = 0;  // taken, not yet finished
+  // [priorities] of those that are held back
+  std::array<i64, kReadPriorities> limits_;
+  std::array<i64, kReadPriorities> out_{};  // taken, not yet finished
   bool stopped_ = false;
 };
 

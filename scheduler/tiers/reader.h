@@ -14,9 +14,11 @@
 namespace stoker {
 
 // Reads that somebody waits for start before those that somebody will probably want soon, and these before the
-// rest.
-enum class ReadPriority : u8 { demand, predicted, background };
-constexpr i64 kReadPriorities = 3;
+// rest; last come those for slots that would be empty otherwise (spare).
+enum class ReadPriority : u8 { demand, predicted, background, spare };
+constexpr i64 kReadPriorities = 4;
+// Which of them a demand that comes later should hardly wait for.
+constexpr bool is_held_back(ReadPriority p) { return p == ReadPriority::predicted || p == ReadPriority::spare; }
 
 // Compares data that lands in several pieces with its checksum. The pieces share it; whoever finishes the last
 // one does the comparison, so that it costs the owner nothing. Must live until every piece has been polled.
@@ -70,9 +72,9 @@ class Reader {
 
   // Takes as many pieces as fit below capacity(), in order, and returns how many it took. Never blocks.
   virtual i64 submit(std::span<const ReadPiece> pieces) = 0;
-  // Most predicted pieces that may be with the kernel at a time, where a demand that comes later cannot overtake
-  // them. Readers that hold none back ignore it.
-  virtual void limit_predicted(i64 /*pieces*/) {}
+  // Most pieces of a priority that is held back that may be with the kernel at a time, where a demand that comes later
+  // cannot overtake them; 1 until told. Readers that hold none back ignore it.
+  virtual void limit(ReadPriority /*priority*/, i64 /*pieces*/) {}
   // Finished pieces since the last poll, in any order; returns how many were written to `done`. Never blocks.
   virtual i64 poll(std::span<ReadDone> done) = 0;
   // Blocks until poll() has something to say or `timeout_ns` has passed. False on timeout.

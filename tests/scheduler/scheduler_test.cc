@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/buffer.h"
@@ -132,9 +133,11 @@ std::string random_life(u64 seed, f64 failure_rate) {
   REQUIRE(rig.plan.arena_bytes() <= o.budget);
   CHECK(rig.reader.memory_bytes() == rig.plan.arena_bytes());
   rig.scheduler->set_prefetch({PrefetchMode::on});
+  if (seed % 4 == 2) rig.scheduler->fill_empty_slots();
 
   for (int step = 0; step < 80; step++) {
     if (seed % 4 == 1 && rng.below(3) == 0) rig.scheduler->warm();
+    if (seed % 4 == 2) rig.scheduler->tend();
     i64 moe_layer = rng.below(o.model.layers);
     i64 count = rng.below(4) == 0 ? 1 + rng.below(o.model.experts) : o.model.top_k;
     std::vector<ExpertRequest> requests = random_experts(rng, o.model.experts, count);
@@ -460,6 +463,89 @@ TEST_CASE("where not all fit, warming reads the most popular experts of each lay
     CHECK(share > 3);
     CHECK(share < 12);
     CHECK(worst == share - 1);
+  }
+}
+
+TEST_CASE("empty slots are filled while nothing else is read, and nothing is evicted for it") {
+  SmallModel model{.sizes = 1};
+  ExpertTable table = small_table(model);
+  Rig rig({.model = model, .budget = full_budget(table, 4096) / 2, .drive = {.longest_ns = 1000}});
+  i64 slots = rig.plan.total_slots();
+  rig.scheduler->fill_empty_slots();
+  rig.use_all(0, experts({9, 10, 11}));
+  size_t seen = rig.reader.history.size();
+  CHECK(std::all_of(rig.reader.history.begin(), rig.reader.history.end(),
+                    [](const ReadPiece& p) { return p.priority == ReadPriority::demand; }));
+  for (int calls = 0; calls < 500; calls++) {
+    rig.scheduler->tend();
+    rig.clock.advance(300);
+  }
+  CHECK(std::all_of(rig.reader.history.begin() + static_cast<std::ptrdiff_t>(seen), rig.reader.history.end(),
+                    [](const ReadPiece& p) { return p.priority == ReadPriority::spare; }));
+  i64 in_ram = 0;
+  for (i64 l = 0; l < 4; l++) {
+    for (i64 e = 0; e < 12; e++) in_ram += rig.scheduler->tier(rig.layer(l), ExpertId(e)) == ExpertTier::ram;
+    CHECK(rig.scheduler->tier(rig.layer(l), ExpertId(0)) == ExpertTier::ram);  // each has its share
+  }
+  CHECK(in_ram == slots);
+  const SchedulerStats& stats = rig.scheduler->stats();
+  CHECK(stats.evictions == 0);
+  CHECK(stats.predicted_bytes == 0);
+  CHECK(stats.filled_bytes == (slots - 3) * rig.table.expert_bytes(rig.layer(0)));
+  // What nobody has asked for leaves first.
+  for (i64 l = 1; l < 4; l++) rig.use_all(l, experts({9, 10, 11}));
+  for (i64 l = 0; l < 4; l++)
+    for (i64 e = 9; e < 12; e++) CHECK(rig.scheduler->tier(rig.layer(l), ExpertId(e)) == ExpertTier::ram);
+}
+
+TEST_CASE("an expert that is wanted while it fills a slot is read once, and demand overtakes the others") {
+  SmallModel model{.sizes = 1};
+  Rig rig({.model = model, .budget = full_budget(small_table(model), 4096) / 2, .drive = {.capacity = 4, .longest_ns = 1000}});
+  rig.scheduler->fill_empty_slots();
+  rig.scheduler->tend();
+  CHECK(rig.scheduler->tier(rig.layer(0), ExpertId(0)) == ExpertTier::arriving);
+  size_t before = rig.reader.history.size();
+  CHECK(rig.use_all(0, experts({0, 5})) > 0);
+  CHECK(rig.scheduler->stats().misses == 2);
+  REQUIRE(rig.reader.history.size() > before);
+  CHECK(rig.reader.history[before].priority == ReadPriority::demand);
+  i64 bytes = 0;
+  for (const ReadPiece& p : rig.reader.history) bytes += p.bytes;
+  CHECK(bytes == rig.scheduler->stats().bytes_read);
+  std::set<std::pair<i64, i64>> places;
+  for (const ReadPiece& p : rig.reader.history) CHECK(places.insert({p.file, p.offset}).second);
+}
+
+TEST_CASE("a failed read ends the filling and nothing else") {
+  SmallModel model{.sizes = 1};
+  Rig rig({.model = model, .budget = full_budget(small_table(model), 4096) / 2});
+  rig.scheduler->fill_empty_slots();
+  rig.reader.set_failure_rate(1.0);
+  for (int calls = 0; calls < 20; calls++) {
+    rig.clock.advance(1000);
+    rig.scheduler->tend();
+  }
+  i64 bytes = rig.scheduler->stats().bytes_read;
+  CHECK(bytes > 0);
+  for (int calls = 0; calls < 20; calls++) rig.scheduler->tend();
+  CHECK(rig.scheduler->stats().bytes_read == bytes);
+  rig.reader.set_failure_rate(0);
+  CHECK(rig.use_all(0, experts({0, 1, 2})) > 0);
+}
+
+TEST_CASE("the popular are filled in first") {
+  SmallModel model{.sizes = 1};
+  Popularity known(4, 12);
+  for (i64 l = 0; l < 4; l++) known.add(l, 1, std::vector<i32>{7, 8, 11});
+  Rig rig({.model = model, .budget = full_budget(small_table(model), 4096) / 2, .drive = {.longest_ns = 1000}, .known = &known});
+  rig.scheduler->fill_empty_slots();
+  for (int calls = 0; calls < 500; calls++) {
+    rig.scheduler->tend();
+    rig.clock.advance(300);
+  }
+  for (i64 l = 0; l < 4; l++) {
+    for (i64 e : {7, 8, 11, 0}) CHECK(rig.scheduler->tier(rig.layer(l), ExpertId(e)) == ExpertTier::ram);
+    CHECK(rig.scheduler->tier(rig.layer(l), ExpertId(10)) == ExpertTier::disk);
   }
 }
 

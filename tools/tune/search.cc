@@ -106,6 +106,7 @@ class Search {
     governor.mode = PrefetchMode::on;
     if (kind != PredictorKind::none)
       simulator.look_ahead({.kind = kind, .distance = options.lookahead}, gates_[kind == PredictorKind::gate ? 0 : 1], governor);
+    simulator.fill_empty_slots();
     SimTotals filled;
     for (i64 token = 0; token < record_.tokens(); token++) {
       if (interrupt_flag().load()) throw Interrupted();

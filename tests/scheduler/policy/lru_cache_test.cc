@@ -162,6 +162,25 @@ TEST_CASE("random runs stay within the slots, keep the floors and never give up 
   CHECK(none > 10);
 }
 
+TEST_CASE("what only fills a slot leaves before what was wanted, until it is wanted itself") {
+  Model m({0}, 1, 8, 2);
+  m.set_slots(0, 4);
+  for (i64 e : {0, 1}) {
+    m.use({0, ExpertId(e)});
+    m.cache.on_admit({0, ExpertId(e)});
+    m.cache.on_unpin({0, ExpertId(e)});
+  }
+  for (i64 e : {2, 3}) {
+    m.cache.on_fill({0, ExpertId(e)});
+    m.cache.on_unpin({0, ExpertId(e)});
+  }
+  CHECK(m.cache.choose_victim(0)->expert == ExpertId(3));
+  m.cache.on_evict({0, ExpertId(3)});
+  CHECK(m.cache.choose_victim(0)->expert == ExpertId(2));
+  m.use({0, ExpertId(2)});
+  CHECK(m.cache.choose_victim(0)->expert == ExpertId(0));
+}
+
 TEST_CASE("layers keep experts that plain LRU would lose on every round") {
   // 4 layers, top-2, 7 slots: one short of a token's 8. Each layer wants the same two experts for every
   // token.
