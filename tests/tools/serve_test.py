@@ -297,6 +297,14 @@ class Answers(Serving):
         self.assertEqual(first, again)
         self.assertNotEqual(first, self.text("The sky", temperature=1.5, seed=10))
 
+    def test_what_front_ends_send_though_it_is_the_default(self):
+        plain = self.post("/completion", prompt="The sky", n_predict=4, seed=3)
+        steps = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
+        for samplers in (steps, "edkypmxt"):
+            sent = self.post("/completions", prompt="The sky", n_predict=4, seed=3, samplers=samplers, mirostat=0, dry_multiplier=0,
+                             typical_p=1, xtc_probability=0, t_max_predict_ms=-1, post_sampling_probs=False, cache_prompt=True)
+            self.assertEqual(sent["content"], plain["content"])
+
     def test_limits(self):
         answer = self.post("/v1/chat/completions", messages=user("The sky"), max_completion_tokens=3, **GREEDY)
         self.assertEqual((answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]), (3, "length"))
@@ -440,6 +448,11 @@ class Refusals(Serving):
                 ({"messages": messages, "n": 100}, "more than this server takes", "n"),
                 ({"messages": messages, "functions": [{"name": "f"}]}, "not supported", "functions"),
                 ({"messages": messages, "typical_p": 0.5}, "not supported", "typical_p"),
+                ({"messages": messages, "post_sampling_probs": True}, "not supported", "post_sampling_probs"),
+                ({"messages": messages, "t_max_predict_ms": 5}, "not supported", "t_max_predict_ms"),
+                ({"messages": messages, "samplers": ["top_k", "temperature"]}, "one order", "samplers"),
+                ({"messages": messages, "samplers": "ktpme"}, "one order", "samplers"),
+                ({"messages": messages, "samplers": 3}, "one order", "samplers"),
                 ({"messages": messages, "logit_bias": {"one": 2}}, "not a token id", "logit_bias"),
                 ({"messages": messages, "logit_bias": {"-1": 2}}, "is not one of", "logit_bias"),
                 ({"messages": messages, "logit_bias": {"1": "much"}}, "must be a number", "logit_bias"),
@@ -464,6 +477,8 @@ class Refusals(Serving):
     def test_paths_and_sizes(self):
         self.assertEqual(self.server.ask("GET", "/nothing")[0], 404)
         self.refused(404, "/v1/nothing", {}, "no such endpoint")
+        for path in ("/v1/embeddings", "/infill", "/v1/messages", "/v1/responses", "/v1/rerank"):
+            self.refused(501, path, {"input": "x"}, path + " is not supported")
         connection = self.server.connect()
         connection.putrequest("POST", "/tokenize")
         connection.putheader("Content-Length", str(1 << 30))

@@ -39,6 +39,9 @@ Json props_json(const Service& service) {
           {"total_slots", service.batcher().slots()},
           {"model_path", o.model},
           {"model_alias", service.model()},
+          {"endpoint_slots", true},
+          {"endpoint_props", false},  // cannot be changed
+          {"endpoint_metrics", true},
           {"modalities", {{"vision", false}, {"audio", false}}},
           {"chat_template", spec.chat_template},
           {"bos_token", text_of(spec.bos)},

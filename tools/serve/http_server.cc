@@ -1,6 +1,7 @@
 #include "tools/serve/http_server.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <optional>
 
@@ -203,6 +204,14 @@ void slots(const Service& service, const Request& req, Response& res) {
 void act_on_slot(const Service& service, const Request& req, Response& res) {
   answer(res, slot_action(service, req.matches[1], req.get_param_value("action"), req.body));
 }
+// What llama-server and OpenAI have beside these, and this does not: a client that asks should not look for a wrong URL.
+void not_here(const Service&, const Request& req, Response&) {
+  throw ApiError(501, fmt::format("{} is not supported by this server, which generates text: ask /v1/chat/completions, "
+                                  "/v1/completions or /completion", req.path));
+}
+constexpr std::array kNotHere = {"/v1/embeddings", "/embeddings",   "/embedding",   "/v1/rerank",
+                                 "/rerank",        "/v1/reranking", "/reranking",   "/v1/messages",
+                                 "/infill",        "/v1/responses", "/v1/messages/count_tokens"};
 void live(const Service& service, const Request&, Response& res) { answer(res, live_json(service)); }
 
 // The page runs only what it brings itself, whatever a model says.
@@ -327,7 +336,8 @@ void HttpServer::Impl::add_endpoints() {
   });
   for (const char* path : {"/v1/chat/completions", "/chat/completions"}) post(path, chat);
   post("/v1/completions", text_completion);
-  post("/completion", native_completion);
+  for (const char* path : {"/completion", "/completions"}) post(path, native_completion);
+  for (const char* path : kNotHere) post(path, not_here);
   post("/tokenize", tokenize);
   post("/detokenize", detokenize);
   post("/apply-template", apply_template);

@@ -1,6 +1,7 @@
 #include "tools/serve/request_body.h"
 
 #include <array>
+#include <utility>
 
 namespace stoker {
 
@@ -18,7 +19,28 @@ bool is_off(const Json& value) {
 
 constexpr std::array kUnsupported = {
     "functions",   "function_call",  "suffix",          "echo",           "mirostat", "audio",     "input_suffix",
-    "input_extra", "dry_multiplier", "xtc_probability", "dynatemp_range", "lora",     "image_data"};
+    "input_extra", "dry_multiplier", "xtc_probability", "dynatemp_range", "lora",     "image_data",
+    "post_sampling_probs", "response_fields"};
+
+// The sampler's steps in its order, by llama-server's names and letters.
+constexpr std::array kSteps = {std::pair("penalties", 'e'), std::pair("top_k", 'k'), std::pair("top_p", 'p'), std::pair("min_p", 'm'),
+                               std::pair("temperature", 't')};
+
+// Front ends write the order out that they know as the default. Other steps in it are off, or refused by their own fields.
+bool is_own_order(const Json& samplers) {
+  size_t next = 0;
+  auto take = [&](auto is_step) {
+    for (size_t i = 0; i < kSteps.size(); i++)
+      if (is_step(kSteps[i])) return i == next++;
+    return true;
+  };
+  bool good = samplers.is_array() || samplers.is_string();
+  if (samplers.is_string())
+    for (char c : samplers.get_ref<const std::string&>()) good = good && take([&](const auto& step) { return step.second == c; });
+  if (samplers.is_array())
+    for (const Json& name : samplers) good = good && take([&](const auto& step) { return name == step.first; });
+  return good && next == kSteps.size();
+}
 
 constexpr int kDeepest = 500;  // what reads and writes nested values calls itself
 
@@ -137,6 +159,10 @@ void RequestBody::refuse_unsupported() const {
   };
   must_be("best_of", 1);
   must_be("typical_p", 1);
+  if (number("t_max_predict_ms", -1, -kMany, f64{kMany} * kMany) > 0)
+    bad_field("t_max_predict_ms", "is not supported by this server; leave it out, and close the connection when it takes too long");
+  if (const Json* samplers = find("samplers"); samplers != nullptr && !is_own_order(*samplers))
+    bad_field("samplers", "the steps have one order here: penalties, top_k, top_p, min_p, temperature; leave it out");
   if (number("top_n_sigma", -1, -kMany, kMany) > 0) bad_field("top_n_sigma", "is not supported by this server; leave it out");
 }
 
