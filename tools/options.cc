@@ -224,7 +224,7 @@ constexpr std::array kRows = {
               "which experts tokens want: a trace's FILE, synthetic:PROFILE, uniform, or zipf:S (rank r with weight r^-S)"},
     OptionRow{kSimulate, "--seed", "N", &O::synth_seed, "seed of the routing", 0, 9e15},
     OptionRow{bit(Command::simulate), "--sweep-ram", "A..B", &O::sweep_ram,
-              "simulate nine budgets, such as 16G..112G, in place of --ram"},
+              "simulate nine budgets, such as 16G..96G, in place of --ram"},
     OptionRow{bit(Command::simulate), "--plot", "FILE.svg", &O::plot, "with --sweep-ram: draw tokens/s by RAM"},
 
     // pack
@@ -428,7 +428,7 @@ void check_plot(std::string_view option, const std::string& path, std::vector<st
 void check_sweep(const Options& o, std::vector<std::string>& problems) {
   i64 from = 0, to = 0;
   if (!o.sweep_ram.empty() && !parse_ram_range(o.sweep_ram, from, to))
-    problems.push_back(fmt::format("--sweep-ram {}: must be two sizes, the smaller first, such as 16G..112G", o.sweep_ram));
+    problems.push_back(fmt::format("--sweep-ram {}: must be two sizes, the smaller first, such as 16G..96G", o.sweep_ram));
   if (std::vector<i64> sizes; !o.vram.empty() && !parse_byte_sizes(o.vram, sizes))
     problems.push_back(fmt::format("--vram {}: must be sizes separated by commas, such as 20G or 20G,6G", o.vram));
   if (!o.sweep_ram.empty() && o.ram.bytes > 0) problems.push_back("--sweep-ram goes through budgets: leave --ram out");

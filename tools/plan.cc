@@ -11,9 +11,30 @@ namespace stoker {
 
 namespace {
 
+// Of what every token reads, what a GPU is home of.
+struct GpuHome {
+  i64 attention_layers = 0, ffn_layers = 0, head_rows = 0;
+  i64 weight_bytes = 0, kv_bytes = 0;
+};
+
+GpuHome home_on(const SimSetup& s, size_t gpu) {
+  ResidentBytes resident = s.resident.homeless();
+  GpuHome there{.head_rows = s.homes.head_rows[gpu], .weight_bytes = s.homes.head_rows[gpu] * resident.head_row_bytes};
+  for (size_t l = 0; l < s.homes.layers.size(); l++) {
+    const LayerHome& home = s.homes.layers[l];
+    if (home.device != static_cast<i32>(gpu)) continue;
+    there.ffn_layers++;
+    there.weight_bytes += resident.layers[l].ffn;
+    if (!home.attention) continue;
+    there.attention_layers++;
+    there.weight_bytes += s.resident.attention_bytes;
+    there.kv_bytes += s.resident.kv_layer_bytes();
+  }
+  return there;
+}
+
 struct Placement {
   i64 weight_bytes, kv_bytes;  // that every token reads
-  i64 memory_bytes;            // of the GPUs, or RAM: where those are
   i64 expert_bytes, in_ram_bytes;
   i64 experts, in_ram, in_vram;
 };
@@ -23,9 +44,8 @@ Placement placement(const SimReport& r) {
   i64 experts = s.table.moe_layers() * s.table.experts_per_layer();
   i64 in_vram = 0;
   for (size_t d = 0; d < s.plan.devices.size(); d++) in_vram += s.plan.device_experts(d);
-  return {.weight_bytes = s.resident.total_bytes() - s.resident.kv_bytes,
+  return {.weight_bytes = s.resident.weight_bytes(),
           .kv_bytes = s.resident.kv_bytes,
-          .memory_bytes = r.resident_on_gpu ? s.machine.vram_bytes() : s.machine.ram_bytes,
           .expert_bytes = s.table.total_bytes(),
           .in_ram_bytes = s.plan.arena_bytes(),
           .experts = experts,
@@ -37,13 +57,19 @@ std::string text(const SimReport& r) {
   Placement p = placement(r);
   const SimPhase& phase = r.phases.back();
   SimBounds bounds = sim_bounds(r, phase);
-  std::string where = r.resident_on_gpu ? "GPU memory" : "RAM";
   std::string text = fmt::format("{} on {}\n\n", r.setup.model, r.setup.machine.name);
   auto line = [&](std::string_view what, i64 bytes, const std::string& place) {
     text += fmt::format("  {:<28}{:>10}   {}\n", what, human_bytes(bytes), place);
   };
-  line("attention, shared, dense", p.weight_bytes, fmt::format("{}, of {}", where, human_bytes(p.memory_bytes)));
-  line(fmt::format("KV cache, -c {}", r.options.context), p.kv_bytes, where);
+  std::string copied = r.setup.machine.gpus.empty() ? "RAM" : "RAM; of what GPUs have, a copy";
+  line("weights of every token", p.weight_bytes, copied);
+  line(fmt::format("KV cache, -c {}", r.options.context), p.kv_bytes, copied);
+  for (size_t d = 0; d < r.setup.machine.gpus.size(); d++) {
+    GpuHome home = home_on(r.setup, d);
+    line("of these", home.weight_bytes + home.kv_bytes,
+         fmt::format("memory of GPU {}: attention of {} layers of {}, FFN of {}, {} rows of {} of the output head", d,
+                     home.attention_layers, r.setup.resident.layers(), home.ffn_layers, home.head_rows, r.setup.resident.head_rows));
+  }
   for (size_t d = 0; d < r.gpus.size(); d++)
     line("experts", r.setup.plan.device_arena_bytes(d),
          fmt::format("memory of GPU {} ({}): {} of {} at a time", d, r.setup.machine.gpus[d].name,
@@ -70,7 +96,7 @@ std::string json(const SimReport& r) {
                                  {"machine", r.setup.machine.name},
                                  {"resident_bytes", p.weight_bytes},
                                  {"kv_bytes", p.kv_bytes},
-                                 {"resident_in", r.resident_on_gpu ? "vram" : "ram"},
+                                 {"resident_bytes_in_vram", bytes_on_gpus(r.setup.resident, r.setup.homes)},
                                  {"expert_bytes", p.expert_bytes},
                                  {"expert_bytes_in_ram", p.in_ram_bytes},
                                  {"experts", p.experts},
@@ -80,6 +106,15 @@ std::string json(const SimReport& r) {
                                  {"simulated_tokens_per_second", tokens_per_second(phase.totals)},
                                  {"held_by", bounds.roofline.limit},
                                  {"most_tokens_per_second", bounds.roofline.tokens_per_second()}};
+  for (size_t d = 0; d < r.setup.machine.gpus.size(); d++) {
+    GpuHome home = home_on(r.setup, d);
+    json["gpus"].push_back({{"name", r.setup.machine.gpus[d].name},
+                            {"attention_layers", home.attention_layers},
+                            {"home_layers", home.ffn_layers},
+                            {"head_rows", home.head_rows},
+                            {"resident_bytes", home.weight_bytes},
+                            {"kv_bytes", home.kv_bytes}});
+  }
   return json.dump(2) + "\n";
 }
 

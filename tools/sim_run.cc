@@ -81,7 +81,7 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
                                  is_gate(kind) ? &gates : nullptr);
   if (report.record.tokens() == 0) fail("--routing {}: has no tokens", options.sim_routing);
 
-  Simulator simulator(setup.machine, table, setup.plan, setup.resident, sim_policy(options, setup));
+  Simulator simulator(setup.machine, table, setup.plan, setup.resident, setup.homes, sim_policy(options, setup));
   if (kind != PredictorKind::none)
     simulator.look_ahead({.kind = kind, .distance = options.lookahead}, gates, governor_options(options));
   if (!report.preloaded && !options.no_preload) simulator.fill_empty_slots();
@@ -96,7 +96,6 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
     std::span<const ForecastScore> layers = simulator.predictor()->layer_scores();
     report.layer_forecasts.assign(layers.begin(), layers.end());
   }
-  report.resident_on_gpu = simulator.resident_on_gpu();
   for (size_t d = 0; d < setup.plan.devices.size(); d++) report.gpus.push_back(simulator.gpu(static_cast<i64>(d)));
   report.real_seconds = static_cast<f64>(steady_clock().now_ns() - begin) * 1e-9;
   if (options.verbose)
@@ -116,7 +115,7 @@ f64 foreseen_tokens_per_second(const SimReport& report) {
         known.ids.push_back(static_cast<u16>(route.expert.value));
     gates.add(known);
   }
-  Simulator simulator(setup.machine, setup.table, setup.plan, setup.resident, sim_policy(report.options, setup));
+  Simulator simulator(setup.machine, setup.table, setup.plan, setup.resident, setup.homes, sim_policy(report.options, setup));
   simulator.look_ahead({.kind = PredictorKind::gate, .distance = Predictor::kMaxDistance}, gates, {PrefetchMode::on});
   if (!report.preloaded && !report.options.no_preload) simulator.fill_empty_slots();
   SimReport foreseen{.options = report.options, .setup = setup, .routing = report.routing, .preloaded = report.preloaded,
@@ -127,7 +126,7 @@ f64 foreseen_tokens_per_second(const SimReport& report) {
 
 SimBounds sim_bounds(const SimReport& r, const SimPhase& phase) {
   const SimTotals& t = phase.totals;
-  auto at = [&](const SimTraffic& traffic) { return bound(r.setup.machine, r.setup.table, r.setup.resident, traffic); };
+  auto at = [&](const SimTraffic& traffic) { return bound(r.setup.machine, r.setup.table, r.setup.resident, r.setup.homes, traffic); };
   auto per_token = [&](i64 n) { return static_cast<f64>(n) / static_cast<f64>(t.tokens); };
   f64 expert_bytes = static_cast<f64>(t.expert_bytes) / static_cast<f64>(t.stats.requests);
   f64 device_bytes = per_token(t.device_bytes);

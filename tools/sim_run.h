@@ -25,7 +25,6 @@ struct SimReport {
   std::string routing;
   bool preloaded = false;  // all experts were in memory before the first token
   RoutingRecord record;
-  bool resident_on_gpu = false;
   std::vector<Simulator::Gpu> gpus = {};
   std::string_view predictor = "none", prefetch = "off";
   f32 threshold = 0;   // least probability that is worth a read, in the end

@@ -62,12 +62,13 @@ i64 attention_weights(const ModelShape& m) {
 SimResident sim_resident(const ModelShape& m, const SimShape& shape, const Options& o) {
   BlockType type = type_or(o.attention_type, BlockType::Q8_0);
   i64 kv = o.context * (m.latent + m.rope) * kCacheValueBytes;
-  i64 attention = bytes_of(type, attention_weights(m)) + kv;
-  return {.dense_layer_bytes = attention + bytes_of(type, 3 * m.hidden * m.dense_ffn),
-          .moe_layer_bytes = attention + m.hidden * m.experts * i64{sizeof(f32)},
+  return {.attention_bytes = bytes_of(type, attention_weights(m)),
+          .dense_ffn_bytes = bytes_of(type, 3 * m.hidden * m.dense_ffn),
+          .router_bytes = m.hidden * m.experts * i64{sizeof(f32)},
           .gate_copy_bytes = bytes_of(BlockType::Q8_0, m.hidden * m.experts),
           .shared_bytes = bytes_of(type, 3 * m.hidden * m.expert_ffn * m.shared_experts),
-          .head_bytes = bytes_of(type, m.hidden * m.vocab),
+          .head_rows = m.vocab,
+          .head_row_bytes = bytes_of(type, m.hidden),
           .kv_bytes = kv * (shape.dense_layers + shape.moe_layers),
           .attention_flops = attention_flops(m.heads, m.latent, m.rope, o.context),
           .type = type,
@@ -86,15 +87,16 @@ BlockType main_type(const std::map<std::string, i64>& bytes_by_type) {
 // Of a file: layers of a kind are alike, which the sums do not mind.
 SimResident file_resident(const ModelSizes& sizes, const Hparams& h, i64 context) {
   i64 kv = context * h.cache_row() * kCacheValueBytes;
-  i64 attention = sizes.attention_bytes / h.layers + kv;
   i64 routers = h.moe_layers() * h.hidden * h.experts * i64{sizeof(f32)};
   i64 dense = std::max<i64>(0, sizes.dense_bytes - routers);
-  return {.dense_layer_bytes = h.dense_layers > 0 ? attention + dense / h.dense_layers : 0,
-          .moe_layer_bytes = attention + routers / h.moe_layers(),
+  i64 head = (sizes.head_bytes > 0 ? sizes.head_bytes : sizes.embedding_bytes) + (h.dense_layers > 0 ? 0 : dense);
+  return {.attention_bytes = sizes.attention_bytes / h.layers,
+          .dense_ffn_bytes = h.dense_layers > 0 ? dense / h.dense_layers : 0,
+          .router_bytes = routers / h.moe_layers(),
           .gate_copy_bytes = bytes_of(BlockType::Q8_0, h.hidden * h.experts),
           .shared_bytes = sizes.shared_bytes / h.moe_layers(),
-          .head_bytes = (sizes.head_bytes > 0 ? sizes.head_bytes : sizes.embedding_bytes) +
-                        (h.dense_layers > 0 ? 0 : dense),
+          .head_rows = h.vocab,
+          .head_row_bytes = head / h.vocab,
           .kv_bytes = kv * h.layers,
           .attention_flops = attention_flops(h.heads, h.latent, h.rope, context),
           .type = main_type(sizes.resident_types),
@@ -126,9 +128,9 @@ void set_shape(SimSetup& s, const Options& o) {
   s.resident = sim_resident(model, shape, o);
 }
 
-// As asked for, or as the planner would choose on that machine.
+// As asked for, or as the planner would choose on that machine. What is on GPUs is in RAM too, as `run` keeps it.
 i64 expert_budget(const Options& o, const SimSetup& s) {
-  i64 in_ram = fits_vram(s.machine, s.resident) ? 0 : s.resident.total_bytes();
+  i64 in_ram = s.resident.total_bytes();
   if (o.ram.bytes == 0) {
     Machine machine{.total_ram_bytes = s.machine.ram_bytes, .available_bytes = s.machine.ram_bytes, .limited_by = {}};
     i64 budget = default_expert_budget(machine, in_ram, 0);
@@ -145,7 +147,7 @@ i64 expert_budget(const Options& o, const SimSetup& s) {
 
 // As asked for, or all that the machine's GPUs have left: none, one size for each, or one per GPU.
 std::vector<DeviceRequest> device_requests(const Options& o, const SimSetup& s) {
-  std::vector<i64> left = expert_vram(s.machine, s.resident), asked = left;
+  std::vector<i64> left = s.homes.left_bytes, asked = left;
   if (!o.vram.empty()) {
     CHECK(parse_byte_sizes(o.vram, asked));  // validated with the options
     bool none = std::all_of(asked.begin(), asked.end(), [](i64 bytes) { return bytes == 0; });
@@ -180,6 +182,7 @@ SimSetup sim_setup(const Options& options) {
   SimSetup s;
   s.machine = find_machine(options.machine);
   options.model.empty() ? set_shape(s, options) : set_file(s, options);
+  s.homes = place_resident(s.resident.homeless(), usable_vram(s.machine));
   s.plan = make_plan(s.table, {.ram_bytes = expert_budget(options, s),
                                .ring_depth = options.ring_depth,
                                .piece_bytes = options.piece.bytes,

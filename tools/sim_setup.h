@@ -19,6 +19,7 @@ struct SimSetup {
   SimMachine machine;
   ExpertTable table;
   SimResident resident;
+  Homes homes;  // of resident, on the machine's GPUs
   Plan plan;
   TraceHeader routing;  // shape of the model's router
 };

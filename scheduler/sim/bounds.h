@@ -16,8 +16,8 @@ struct SimBound {
 
 // Of a layer whose cores multiply with the KV cache, where it is known how fast they do.
 i64 attention_ns(const SimMachine& machine, const SimResident& resident);
-// Time of one token outside its routed experts, nothing read.
-f64 fixed_ns(const SimMachine& machine, const SimResident& resident);
+// Of the parts of the output head on GPUs, their logits' way back included.
+f64 head_ns(const SimMachine& machine, const SimResident& resident, const Homes& homes);
 // Time of computing one token's routed experts with the memory to themselves: the mean over the layers' formats.
 f64 experts_ns(const SimMachine& machine, const ExpertTable& table);
 
@@ -29,6 +29,7 @@ struct SimTraffic {
 };
 
 // The slowest of: drive; computing (the fixed part, then cores and GPUs side by side); memory (cores, drive and links).
-SimBound bound(const SimMachine& machine, const ExpertTable& table, const SimResident& resident, const SimTraffic& traffic);
+SimBound bound(const SimMachine& machine, const ExpertTable& table, const SimResident& resident, const Homes& homes,
+               const SimTraffic& traffic);
 
 }  // namespace stoker

@@ -53,4 +53,20 @@ ExpertTable sim_expert_table(const SimShape& s) {
   return ExpertTable(std::move(layers), s.experts, s.top_k, {at});
 }
 
+ResidentBytes SimResident::homeless() const {
+  ResidentBytes bytes{.layers = {}, .head_rows = head_rows, .head_row_bytes = head_row_bytes};
+  for (i64 l = 0; l < layers(); l++)
+    bytes.layers.push_back({.attention = attention_bytes + kv_layer_bytes(), .ffn = l < dense_layers ? dense_ffn_bytes : shared_bytes});
+  return bytes;
+}
+
+i64 bytes_on_gpus(const SimResident& resident, const Homes& homes) {
+  ResidentBytes all = resident.homeless();
+  i64 bytes = 0;
+  for (size_t l = 0; l < homes.layers.size(); l++)
+    if (homes.layers[l].device >= 0) bytes += all.layers[l].ffn + (homes.layers[l].attention ? all.layers[l].attention : 0);
+  for (i64 rows : homes.head_rows) bytes += rows * resident.head_row_bytes;
+  return bytes;
+}
+
 }  // namespace stoker

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/format/block_type.h"
+#include "scheduler/home_devices.h"
 #include "scheduler/model_file/expert_table.h"
 
 namespace stoker {
@@ -21,23 +22,32 @@ struct SimShape {
 // Throws Error when rows are no multiple of a format's blocks.
 ExpertTable sim_expert_table(const SimShape& shape);
 
-// Bytes that every token reads, by when.
+// What every token passes. Layers of a kind are alike.
 struct SimResident {
-  i64 dense_layer_bytes = 0;  // attention, its KV cache and the FFN of a layer without experts
-  i64 moe_layer_bytes = 0;    // attention, its KV cache and the router of one with experts
-  i64 gate_copy_bytes = 0;    // what looking a layer ahead reads: the router in 8 bits
-  i64 shared_bytes = 0;       // its shared experts
-  i64 head_bytes = 0;
-  i64 kv_bytes = 0;  // the KV cache's share of all of the above
-  i64 attention_flops = 0;  // of a layer, over that cache
-  BlockType type = BlockType::Q8_0;  // of nearly all of it
-  i64 hidden_bytes = 0;              // that cross from GPU to CPU and back per layer with experts
+  i64 attention_bytes = 0;  // of a layer, weights alone
+  i64 dense_ffn_bytes = 0;  // of one without experts
+  i64 router_bytes = 0;     // of one with experts, read by the cores
+  i64 gate_copy_bytes = 0;  // what looking a layer ahead reads: the router in 8 bits
+  i64 shared_bytes = 0;     // the shared experts of one with experts
+  i64 head_rows = 0, head_row_bytes = 0;
+  i64 kv_bytes = 0;                  // the KV cache, of all layers alike
+  i64 attention_flops = 0;           // of a layer, over that cache
+  BlockType type = BlockType::Q8_0;  // of nearly all weights
+  i64 hidden_bytes = 0;              // that cross from CPU to GPU and back, each time
   i64 dense_layers = 0, moe_layers = 0;
 
-  i64 kv_layer_bytes() const { return kv_bytes / std::max<i64>(1, dense_layers + moe_layers); }
-  i64 total_bytes() const {
-    return dense_layers * dense_layer_bytes + moe_layers * (moe_layer_bytes + shared_bytes) + head_bytes;
+  i64 layers() const { return dense_layers + moe_layers; }
+  i64 kv_layer_bytes() const { return kv_bytes / std::max<i64>(1, layers()); }
+  i64 head_bytes() const { return head_rows * head_row_bytes; }
+  i64 weight_bytes() const {
+    return layers() * attention_bytes + dense_layers * dense_ffn_bytes + moe_layers * (router_bytes + shared_bytes) + head_bytes();
   }
+  i64 total_bytes() const { return weight_bytes() + kv_bytes; }
+  // What has a home, which place_resident() chooses.
+  ResidentBytes homeless() const;
 };
+
+// Of these bytes, those on GPUs.
+i64 bytes_on_gpus(const SimResident& resident, const Homes& homes);
 
 }  // namespace stoker

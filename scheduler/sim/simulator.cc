@@ -56,28 +56,18 @@ SimTotals operator-(const SimTotals& a, const SimTotals& b) {
           .stats = a.stats - b.stats};
 }
 
-bool fits_vram(const SimMachine& machine, const SimResident& resident) {
-  i64 workspace = static_cast<i64>(machine.gpus.size()) * kGpuWorkspace;
-  return !machine.gpus.empty() && resident.total_bytes() + workspace <= machine.vram_bytes();
-}
-
-std::vector<i64> expert_vram(const SimMachine& machine, const SimResident& resident) {
-  f64 all = 0, taken = fits_vram(machine, resident) ? static_cast<f64>(resident.total_bytes()) : 0;
+std::vector<i64> usable_vram(const SimMachine& machine) {
   std::vector<i64> bytes;
-  for (const SimGpu& gpu : machine.gpus) {
-    bytes.push_back(std::max<i64>(0, gpu.vram_bytes - kGpuWorkspace));
-    all += static_cast<f64>(bytes.back());
-  }
-  for (i64& b : bytes) b = all > 0 ? static_cast<i64>(static_cast<f64>(b) * (1 - taken / all)) : 0;
+  for (const SimGpu& gpu : machine.gpus) bytes.push_back(std::max<i64>(0, gpu.vram_bytes - kGpuWorkspace));
   return bytes;
 }
 
 Simulator::Simulator(const SimMachine& machine, const ExpertTable& table, const Plan& plan, const SimResident& resident,
-                     std::unique_ptr<ResidencyPolicy> policy)
+                     const Homes& homes, std::unique_ptr<ResidencyPolicy> policy)
     : machine_(machine),
       table_(table),
       resident_(resident),
-      on_gpu_(fits_vram(machine, resident)),
+      homes_(homes),
       disk_(clock_, table.file_bytes(), disk_limits(machine, plan)),
       copier_(clock_, links_of(machine, plan)),
       dram_(clock_, disk_, copier_, machine.dram_gb_per_second, machine.ssd_gb_per_second),
@@ -94,7 +84,7 @@ class Simulator::Gates final : public GateRankings {
   void begin(LayerId target, i64 distance, i64) override {
     layer_ = simulator_.table_.moe_index(target);
     distance_ = distance;
-    simulator_.read_resident(simulator_.resident_.gate_copy_bytes, simulator_.totals_.look_ns);
+    simulator_.read_on_cores(simulator_.resident_.gate_copy_bytes, simulator_.totals_.look_ns);
   }
   std::span<const RankedExpert> rank(i64, i64) override { return rankings_.ranking(token_, layer_, distance_); }
 
@@ -122,12 +112,14 @@ void Simulator::run_token(const RoutingRecord& record, i64 token) {
   if (gates_) gates_->set_token(token);
   for (i64 l = 0; l < resident_.dense_layers; l++) {
     scheduler_.tend();
-    attend(resident_.dense_layer_bytes);
+    attend(l);
+    cross_link(home(l).device);
+    read_resident(home(l).device, resident_.dense_ffn_bytes);
     if (forecaster_) forecaster_->look(LayerId(l), 1, *gates_);
-    pass_overhead(false);
+    rest(machine_.layer_overhead_us * 1e3);
   }
   for (i64 l = 0; l < table_.moe_layers(); l++) run_moe_layer(l, record.layer(token, l));
-  read_resident(resident_.head_bytes, totals_.resident_ns);
+  output_head();
   totals_.tokens++;
   totals_.total_ns += clock_.now_ns() - begin;
   for (i64 d = 0; d < copier_.devices(); d++) scheduler_.finish_epoch(d, scheduler_.epoch());
@@ -137,13 +129,15 @@ void Simulator::run_token(const RoutingRecord& record, i64 token) {
 
 void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes) {
   scheduler_.tend();
-  attend(resident_.moe_layer_bytes);
+  const i64 layer = resident_.dense_layers + moe_layer;
+  attend(layer);
+  read_on_cores(resident_.router_bytes, totals_.resident_ns);
   requests_.clear();
   for (const RoutedExpert& route : routes) requests_.push_back({route.expert, 1, route.gate_weight});
   Scheduler::Lease lease =
       scheduler_.acquire(table_.layers()[static_cast<size_t>(moe_layer)].layer, requests_);
   start_gpus(moe_layer, lease.on_devices());
-  if (!on_gpu_) read_resident(resident_.shared_bytes, totals_.resident_ns);
+  if (home(layer).device < 0) read_on_cores(resident_.shared_bytes, totals_.resident_ns);
   if (forecaster_) look(moe_layer, routes);
   while (lease.pending() > 0) {
     ready_.clear();
@@ -156,17 +150,15 @@ void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> route
     for (const ReadyExpert& expert : ready_) lease.release(expert);
   }
   join_gpus();
-  pass_overhead(on_gpu_ || !lease.on_devices().empty());
+  rest(machine_.layer_overhead_us * 1e3);
+  cross_link(home(layer).device >= 0 ? home(layer).device : lease.on_devices().empty() ? -1 : lease.on_devices().front().device);
 }
-
-// Layers are at home on the GPUs by turns.
-size_t Simulator::home(i64 layer) const { return static_cast<size_t>(layer) % machine_.gpus.size(); }
 
 // Each does its experts one after the other, and the layer's home the shared one before.
 void Simulator::start_gpus(i64 moe_layer, std::span<const DeviceExpert> experts) {
   for (i64& until : gpu_busy_until_) until = clock_.now_ns();
-  if (on_gpu_) {
-    size_t gpu = home(moe_layer);
+  if (i32 device = home(resident_.dense_layers + moe_layer).device; device >= 0) {
+    size_t gpu = static_cast<size_t>(device);
     gpu_busy_until_[gpu] += std::llround(static_cast<f64>(resident_.shared_bytes) / machine_.gpus[gpu].gb_per_second);
   }
   i64 bytes = table_.expert_bytes(table_.layers()[static_cast<size_t>(moe_layer)].layer);
@@ -216,31 +208,48 @@ void Simulator::compute(i64 moe_layer) {
   totals_.expert_ns += clock_.now_ns() - begin;
 }
 
-// A layer's weights are on one GPU: others wait.
-void Simulator::read_resident(i64 bytes, i64& spent_ns) {
+void Simulator::read_on_cores(i64 bytes, i64& spent_ns) {
   i64 begin = clock_.now_ns();
-  if (on_gpu_)
-    clock_.advance(std::llround(static_cast<f64>(bytes) / machine_.gpus[0].gb_per_second));
-  else
-    dram_.read(bytes, kernel(resident_.type));
+  dram_.read(bytes, kernel(resident_.type));
   spent_ns += clock_.now_ns() - begin;
 }
 
+// A layer's weights are on one GPU: others wait.
+void Simulator::read_resident(i32 device, i64 bytes) {
+  if (device < 0) return read_on_cores(bytes, totals_.resident_ns);
+  i64 ns = std::llround(static_cast<f64>(bytes) / machine_.gpus[static_cast<size_t>(device)].gb_per_second);
+  clock_.advance(ns);
+  totals_.resident_ns += ns;
+}
+
 // What a layer begins with. The cores multiply while they go through the KV cache, so its bytes are no work of their own.
-void Simulator::attend(i64 layer_bytes) {
-  bool multiplies = !on_gpu_ && machine_.attention_gflops > 0;
+void Simulator::attend(i64 layer) {
+  if (home(layer).attention) {
+    cross_link(home(layer).device);
+    return read_resident(home(layer).device, resident_.attention_bytes + resident_.kv_layer_bytes());
+  }
+  bool multiplies = machine_.attention_gflops > 0;
   if (multiplies) {
     i64 ns = attention_ns(machine_, resident_);
     clock_.advance(ns);
     totals_.resident_ns += ns;
   }
-  read_resident(layer_bytes - (multiplies ? resident_.kv_layer_bytes() : 0), totals_.resident_ns);
+  read_on_cores(resident_.attention_bytes + (multiplies ? 0 : resident_.kv_layer_bytes()), totals_.resident_ns);
 }
 
-void Simulator::pass_overhead(bool crosses_link) {
-  f64 ns = machine_.layer_overhead_us * 1e3;
-  if (crosses_link) ns += static_cast<f64>(resident_.hidden_bytes) / machine_.gpus[0].link_gb_per_second;
-  rest(ns);
+// The GPUs' parts at the same time.
+void Simulator::output_head() {
+  i64 on_cores = resident_.head_rows;
+  for (i64 rows : homes_.head_rows) on_cores -= rows;
+  read_on_cores(on_cores * resident_.head_row_bytes, totals_.resident_ns);
+  i64 ns = std::llround(head_ns(machine_, resident_, homes_));
+  clock_.advance(ns);
+  totals_.resident_ns += ns;
+}
+
+// There and back, if there is a GPU.
+void Simulator::cross_link(i32 device) {
+  if (device >= 0) rest(static_cast<f64>(resident_.hidden_bytes) / machine_.gpus[static_cast<size_t>(device)].link_gb_per_second);
 }
 
 void Simulator::rest(f64 ns) {

@@ -1,6 +1,7 @@
 // Simulator: decodes tokens on a virtual machine. Scheduler, policy and streamer are the real ones; clock, drive, links,
-// memory and arithmetic are speeds. One token at a time, the way runtime/moe_layer.cc goes through a layer: GPUs get their
-// experts and, where the layer is at home, the shared one; the cores compute the others meanwhile; then they meet.
+// memory and arithmetic are speeds. One token at a time, the way runtime/forward.cc goes through the layers: attention on the
+// layer's home or the cores, the router on the cores; then GPUs get their experts and, where the layer is at home, the shared
+// one; the cores compute the others meanwhile; then they meet.
 #pragma once
 
 #include <memory>
@@ -37,8 +38,8 @@ SimTotals operator-(const SimTotals& a, const SimTotals& b);
 
 class Simulator {
  public:
-  // `table` must outlive it.
-  Simulator(const SimMachine& machine, const ExpertTable& table, const Plan& plan, const SimResident& resident,
+  // `table` must outlive it. `homes` are of the machine's GPUs, the plan's devices in the same order; none need have a plan.
+  Simulator(const SimMachine& machine, const ExpertTable& table, const Plan& plan, const SimResident& resident, const Homes& homes,
             std::unique_ptr<ResidencyPolicy> policy);
   ~Simulator();
 
@@ -60,19 +61,19 @@ class Simulator {
     i64 upload_ns = 0, download_ns = 0;  // copying, likewise
   };
   Gpu gpu(i64 index) const;
-  // Where the resident weights are: in the GPUs' memory when they fit in there.
-  bool resident_on_gpu() const { return on_gpu_; }
 
  private:
   class Gates;
   void run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes);
   void look(i64 moe_layer, std::span<const RoutedExpert> routes);
-  size_t home(i64 layer) const;
+  const LayerHome& home(i64 layer) const { return homes_.layers[static_cast<size_t>(layer)]; }
   void start_gpus(i64 moe_layer, std::span<const DeviceExpert> experts);
   void join_gpus();
-  void read_resident(i64 bytes, i64& spent_ns);
-  void attend(i64 layer_bytes);
-  void pass_overhead(bool crosses_link);
+  void read_on_cores(i64 bytes, i64& spent_ns);
+  void read_resident(i32 device, i64 bytes);
+  void attend(i64 layer);
+  void output_head();
+  void cross_link(i32 device);
   void rest(f64 ns);
   SimKernel kernel(BlockType type) const { return {machine_.kernel_speed(type), machine_.streamed_speed(type)}; }
   void compute(i64 moe_layer);
@@ -80,7 +81,7 @@ class Simulator {
   SimMachine machine_;
   const ExpertTable& table_;
   SimResident resident_;
-  bool on_gpu_;
+  Homes homes_;
   VirtualClock clock_;
   SimDisk disk_;
   SimCopier copier_;
@@ -98,9 +99,7 @@ class Simulator {
   std::vector<f32> weights_;   // [top_k]
 };
 
-// Whether the GPUs hold the resident weights beside a workspace.
-bool fits_vram(const SimMachine& machine, const SimResident& resident);
-// What that leaves for experts on each: resident weights are shared in proportion to memory.
-std::vector<i64> expert_vram(const SimMachine& machine, const SimResident& resident);
+// What each GPU has beside a workspace.
+std::vector<i64> usable_vram(const SimMachine& machine);
 
 }  // namespace stoker

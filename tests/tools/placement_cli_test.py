@@ -445,7 +445,7 @@ latency_us = 100
 default = 100
 """
         facts = self.simulate(*self.SMALL, "--machine", self.machine_file(text), "--tokens", "10")
-        self.assertEqual((facts["machine"], facts["resident_in"]), ("box", "ram"))
+        self.assertEqual((facts["machine"], facts["resident_bytes_in_vram"]), ("box", 0))
         for wrong, part in (("latency_us", "ssd.latency_us is missing"), ("[dram]", "dram is missing")):
             path = self.machine_file(text.replace(wrong, wrong.replace("a", "x")))
             self.assertIn(part, self.error("simulate", *self.SMALL, "--machine", path))
@@ -468,11 +468,20 @@ default = 100
         simulated = self.simulate("--experts", "IQ2_XXS", "--tokens", "100")
         self.assertEqual(plan["simulated_tokens_per_second"], simulated["warm"]["tokens_per_second"])
         self.assertEqual(plan["resident_bytes"] + plan["kv_bytes"], simulated["resident_bytes"])
-        self.assertEqual((plan["resident_in"], plan["experts_in_ram"]), ("vram", simulated["slots"]))
+        self.assertEqual(plan["experts_in_ram"], simulated["slots"])
+        routers = 58 * 256 * 7168 * 4
+        self.assertEqual(plan["resident_bytes_in_vram"], simulated["resident_bytes"] - routers)
+        self.assertEqual(sum(g["resident_bytes"] + g["kv_bytes"] for g in plan["gpus"]), plan["resident_bytes_in_vram"])
+        self.assertEqual([sum(g[what] for g in plan["gpus"]) for what in ("attention_layers", "home_layers", "head_rows")],
+                         [61, 61, 129280])
         self.assertEqual(plan["kv_bytes"], 4096 * 61 * 576 * 2)
         text = expect(self, 0, "plan", "--experts", "IQ2_XXS", "--tokens", "100").stdout.decode()
-        for part in ("GPU memory", "KV cache, -c 4096", "disk", "held up by", "memory of GPU 0 (RTX 3090)", "memory of GPU 1", "simulated"):
+        for part in ("weights of every token", "KV cache, -c 4096", "disk", "held up by", "memory of GPU 0 (RTX 3090)", "memory of GPU 1", "simulated"):
             self.assertIn(part, text)
+        # A long context on one card: some layers have room there, some FFNs, and the head has.
+        some = json.loads(expect(self, 0, "plan", "--json", "--machine", "1x3090-64GB", "-c", "163840", "--tokens", "70").stdout)["gpus"][0]
+        self.assertEqual(some["head_rows"], 129280)
+        self.assertTrue(0 < some["attention_layers"] < some["home_layers"] <= 61, some)
         text = expect(self, 0, "plan", "-m", MODEL, "--machine", "cpu-only-24GB").stdout.decode()
         self.assertNotIn("all experts  ", text)
         self.assertIn("RAM, of 24.0 GiB", text)

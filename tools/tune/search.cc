@@ -100,7 +100,7 @@ class Search {
 
   // Tokens per second after the first quarter, which fills the cache. Prefetch is on: whether it pays is what is asked.
   f64 speed(const Options& options) {
-    Simulator simulator(setup_.machine, setup_.table, setup_.plan, setup_.resident, sim_policy(options, setup_));
+    Simulator simulator(setup_.machine, setup_.table, setup_.plan, setup_.resident, setup_.homes, sim_policy(options, setup_));
     PredictorKind kind = predictor_kind(options);
     GovernorOptions governor = governor_options(options);
     governor.mode = PrefetchMode::on;

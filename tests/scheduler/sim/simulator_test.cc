@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "scheduler/planner.h"
 #include "scheduler/policy/lru_cache.h"
 #include "scheduler/sim/belady.h"
@@ -35,9 +37,13 @@ SimShape small_shape() {
 }
 
 SimResident resident_of(const SimShape& s) {
-  return {.dense_layer_bytes = 30'000'000, .moe_layer_bytes = 20'000'000, .shared_bytes = 5'000'000,
-          .head_bytes = 40'000'000, .hidden_bytes = 57'344, .dense_layers = s.dense_layers,
+  return {.attention_bytes = 18'000'000, .dense_ffn_bytes = 12'000'000, .router_bytes = 2'000'000, .shared_bytes = 5'000'000,
+          .head_rows = 10'000, .head_row_bytes = 4'000, .hidden_bytes = 57'344, .dense_layers = s.dense_layers,
           .moe_layers = s.moe_layers};
+}
+
+Homes homes_of(const SimMachine& machine, const SimResident& resident) {
+  return place_resident(resident.homeless(), usable_vram(machine));
 }
 
 struct Run {
@@ -57,17 +63,24 @@ Run simulate(const SimMachine& machine, const SimShape& shape, const SimResident
   Plan plan = make_plan(table, request);
   auto source = zipf_routing(shape.moe_layers, shape.experts, 0.5, seed);
   RoutingRecord record = record_routing(*source, shape.moe_layers, shape.top_k, tokens);
-  Simulator simulator(machine, table, plan, resident,
+  const Homes homes = homes_of(machine, resident);
+  Simulator simulator(machine, table, plan, resident, homes,
                       std::make_unique<LruCache>(plan, table.experts_per_layer(), table.top_k()));
   if (preload) simulator.preload();
   for (i64 t = 0; t < tokens; t++) simulator.run_token(record, t);
   const SimTotals& totals = simulator.totals();
   return {totals, belady_hits(record, shape.experts, plan),
-          bound(machine, table, resident,
+          bound(machine, table, resident, homes,
                 {.ssd_bytes = static_cast<f64>(totals.stats.bytes_read) / static_cast<f64>(tokens),
                  .device_bytes = static_cast<f64>(totals.device_bytes) / static_cast<f64>(tokens),
                  .copied_bytes = static_cast<f64>(totals.stats.uploaded_bytes + totals.stats.downloaded_bytes) /
                                  static_cast<f64>(tokens)})};
+}
+
+// All that can be there on one GPU, the shared experts beside the routed ones: routers on cores that read 50 GB/s.
+f64 resident_ns_on_gpu(const SimResident& r, f64 gpu, f64 link) {
+  return static_cast<f64>(r.total_bytes() - r.moe_layers * (r.shared_bytes + r.router_bytes)) / gpu +
+         static_cast<f64>(r.moe_layers * r.router_bytes) / 50 + static_cast<f64>(r.hidden_bytes / 2 + 4 * r.head_rows) / link;
 }
 
 f64 ms_per_token(const SimTotals& t) { return static_cast<f64>(t.total_ns) * 1e-6 / static_cast<f64>(t.tokens); }
@@ -182,8 +195,7 @@ TEST_CASE("attention takes its multiplications on the cores, and its cache's byt
   CHECK(ms_per_token(run.totals) == doctest::Approx(run.bound.ms).epsilon(0.001));
   machine.gpus.push_back({"A", 8 * kGiB, 800, 10, 800});
   run = simulate(machine, shape, resident, 1.0, 20);
-  CHECK(static_cast<f64>(run.totals.resident_ns) ==
-        doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes() - 6 * resident.shared_bytes) / 800).epsilon(0.001));
+  CHECK(static_cast<f64>(run.totals.resident_ns) == doctest::Approx(20 * resident_ns_on_gpu(resident, 800, 10)).epsilon(0.001));
 }
 
 TEST_CASE("reads slow the cores down by what they take of the memory") {
@@ -207,21 +219,35 @@ TEST_CASE("kernels slower than the memory hold the experts up, per format") {
   CHECK(ms_per_token(run.totals) == doctest::Approx(6 * 4 * matrix * (2 * 144 / 50e6 + 210 / 10e6)).epsilon(0.02));
 }
 
-TEST_CASE("resident weights are the GPU's work when they fit there") {
+TEST_CASE("resident weights are the GPU's work as far as they fit there") {
   SimShape shape = small_shape();
   SimResident resident = resident_of(shape);
   SimMachine machine = machine_of(50, kInfinite);
   machine.gpus.push_back({"A", 8 * kGiB, 800, 10, 800});
   Run run = simulate(machine, shape, resident, 1.0, 20);
   // The shared experts are its work too, while the cores are busy.
-  CHECK(static_cast<f64>(run.totals.resident_ns) ==
-        doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes() - 6 * resident.shared_bytes) / 800).epsilon(0.001));
+  CHECK(static_cast<f64>(run.totals.resident_ns) == doctest::Approx(20 * resident_ns_on_gpu(resident, 800, 10)).epsilon(0.001));
   CHECK(run.totals.gpu_wait_ns == 0);
-  CHECK(static_cast<f64>(run.totals.rest_ns) == doctest::Approx(20.0 * 6 * 57344 / 10).epsilon(0.001));
+  // For attention and for the FFN of each of the 7 layers.
+  CHECK(static_cast<f64>(run.totals.rest_ns) == doctest::Approx(20.0 * 14 * 57344 / 10).epsilon(0.001));
   machine.gpus[0].vram_bytes = kGiB;
   run = simulate(machine, shape, resident, 1.0, 20);
   CHECK(static_cast<f64>(run.totals.resident_ns) ==
         doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes()) / 50).epsilon(0.001));
+
+  // Beside the workspace of 2 GiB room for the head, the dense layer and a layer with experts, and then for one FFN.
+  machine.gpus[0].vram_bytes = 2 * kGiB + 99'000'000 + 3 * 4096;
+  Homes homes = homes_of(machine, resident);
+  CHECK(homes.head_rows == std::vector<i64>{10'000});
+  CHECK(std::count_if(homes.layers.begin(), homes.layers.end(), [](const LayerHome& h) { return h.attention; }) == 2);
+  CHECK(std::count_if(homes.layers.begin(), homes.layers.end(), [](const LayerHome& h) { return h.device == 0; }) == 3);
+  CHECK(bytes_on_gpus(resident, homes) == 98'000'000);
+  run = simulate(machine, shape, resident, 1.0, 20, 1, true);
+  f64 on_gpu = 40e6 + 2 * 18e6 + 12e6, on_cores = 5 * 18e6 + 6 * 2e6 + 4 * 5e6;
+  CHECK(static_cast<f64>(run.totals.resident_ns) ==
+        doctest::Approx(20 * (on_gpu / 800 + on_cores / 50 + (57344.0 / 2 + 40000) / 10)).epsilon(0.001));
+  CHECK(static_cast<f64>(run.totals.rest_ns) == doctest::Approx(20.0 * 5 * 57344 / 10).epsilon(0.001));
+  CHECK(ms_per_token(run.totals) >= 0.9999 * run.bound.ms);
 }
 
 namespace {
@@ -243,7 +269,8 @@ TEST_CASE("with GPUs, infinitely fast drive and links take the roofline's time")
   // By arithmetic: what is not in VRAM goes through the memory, beside nothing.
   SimResident resident = resident_of(small_shape());
   f64 cpu_bytes = static_cast<f64>(run.totals.expert_bytes - run.totals.device_bytes) / 200;
-  f64 expected = cpu_bytes / 50e6 + static_cast<f64>(resident.total_bytes() - 6 * resident.shared_bytes) / 400e6;
+  f64 half_a_head_ns = 20e6 / 400;  // each GPU has one
+  f64 expected = cpu_bytes / 50e6 + (resident_ns_on_gpu(resident, 400, kInfinite) - half_a_head_ns) * 1e-6;
   CHECK(ms_per_token(run.totals) == doctest::Approx(expected).epsilon(0.02));
 }
 
