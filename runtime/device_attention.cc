@@ -100,6 +100,7 @@ void DeviceAttention::post(LayerId layer, const AttentionLayer::Batch& batch, co
 
 // What goes wrong here breaks the stream, so finish() hears of it.
 void DeviceAttention::post_all(const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer) {
+  device_stream_->label("attention");
   for (const SequenceRun& run : runs_) bring_up(run);
   i64 values = rows_ * h_.hidden;
   f32* here = x_here_.as<f32>();

@@ -44,6 +44,7 @@ void DeviceHead::post(const f32* x, i64 rows) {
   i64 bytes = rows * limits_.hidden * kFloat;
   std::memcpy(x_here_.as<f32>(), x, static_cast<size_t>(bytes));
   try {
+    device_stream_->label("output head");
     static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), bytes));
     inputs_.set(x_.data().as<f32>(), rows, limits_.hidden);
     inputs_.multiply(stream_, part_.weights, limits_.exact, logits_.data().as<f32>(), part_.weights.rows);

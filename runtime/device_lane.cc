@@ -73,6 +73,7 @@ void DeviceLane::prepare() {
   ActivationForm form = q8_256_.bytes() > 0 ? ActivationForm::Q8_256 : ActivationForm::Q8_32;
   const DeviceBuffer& out = q8_256_.bytes() > 0 ? q8_256_ : q8_32_;
   if (out.bytes() == 0) return;
+  device_stream_->label("preparing");
   static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), limits_.hidden * kFloat));
   ops_.quantize(stream_, {.x = x_.data().as<f32>(),
                           .rows = 1,
@@ -87,6 +88,7 @@ void DeviceLane::post_resident(const f32* x, i64 rows, const ResidentFfn& reside
   if (failed_) return;
   resident_rows_ = rows;
   try {
+    device_stream_->label("FFN");
     send(x, rows);
     for (const Matrix* m : {&resident.gate, &resident.up}) quantize(m->type, rows);
     resident_work_ = {.gate = resident.gate,
@@ -109,6 +111,7 @@ void DeviceLane::post(const f32* x, i64 rows, std::span<const DeviceWork> work) 
   if (failed_ || work.empty()) return;
   posted_ = true;
   try {
+    device_stream_->label("experts");
     send(x, rows);
     for (const DeviceWork& w : work)
       for (const Matrix* m : {&w.gate, &w.up}) quantize(m->type, rows);

@@ -8,6 +8,8 @@
 #include <mutex>
 
 #include "kernels/base/check.h"
+#include "kernels/base/clock.h"
+#include "kernels/device/cuda_spans.h"
 
 namespace stoker {
 
@@ -64,6 +66,7 @@ PinnedRanges& pinned_ranges() {
 struct Card {
   int ordinal;
   std::string id;
+  CudaClock clock = {};
   std::atomic<bool> lost{false};
 
   // CUDA keeps a current card per thread. Costs nothing when it is this one already.
@@ -86,7 +89,10 @@ class CudaEvent final : public DeviceEvent {
 
   bool done() override {
     card_.select();
-    return cudaEventQuery(event_) != cudaErrorNotReady;  // wait() says how it went
+    cudaError_t passed = cudaEventQuery(event_);  // wait() says how it went
+    if (passed != cudaErrorNotReady) return true;
+    cudaGetLastError();  // CUDA remembers even that, and the next record() would take it for a failed launch
+    return false;
   }
   Status wait() override {
     card_.select();
@@ -104,10 +110,12 @@ class CudaStream final : public DeviceStream {
   explicit CudaStream(Card& card) : card_(card) {
     card_.select();
     require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), card_.id, "making a stream");
+    spans_ = std::make_unique<CudaSpans>(card_.clock, stream_);
   }
   ~CudaStream() override {
     card_.select();
     cudaStreamSynchronize(stream_);
+    spans_.reset();
     cudaStreamDestroy(stream_);
   }
 
@@ -124,6 +132,8 @@ class CudaStream final : public DeviceStream {
     card_.select();
     Status launched = card_.check(cudaGetLastError(), "launching a kernel");  // since the last record
     if (!launched.ok()) return launched;
+    spans_->end();
+    labelled_ = false;
     return card_.check(cudaEventRecord(static_cast<CudaEvent&>(event).native(), stream_), "recording an event");
   }
   Status wait(DeviceEvent& event) override {
@@ -134,16 +144,28 @@ class CudaStream final : public DeviceStream {
     card_.select();
     return card_.check(cudaStreamSynchronize(stream_), "waiting for the card");
   }
+  void label(const char* what) override {
+    card_.select();
+    spans_->begin(what, card_.clock.lane);
+    labelled_ = true;
+  }
   void* native() const override { return stream_; }
 
  private:
   Status copy(void* to, const void* from, i64 bytes, cudaMemcpyKind kind, const char* what) {
     card_.select();
-    return card_.check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, stream_), what);
+    // Within a span that has a name it is part of that.
+    if (!labelled_ && kind != cudaMemcpyDeviceToDevice)
+      spans_->begin("copy", kind == cudaMemcpyHostToDevice ? card_.clock.up : card_.clock.down);
+    Status status = card_.check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, stream_), what);
+    if (!labelled_) spans_->end();
+    return status;
   }
 
   Card& card_;
   cudaStream_t stream_ = nullptr;
+  std::unique_ptr<CudaSpans> spans_;
+  bool labelled_ = false;  // a span with a name has begun
 };
 
 class CudaDevice final : public Device {
@@ -151,6 +173,24 @@ class CudaDevice final : public Device {
   CudaDevice(int ordinal, const std::string& id) : card_{.ordinal = ordinal, .id = id} {
     require(cudaSetDevice(ordinal), id, "opening the card");
     require(cudaFree(nullptr), id, "opening the card");  // makes the context now, where a failure can be told
+  }
+
+  ~CudaDevice() override {
+    card_.select();
+    if (card_.clock.zero != nullptr) cudaEventDestroy(card_.clock.zero);
+  }
+
+  void record(Timeline& timeline) override {
+    card_.select();
+    CudaClock& clock = card_.clock;
+    require(cudaEventCreate(&clock.zero), card_.id, "making an event");
+    require(cudaEventRecord(clock.zero), card_.id, "recording an event");
+    require(cudaEventSynchronize(clock.zero), card_.id, "waiting for the card");
+    clock.zero_ns = steady_clock().now_ns();
+    clock.timeline = &timeline;
+    clock.lane = timeline.lane(card_.id);
+    clock.up = timeline.lane(card_.id + " up");
+    clock.down = timeline.lane(card_.id + " down");
   }
 
   DeviceKind kind() const override { return DeviceKind::cuda; }

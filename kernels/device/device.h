@@ -70,6 +70,10 @@ class DeviceStream {
   // Blocks until all that was posted has ended, and says how it went.
   virtual Status synchronize() = 0;
 
+  // In a timeline, what is posted from now on is called so: static text, "attention". A card's span of that begins here and
+  // ends with the next record().
+  virtual void label(const char* what) = 0;
+
   // What kernels/cuda launches on: a cudaStream_t. None for host devices.
   virtual void* native() const { return nullptr; }
 };
@@ -83,8 +87,9 @@ class Device {
   virtual ~Device() = default;
 
   // Before the first stream is made: what computes and copies is recorded from now on, in lanes "ID", "ID up" and
-  // "ID down". Devices that do not know when something ran record nothing. The timeline must outlive the device.
-  virtual void record(Timeline& /*timeline*/) {}
+  // "ID down"; of a card, what a stream was labelled for, the copies of its rows included, in the first. The timeline must
+  // outlive the device.
+  virtual void record(Timeline& timeline) = 0;
 
   virtual DeviceKind kind() const = 0;
   virtual DeviceProperties properties() const = 0;

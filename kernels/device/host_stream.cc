@@ -104,7 +104,8 @@ void HostStream::post(const HostWork& work, i64 read_bytes) {
                           .work = work,
                           .bytes = read_bytes,
                           .speed = &state_.compute,
-                          .fault = state_.next_fault(false)}));
+                          .fault = state_.next_fault(false),
+                          .label = label_}));
 }
 
 Status HostStream::record(DeviceEvent& event) {
@@ -178,7 +179,7 @@ Status HostStream::execute(Task& task) {
     // Waking up late is no work of a modelled copy; what is not modelled took what it took.
     bool copy = task.kind == Task::Kind::copy, modelled = end_ns > begin_ns;
     i64 ended_ns = copy && modelled ? end_ns : std::max(end_ns, steady_clock().now_ns());
-    state_.timeline->add({begin_ns, ended_ns, copy ? "copy" : "compute", task.speed->lane});
+    state_.timeline->add({begin_ns, ended_ns, copy ? "copy" : task.label, task.speed->lane});
   }
   sleep_until(end_ns);
   return state_.status();

@@ -45,6 +45,7 @@ class HostStream final : public HostDeviceStream {
   Status record(DeviceEvent& event) override;
   Status wait(DeviceEvent& event) override;
   Status synchronize() override;
+  void label(const char* what) override { label_ = what; }
 
   void post(const HostWork& work, i64 read_bytes) override;
   std::byte* real(DevicePtr memory) const override { return state_.real(memory); }
@@ -62,6 +63,7 @@ class HostStream final : public HostDeviceStream {
     HostEvent* event = nullptr;  // of records and waits
     i64 ticket = 0;
     HostFault fault = HostFault::none;
+    const char* label = "";  // of ops
   };
 
   Status copy(const HostWork& work, i64 bytes, HostFault fault, ModelledSpeed& speed, ModelledSpeed* peer_speed = nullptr);
@@ -72,6 +74,7 @@ class HostStream final : public HostDeviceStream {
 
   HostDeviceState& state_;
   Rng rng_;
+  const char* label_ = "compute";  // the owner's
   WorkerPool workers_{{.workers = 1, .pin = false}};
   std::mutex mutex_;
   std::condition_variable changed_;

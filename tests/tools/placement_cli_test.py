@@ -60,7 +60,7 @@ class Devices(Folder):
     def test_a_timeline_has_a_lane_for_cores_disk_and_each_device_and_its_link(self):
         path = self.path("timeline.json")
         run = answer(self, "-p", PROMPT, "-n", "6", "--device", "host:2,vram=32MiB", "--vram", "4M,2M", "--ram", "6M",
-                     "--timeline", path)
+                     "-c", "128", "--timeline", path)
         lanes = ["CPU", "SSD"] + [d + way for d in ("host:0", "host:1") for way in ("", " up", " down")]
         self.assertEqual(sorted(run["decode"]["lanes"]), sorted(lanes))
         for lane, use in run["decode"]["lanes"].items():
@@ -75,6 +75,8 @@ class Devices(Folder):
         self.assertTrue(all(e["ts"] >= 0 and e["dur"] > 0 for e in spans))
         self.assertEqual({e["name"] for e in spans if names[e["tid"]] == "CPU"} - {"device_wait", "disk_wait"},
                          {"attention", "experts", "rest"})
+        self.assertEqual({e["name"] for e in spans if names[e["tid"]] in ("host:0", "host:1")} - {"preparing"},
+                         {"attention", "FFN", "experts", "output head"})
         bench = expect(self, 0, "bench", "-m", MODEL, "-p", "8", "-n", "4", "-r", "1", "--perf", "--device", "host:1,vram=32MiB")
         self.assertIn(b"lane host:0 up", bench.stderr)
         self.assertNotIn("lanes", answer(self, "-p", PROMPT, "-n", "1")["decode"])
