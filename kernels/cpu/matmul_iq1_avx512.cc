@@ -5,6 +5,7 @@
 // The book's 16 KiB are in L1. An entry is an ordinary load, or eight are a gather: that is faster on Golden Cove (25
 // cycles a block of IQ1_S against 32) and slower on Zen, so each CPU is asked once. Looking digits up in registers took
 // 128 permutations for as many indices.
+#include "kernels/cpu/faster_leaf.h"
 #include "kernels/cpu/gemm_codebook_avx512.h"
 #include "kernels/cpu/look_up_avx512.h"
 #include "kernels/cpu/matmul_avx512.h"
@@ -95,9 +96,9 @@ struct IQ1_S : Iq1<kBy, 3> {
     for (int r = 0; r < kRows; r++) {
       const __m512i fields = _mm512_permutexvar_epi8(order, load_block(*w[r]));
       this->look_up(w[r]->qs, w[r]->qh, fields, this->entries[r]);
-      const __mmask8 positive = _mm512_testn_epi64_mask(fields, _mm512_set1_epi64(i64{1} << (32 + 15)));
+      const __mmask8 all_positive = _mm512_testn_epi64_mask(fields, _mm512_set1_epi64(i64{1} << (32 + 15)));
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) this->positive[r][j] = positive;
+      for (int j = 0; j < 4; j++) this->positive[r][j] = all_positive;
       __m512i s = _mm512_multishift_epi64_epi8(top_four, fields);
       scales[r][0] = _mm512_mul_ps(odd_scales_of_three_bits(s, kFactor), broadcast_half(w[r]->d));
     }
@@ -138,36 +139,6 @@ struct IQ1_M : Iq1<kBy, 4> {
   }
 };
 
-// Cycles of the time stamp for a small product, the best of several: what disturbs it only makes it longer.
-u64 cycles(MatmulLeaf leaf, const MatmulTile& tile) {
-  u64 best = ~u64{0};
-  for (int run = 0; run < 8; run++) {
-    const u64 start = __rdtsc(), took = (leaf(tile), __rdtsc() - start);
-    best = took < best ? took : best;
-  }
-  return best;
-}
-
-// About 50 us. Both give the same bits, so a wrong answer costs time only.
-bool gathers_are_faster() {
-  constexpr i64 kBlocks = 16;
-  const BlockIQ1_S w[4][kBlocks] = {};
-  const ActQ8_256 x[kBlocks] = {};
-  f32 y[4];
-  const MatmulTile tile = {.w = reinterpret_cast<const std::byte*>(w),
-                           .w_row_bytes = sizeof w[0],
-                           .rows = 4,
-                           .cols = 256 * kBlocks,
-                           .x = reinterpret_cast<const std::byte*>(x),
-                           .x_stride_bytes = sizeof x,
-                           .x_rows = nullptr,
-                           .y = y,
-                           .y_stride = 4,
-                           .y_rows = nullptr,
-                           .tokens = 1};
-  return cycles(multiply_tile<IQ1_S<LookUpBy::gathers>>, tile) < cycles(multiply_tile<IQ1_S<LookUpBy::loads>>, tile);
-}
-
 // A GEMM unpacks once for many tokens: loads everywhere.
 template <template <LookUpBy> class Format>
 void set_iq1_leaves(LeafTable& table, BlockType type, bool gathers) {
@@ -178,7 +149,8 @@ void set_iq1_leaves(LeafTable& table, BlockType type, bool gathers) {
 }  // namespace
 
 void fill_matmul_iq1_avx512(LeafTable& table) {
-  const bool gathers = gathers_are_faster();
+  const bool gathers = is_faster<BlockIQ1_S>(multiply_tile<IQ1_S<LookUpBy::gathers>>,
+                                             multiply_tile<IQ1_S<LookUpBy::loads>>);
   set_iq1_leaves<IQ1_S>(table, BlockType::IQ1_S, gathers);
   set_iq1_leaves<IQ1_M>(table, BlockType::IQ1_M, gathers);
 }

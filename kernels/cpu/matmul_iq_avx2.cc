@@ -1,5 +1,6 @@
 // AVX2 matmul of the i-quants with magnitudes from a code book and signs stored apart (IQ2_*, IQ3_*), and of
 // IQ4_XS.
+#include "kernels/cpu/faster_leaf.h"
 #include "kernels/cpu/look_up_avx2.h"
 #include "kernels/cpu/matmul_avx2.h"
 #include "kernels/cpu/matmul_scales_avx2.h"
@@ -29,8 +30,8 @@ inline __m256i spread_sevens(__m256i fields) {
   return _mm256_or_si256(_mm256_or_si256(byte_0, byte_1), _mm256_or_si256(byte_2, byte_3));
 }
 
-// The sign bits of a super-block, a word per 8 weights, so that a shuffle and a product sign a step. Register i has steps
-// 4 i .. + 3, each half of it the words of that half of the steps.
+// The sign bits of a super-block, a word per 8 weights, so that a shuffle and a product sign a step. Register i has
+// steps 4 i .. + 3, each half of it the words of that half of the steps.
 struct Signs {
   __m256i words[2];
 
@@ -78,8 +79,8 @@ inline void finish(u16 d, f32 factor, const ActQ8_256* const (&x)[kTokens], i64 
 
 // What is the same in all code book formats once indices, signs and scales are known. kStepIndices: indices
 // per 32 weights.
-template <int kStepIndices, class Entry, class Index, class Scales, int kTokens>
-inline void accumulate_book(const Entry* book, const Index* index, const Signs& signs, const Scales& scales,
+template <int kStepIndices, class Book, class Index, class Scales, int kTokens>
+inline void accumulate_book(Book book, const Index* index, const Signs& signs, const Scales& scales,
                             u16 d, f32 factor, const ActQ8_256* const (&x)[kTokens], i64 b,
                             __m256 (&sum)[kTokens]) {
   __m256i total[kTokens];
@@ -194,7 +195,8 @@ struct IQ2_S {
   }
 };
 
-// Magnitudes 4 .. 62: i16 sums stay below 2 * 62 * 127 = 15748.
+// Magnitudes 4 .. 62: i16 sums stay below 2 * 62 * 127 = 15748. Book: const u32* or GatheredBook.
+template <class Book>
 struct IQ3_XXS {
   using Block = BlockIQ3_XXS;
   using Activation = ActQ8_256;
@@ -209,12 +211,12 @@ struct IQ3_XXS {
   template <int kTokens>
   static void accumulate(const Block& w, const Prepared& prepared, const Activation* const (&x)[kTokens],
                          i64 b, __m256 (&sum)[kTokens]) {
-    accumulate_book<8>(entries<u32>(&kGridIq3Xxs), w.qs, prepared.signs, prepared.scales, w.d, 0.25f, x,
-                       b, sum);
+    accumulate_book<8>(Book{entries<u32>(&kGridIq3Xxs)}, w.qs, prepared.signs, prepared.scales, w.d, 0.25f, x, b, sum);
   }
 };
 
-// Magnitudes 1 .. 15: i16 sums stay below 2 * 15 * 127 = 3810.
+// Magnitudes 1 .. 15: i16 sums stay below 2 * 15 * 127 = 3810. Book as for IQ3_XXS.
+template <class Book>
 struct IQ3_S {
   using Block = BlockIQ3_S;
   using Activation = ActQ8_256;
@@ -243,8 +245,8 @@ struct IQ3_S {
   template <int kTokens>
   static void accumulate(const Block& w, const Prepared& prepared, const Activation* const (&x)[kTokens],
                          i64 b, __m256 (&sum)[kTokens]) {
-    accumulate_book<8>(entries<u32>(&kGridIq3S), prepared.index, prepared.signs, prepared.scales, w.d,
-                       1.0f, x, b, sum);
+    accumulate_book<8>(Book{entries<u32>(&kGridIq3S)}, prepared.index, prepared.signs, prepared.scales, w.d, 1.0f, x, b,
+                       sum);
   }
 };
 
@@ -286,8 +288,10 @@ void fill_matmul_iq_avx2(LeafTable& table) {
   set(BlockType::IQ2_XXS, multiply_tile<IQ2_XXS>);
   set(BlockType::IQ2_XS, multiply_tile<IQ2_XS>);
   set(BlockType::IQ2_S, multiply_tile<IQ2_S>);
-  set(BlockType::IQ3_XXS, multiply_tile<IQ3_XXS>);
-  set(BlockType::IQ3_S, multiply_tile<IQ3_S>);
+  const MatmulLeaf loads = multiply_tile<IQ3_XXS<const u32*>>, gathers = multiply_tile<IQ3_XXS<GatheredBook>>;
+  const bool gather = is_faster<BlockIQ3_XXS>(gathers, loads);
+  set(BlockType::IQ3_XXS, gather ? gathers : loads);
+  set(BlockType::IQ3_S, gather ? multiply_tile<IQ3_S<GatheredBook>> : multiply_tile<IQ3_S<const u32*>>);
   set(BlockType::IQ4_XS, multiply_tile<IQ4_XS>);
 }
 
