@@ -4,10 +4,12 @@
 // bits. A piece of the columns at a time, rows are widened to f32 in L1 and meet four tokens in registers. Several such
 // panels are taken before the next piece: the activations of a pass are too large for L2, and read for every panel from
 // L3 they would be what binds. A piece of them is copied, so that its rows lie side by side, and the next one is asked
-// for meanwhile. A level supplies:
+// for meanwhile, as are the weights of the next panel: pieces of rows are too short for the hardware to foresee. A level
+// supplies:
 //
 //   struct Level {
 //     static constexpr int kLanes, kRows;     // floats of a register; rows that meet the tokens together
+//     static constexpr i64 kPanelRows;        // a multiple of kRows; with 8 KiB of activations they stay in L1
 //     using Vector = ...;
 //     static Vector load(const f32* p);       // aligned or not
 //     static Vector load_first(const f32* p, i64 count);  // the first `count` < kLanes, the others 0; reads no more
@@ -31,13 +33,13 @@
 namespace stoker {
 namespace {
 
-constexpr i64 kPanelRows = 12, kPanelCols = 512;  // in L1
-constexpr i64 kBlockRows = 8 * kPanelRows, kPassTokens = 64;  // activations and sums in L2: 128 and up to 384 KiB
+constexpr i64 kPanelCols = 512;
+constexpr i64 kBlockRows = 96, kPassTokens = 64;  // activations and sums in L2: 128 and up to 384 KiB
 constexpr int kTurnTokens = 4;
 
 template <class Level>
 struct FloatScratch {
-  alignas(64) f32 weights[kPanelRows][kPanelCols];
+  alignas(64) f32 weights[Level::kPanelRows][kPanelCols];
   alignas(64) f32 x[kPassTokens][kPanelCols];
   alignas(64) f32 sums[kPassTokens][kBlockRows][Level::kLanes];
 };
@@ -97,24 +99,43 @@ inline void ask_for(const f32* const* x, i64 tokens, i64 col, i64 cols, i64 turn
     _mm_prefetch(reinterpret_cast<const char*>(x[token] + i), _MM_HINT_T1);
 }
 
+// Asks for `rows` rows of weights, each of `bytes` from `w` on: the turn-th of `turns` shares of each row.
+inline void ask_for(const std::byte* w, i64 w_row_bytes, i64 rows, i64 bytes, i64 turn, i64 turns) {
+  const i64 share = (bytes / turns + 63) / 64 * 64, begin = turn * share;
+  for (i64 r = 0; r < rows; r++)
+    for (i64 i = begin; i < begin + share && i < bytes; i += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(w + r * w_row_bytes + i), _MM_HINT_T1);
+}
+
 template <class Level, class Weight>
 void gemm_float_block(FloatScratch<Level>& scratch, const MatmulTile& tile, i64 row, i64 rows, const f32* const* x,
                       i64 tokens) {
   using Element = typename Weight::Element;
+  constexpr i64 kPanelRows = Level::kPanelRows;
   __builtin_memset(scratch.sums, 0, static_cast<unsigned long>(tokens) * sizeof scratch.sums[0]);
   for (i64 col = 0; col < tile.cols; col += kPanelCols) {
     const i64 cols = tile.cols - col < kPanelCols ? tile.cols - col : kPanelCols;
     const i64 steps = (cols + Level::kLanes - 1) / Level::kLanes;
+    const std::byte* piece = tile.w + row * tile.w_row_bytes + col * i64{sizeof(Element)};
     for (i64 t = 0; t < tokens; t++) copy_columns<Level>(x[t] + col, cols, scratch.x[t]);
     i64 turn = 0;
     for (i64 first = 0; first < rows; first += kPanelRows) {
       const i64 panel_rows = rows - first < kPanelRows ? rows - first : kPanelRows;
       for (i64 r = 0; r < panel_rows; r++)
-        Weight::to_floats(reinterpret_cast<const Element*>(tile.w + (row + first + r) * tile.w_row_bytes) + col, cols,
+        Weight::to_floats(reinterpret_cast<const Element*>(piece + (first + r) * tile.w_row_bytes), cols,
                           scratch.weights[r]);
+      // The next panel, which may be the first one of the next columns.
+      const bool last = first + kPanelRows >= rows;
+      const i64 next_cols = last ? tile.cols - col - kPanelCols : cols;
+      const std::byte* next = last ? piece + kPanelCols * i64{sizeof(Element)}
+                                   : piece + (first + kPanelRows) * tile.w_row_bytes;
+      const i64 next_rows = last ? rows : rows - first - kPanelRows;
       i64 t = 0;
       for (; t + kTurnTokens <= tokens; t += kTurnTokens) {
         ask_for(x, tokens, col + kPanelCols, tile.cols, turn++);
+        ask_for(next, tile.w_row_bytes, next_rows < kPanelRows ? next_rows : kPanelRows,
+                (next_cols < kPanelCols ? next_cols : kPanelCols) * i64{sizeof(Element)}, t / kTurnTokens,
+                tokens / kTurnTokens);
         multiply_panel<Level, kTurnTokens>(scratch, steps, t, first, panel_rows);
       }
       for (; t < tokens; t++) multiply_panel<Level, 1>(scratch, steps, t, first, panel_rows);

@@ -39,6 +39,11 @@ void matmul(Stream& stream, const MatmulArgs& a) {
                    .tokens = a.tokens};
   // Ranges of at least 32 KiB of weights: below that a region costs more than it saves.
   i64 grain = round_up(div_up(32 * kKiB, whole.w_row_bytes * a.tokens), 16);
+  // A GEMM prepares the activations for each piece of rows anew, and wants whole panels: four pieces for each worker.
+  if (leaf.many != nullptr && a.tokens >= kLeastGemmTokens) {
+    const i64 rows = w.rows / (4 * stream.workers().size());
+    grain = std::max(grain, rows <= 16 ? 16 : round_up(rows, 32));
+  }
   stream.workers().for_ranges(w.rows, grain, [&](i64 begin, i64 end) { run_tiles(leaf, whole, begin, end); });
 }
 
