@@ -5,7 +5,7 @@
 #                                   folder of its own
 #   --fast                          the fast suite only: what a sanitizer can run in a few minutes. Leaves out the checks
 #                                   of undefined behaviour at each access through a pointer, half of the compiler's time;
-#                                   and of --tsan the server over HTTP, which takes ten minutes
+#                                   and of --tsan whole models on devices and the server over HTTP, which take long
 #   --werror                        warnings are errors
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,8 +42,8 @@ for option in "$@"; do
   esac
 done
 
-# All of the server, its engine included, as clients find it.
-[ "$sanitize" != thread ] || [ -n "$fast" ] || tests+=(serve 'serve abuse' 'serve slots')
+# Whole models on host devices, and all of the server, its engine included, as clients find it.
+[ "$sanitize" != thread ] || [ -n "$fast" ] || tests+=(devices serve 'serve abuse' 'serve slots')
 
 if [ -n "$sanitize" ]; then
   # -g1: line numbers for the sanitizers' reports, without the variables that take a third of the compiler's time.
