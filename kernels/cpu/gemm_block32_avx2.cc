@@ -1,5 +1,5 @@
-// AVX2 GEMM of the formats with blocks of 32 weights (block32_avx2.h, which says why it has the bits of the product with
-// few tokens).
+// AVX2 GEMM of the formats with blocks of 32 weights. block32_avx2.h says why it has the bits of the product with few
+// tokens.
 //
 // Eight rows lie in the lanes: a block becomes registers that hold the same few weights of each row, and the tokens'
 // bytes are broadcast. So a block of eight rows has one conversion and one scale. Codes of up to 5 bits are multiplied

@@ -4,8 +4,8 @@
 // bits. A piece of the columns at a time, rows are widened to f32 in L1 and meet four tokens in registers. Several such
 // panels are taken before the next piece: the activations of a pass are too large for L2, and read for every panel from
 // L3 they would be what binds. A piece of them is copied, so that its rows lie side by side, and the next one is asked
-// for meanwhile, as are the weights of the next panel: pieces of rows are too short for the hardware to foresee. A level
-// supplies:
+// for meanwhile, as are the weights of the next panel: pieces of rows are too short for the hardware to foresee. A
+// level supplies:
 //
 //   struct Level {
 //     static constexpr int kLanes, kRows;     // floats of a register; rows that meet the tokens together
