@@ -10,6 +10,7 @@ namespace stoker {
 namespace {
 
 constexpr i64 kAlignment = 64;
+constexpr i64 kHeadsBetweenReads = 4;  // of a worker
 
 i64 widest_input(const Hparams& h) { return std::max({h.hidden, h.q_lora, h.heads * h.v}); }
 
@@ -150,10 +151,10 @@ void AttentionLayer::store(Stream& stream, const Batch& batch) {
   }
 }
 
-// A few heads at a time where others wait: a worker takes a head, so as many as there are workers lose nothing.
+// A few heads at a time where others wait, or reads: a worker takes a head, so as many as there are workers lose nothing.
 bool AttentionLayer::attend_prompt(Stream& stream, const LayerWeights& w, const SequenceRun& run,
                                    PassBreaks& breaks) {
-  i64 step = breaks.wanted() ? limits_.workers : h_.heads;
+  i64 step = breaks.wanted() ? limits_.workers : breaks.reads() ? kHeadsBetweenReads * limits_.workers : h_.heads;
   for (i64 first = 0; first < h_.heads; first += step) {
     ops_.prompt_attention(stream, prompt_args(w, run, first, std::min(step, h_.heads - first)));
     if (!breaks.pause()) return false;

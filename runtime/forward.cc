@@ -5,6 +5,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/device/stream.h"
+#include "scheduler/forecaster.h"
 
 namespace stoker {
 
@@ -62,7 +63,10 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   timer.start(Stage::rest);
   i64 before_ns = timer.total_ns();
   embed(rows);
-  PassBreaks breaks(timer, interrupt, between);
+  bool decode = count == static_cast<i64>(runs_.size());
+  bool piece = !decode && !Forecaster::handles(count);  // what the forecaster handles is read by its hints
+  if (piece) scheduler_.begin_piece(count);
+  PassBreaks breaks(timer, interrupt, between, piece && !scheduler_.has_slot_for_all() ? &scheduler_ : nullptr);
   for (i64 i = 0; i < h_.layers; i++) {
     const LayerWeights& w = weights_.layers()[static_cast<size_t>(i)];
     timer.enter(Stage::attention);
@@ -72,10 +76,12 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
       status = moe_.run(stream_, LayerId(i), w, count, floats(x_), floats(normed_), timer, breaks);
     if (status.ok() && !breaks.pause()) status = Status::failure("interrupted");
     if (!status.ok()) {
+      if (piece) scheduler_.end_piece();
       timer.stop();
       return status;
     }
   }
+  if (piece) scheduler_.end_piece();
   timer.enter(Stage::rest);
   Status status = output_head(rows, logits, timer);
   if (!status.ok()) {
@@ -89,7 +95,6 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   timer.stop();
   // Every layer has waited for its devices.
   for (i64 d = 0; d < static_cast<i64>(devices_.size()); d++) scheduler_.finish_epoch(d, scheduler_.epoch());
-  bool decode = count == static_cast<i64>(runs_.size());
   scheduler_.end_pass(count, timer.total_ns() - before_ns, decode);
   return {};
 }

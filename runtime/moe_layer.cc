@@ -155,8 +155,12 @@ Status MoeLayer::compute_as_they_land(const Pass& pass, Scheduler::Lease& lease,
     Status status = lease.wait(ready_);
     if (!status.ok()) return status;
     pass.timer.enter(Stage::experts);
-    compute(pass, ready_);
-    for (const ReadyExpert& expert : ready_) lease.release(expert);
+    for (size_t done = 0; done < ready_.size();) {
+      if (pass.breaks.interrupted()) return interrupted();
+      size_t end = done + compute_some(pass, std::span(ready_).subspan(done));
+      // Region by region, so that what waits for slots is read while the others are computed.
+      for (; done < end; done++) lease.release(ready_[done]);
+    }
     if (pass.breaks.interrupted()) return interrupted();
   }
   return {};
@@ -269,19 +273,17 @@ ExpertWork MoeLayer::work_for(LayerId layer, const ReadyExpert& ready) const {
           .tokens = demand.tokens};
 }
 
-// All of `ready` in as few regions as the scratch allows: one in decode, several for a prompt chunk. Less, when it is
-// interrupted.
-void MoeLayer::compute(const Pass& pass, std::span<const ReadyExpert> ready) {
-  for (size_t i = 0; i < ready.size() && !pass.breaks.interrupted();) {
-    work_.clear();
-    for (i64 tokens = 0; i < ready.size(); i++) {
-      ExpertWork work = work_for(pass.layer, ready[i]);
-      if (tokens + work.tokens > region_tokens()) break;
-      tokens += work.tokens;
-      work_.push_back(work);
-    }
-    gated_ffn(pass.stream, work_, h_.expert_ffn, floats(expert_rows_));
+// As many of `ready` as the scratch allows, in one region: all in decode, some of a prompt chunk. How many.
+size_t MoeLayer::compute_some(const Pass& pass, std::span<const ReadyExpert> ready) {
+  work_.clear();
+  for (i64 tokens = 0; work_.size() < ready.size();) {
+    ExpertWork work = work_for(pass.layer, ready[work_.size()]);
+    tokens += work.tokens;
+    if (tokens > region_tokens()) break;
+    work_.push_back(work);
   }
+  gated_ffn(pass.stream, work_, h_.expert_ffn, floats(expert_rows_));
+  return work_.size();
 }
 
 void MoeLayer::gated_ffn(Stream& stream, std::span<const ExpertWork> work, i64 ffn, f32* out) {

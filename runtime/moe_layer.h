@@ -75,7 +75,7 @@ class MoeLayer {
   void group_by_expert(i64 rows);
   void note_tiers(LayerId layer, i64 rows);
   void look_ahead(const Pass& pass, Ahead& ahead);
-  void compute(const Pass& pass, std::span<const ReadyExpert> ready);
+  size_t compute_some(const Pass& pass, std::span<const ReadyExpert> ready);
   // Of rows that want an expert, in one region: what the scratch holds.
   i64 region_tokens() const { return std::max(limits_.rows, h_.top_k); }
   ExpertWork work_for(LayerId layer, const ReadyExpert& ready) const;

@@ -36,11 +36,13 @@ Scheduler::Impl::Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<Resid
       streamer(table, plan, reader, clock, slab.planned_slots()),
       entries(static_cast<size_t>(t.moe_layers() * t.experts_per_layer())),
       last_use(entries.size()),
-      expectations(t.moe_layers(), t.experts_per_layer()) {
+      expectations(t.moe_layers(), t.experts_per_layer()),
+      piece_wants(t.moe_layers(), t.experts_per_layer(), t.top_k()) {
   CHECK(static_cast<i64>(plan.class_of_moe_layer.size()) == table.moe_layers());
   wants.reserve(static_cast<size_t>(table.experts_per_layer()));
   landed.reserve(static_cast<size_t>(table.experts_per_layer()));
   fills.reserve(static_cast<size_t>(slab.planned_slots()));
+  piece.wants.reserve(static_cast<size_t>(table.experts_per_layer()));
   predicted.reserve(static_cast<size_t>(slab.planned_slots()));
   exchange_slots.resize(plan.classes.size());
   kept_slots.resize(plan.classes.size());
@@ -113,8 +115,12 @@ i64 Scheduler::experts_on_device(i64 device) const {
   return impl_->devices ? impl_->devices->placement().experts(device) : 0;
 }
 const Governor& Scheduler::governor() const { return impl_->governor; }
+void Scheduler::begin_piece(i64 tokens) { impl_->begin_piece(tokens); }
+void Scheduler::end_piece() { impl_->end_piece(); }
 void Scheduler::tend() {
   impl_->poll();
+  impl_->fill_ahead();
+  impl_->streamer.pump();
   impl_->fill();
 }
 void Scheduler::fill_empty_slots() {

@@ -103,6 +103,13 @@ class Scheduler {
   // governor allows and without touching what the current lease needs. A failed one is read again when wanted.
   void hint(LayerId layer, std::span<const ExpertExpectation> expected);
   void set_prefetch(const GovernorOptions& options);  // off until called
+
+  // A piece of a prompt, so many tokens at once, goes through all layers: until end_piece() the experts that it will
+  // probably want of the layer it comes to next are read while the current one's lease lasts and after it, as far as slots
+  // can be had. Between its leases there may be others', of fewer tokens. Nothing while prefetch is off.
+  void begin_piece(i64 tokens);
+  void end_piece();  // also when there is none
+
   // A pass of the whole model has ended: the governor learns from those that decode (one token per sequence). With
   // devices: ends the epoch, experts whose copies have landed change places, and new exchanges begin. No lease may exist.
   void end_pass(i64 tokens, i64 ns, bool decode);

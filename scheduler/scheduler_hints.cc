@@ -17,11 +17,10 @@ constexpr i64 kPredictedPerHint = 4;  // reads that one hint may start
 
 void Scheduler::Impl::hint(i64 moe_layer, std::span<const ExpertExpectation> expected) {
   expectations.replace(moe_layer, expected, *policy);
+  if (moe_layer == piece.ahead) piece.told = false;
   if (!governor.prefetching()) return;
   // Wants without a slot come first; what is free or given up goes to them.
-  bool slots_are_short = leased && std::any_of(wants.begin() + static_cast<std::ptrdiff_t>(next_queued), wants.end(),
-                                               [](const Want& w) { return w.phase == Phase::queued; });
-  if (slots_are_short) return;
+  if (lease_is_short()) return;
   i64 started = 0;
   for (const ExpertExpectation& e : expected) {
     if (started == kPredictedPerHint) break;
@@ -55,17 +54,18 @@ bool Scheduler::Impl::predict(ExpertKey key, f32 probability) {
 void Scheduler::Impl::use_predicted(Entry& e, ExpertKey key) {
   e.predicted = false;
   i64 bytes = table.expert_bytes(layer_of(key.moe_layer));
+  i64& useful = e.ahead ? stats.ahead_useful_bytes : stats.useful_bytes;
   if (e.state == State::resident) {
     stats.predicted_hits++;
-    stats.useful_bytes += bytes;
+    useful += bytes;
     return;
   }
   std::erase(predicted, key);
   e.retry = true;
   stats.upgrades++;
   if (!streamer.upgrade(e.slot)) return;  // not begun: an ordinary miss from here on
-  stats.predicted_bytes += bytes;
-  stats.useful_bytes += bytes;
+  (e.ahead ? stats.ahead_bytes : stats.predicted_bytes) += bytes;
+  useful += bytes;
 }
 
 // The layer has come, and does not want these.

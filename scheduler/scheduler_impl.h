@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "scheduler/policy/piece_wants.h"
 #include "scheduler/policy/residency_policy.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/streamer.h"
@@ -24,7 +25,8 @@ struct Scheduler::Impl {
     VramSlot vram;  // on_device
     State state = State::absent;
     i32 want = -1;  // index into the lease's wants, while it waits for this read
-    bool predicted = false;  // brought by a hint and not wanted yet
+    bool predicted = false;  // brought by a hint, or ahead of a piece, and not wanted yet
+    bool ahead = false;      // predicted: the latter
     bool retry = false;      // its read began before anybody wanted it: a failure of that is no failure of the lease
     bool fills = false;      // it is read because its slot was empty
   };
@@ -32,6 +34,15 @@ struct Scheduler::Impl {
   struct Want {
     ExpertId expert;
     Phase phase = Phase::queued;
+  };
+
+  // Of a prompt, between begin_piece() and end_piece().
+  struct Piece {
+    i64 tokens = 0;   // 0: there is none
+    i64 ahead = -1;   // moe index of the layer that is read for it; -1: none
+    std::vector<ExpertExpectation> wants;  // of this layer
+    size_t next = 0;  // of these, whose read has not begun
+    bool told = false;  // the policy expects them
   };
 
   Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<ResidencyPolicy> residency, Reader& r,
@@ -53,6 +64,7 @@ struct Scheduler::Impl {
   // --- the lease: scheduler_lease.cc
   void begin_lease(i64 moe_layer, std::span<const ExpertRequest> requests);
   void start_queued();
+  bool lease_is_short() const;  // wants wait for slots
   void hand_out(std::vector<ReadyExpert>& ready);
   Status wait(std::vector<ReadyExpert>& ready);
   void release(const ReadyExpert& expert);
@@ -66,6 +78,13 @@ struct Scheduler::Impl {
   bool give_up(std::vector<ExpertKey>& reads);
   bool cancel(std::vector<ExpertKey>& reads, ExpertKey key);
   void end_pass(i64 tokens, i64 ns, bool decode);
+
+  // --- pieces of a prompt: scheduler_ahead.cc
+  void begin_piece(i64 tokens);
+  void end_piece();
+  bool piece_arrives(i64 moe_layer, std::span<const ExpertRequest> requests);
+  void aim_piece(i64 moe_layer);
+  void fill_ahead();
 
   // --- devices, nothing of this happens without them: scheduler_devices.cc
   void keep_exchange_slots(size_t slot_class);
@@ -122,6 +141,8 @@ struct Scheduler::Impl {
   SchedulerStats stats;
   Expectations expectations;
   Governor governor{{PrefetchMode::off}};
+  PieceWants piece_wants;
+  Piece piece;
   std::vector<ExpertKey> predicted;  // reads under way that nobody waits for, oldest first
   SchedulerStats at_last_pass;       // what the governor has seen
   bool told = false;                 // that prefetch does not pay

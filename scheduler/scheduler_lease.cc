@@ -58,9 +58,18 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
     else
       e.want = static_cast<i32>(i);
   }
-  drop_predicted(moe_layer);
+  bool of_piece = piece_arrives(moe_layer, requests);
+  // What a piece waits for stays when rows of others come to its layer; the policy has forgotten what it expects.
+  if (of_piece || moe_layer != piece.ahead) drop_predicted(moe_layer);
+  if (moe_layer == piece.ahead) piece.told = false;
   start_queued();
+  if (of_piece) aim_piece(moe_layer + 1);
   fill();
+}
+
+bool Scheduler::Impl::lease_is_short() const {
+  return leased && std::any_of(wants.begin() + static_cast<std::ptrdiff_t>(next_queued), wants.end(),
+                               [](const Want& w) { return w.phase == Phase::queued; });
 }
 
 // Starts reads for queued wants, in order, as far as there are slots.
@@ -78,6 +87,7 @@ void Scheduler::Impl::start_queued() {
     entry(key).want = static_cast<i32>(next_queued);
     want.phase = Phase::loading;
   }
+  fill_ahead();
   streamer.pump();
 }
 

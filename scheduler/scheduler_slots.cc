@@ -68,7 +68,7 @@ void Scheduler::Impl::land(const FetchDone& done) {
   policy->on_unpin(key);
   if (done.status.ok()) {
     e.state = State::resident;
-    if (e.predicted) stats.predicted_bytes += table.expert_bytes(done.layer);
+    if (e.predicted) (e.ahead ? stats.ahead_bytes : stats.predicted_bytes) += table.expert_bytes(done.layer);
     if (want < 0) return;
     wants[static_cast<size_t>(want)].phase = Phase::ready;
     landed.push_back(want);

@@ -19,6 +19,8 @@ constexpr i64 SchedulerStats::*kCounts[] = {
     &SchedulerStats::predicted_bytes,
     &SchedulerStats::useful_bytes,
     &SchedulerStats::filled_bytes,
+    &SchedulerStats::ahead_bytes,
+    &SchedulerStats::ahead_useful_bytes,
     &SchedulerStats::predicted_hits,
     &SchedulerStats::upgrades,
     &SchedulerStats::promotions,

@@ -18,7 +18,9 @@ struct SchedulerStats {
   i64 predicted_bytes = 0;  // of experts read because of a hint
   i64 useful_bytes = 0;     // of these, that were wanted before they lost their slot
   i64 filled_bytes = 0;     // of experts read because a slot was empty
-  i64 predicted_hits = 0;   // hits that a hint had brought and nobody had wanted before
+  i64 ahead_bytes = 0;         // of experts read ahead of a piece of a prompt
+  i64 ahead_useful_bytes = 0;  // of these, that were wanted before they lost their slot
+  i64 predicted_hits = 0;   // hits that a hint, or reading ahead, had brought and nobody had wanted before
   i64 upgrades = 0;         // misses whose predicted read was under way
   i64 promotions = 0;       // experts that went to a device
   i64 uploaded_bytes = 0;   // of these

@@ -194,7 +194,9 @@ void Streamer::limit(ReadPriority priority, i64 depth) {
 }
 
 bool Streamer::may_submit(size_t priority) const {
-  return !is_held_back(static_cast<ReadPriority>(priority)) || in_flight_[priority] < window_pieces_;
+  bool far = far_ && priority == static_cast<size_t>(ReadPriority::predicted);
+  i64 limit = far ? std::max<i64>(1, reader_.capacity() / 2) : window_pieces_;
+  return !is_held_back(static_cast<ReadPriority>(priority)) || in_flight_[priority] < limit;
 }
 
 void Streamer::hand_out() {

@@ -59,6 +59,9 @@ class Streamer {
   // Somebody waits for this fetch now: what is left of it goes with demand. Returns whether a byte of it had been
   // asked for already.
   bool upgrade(SlotId slot);
+  // While far, as many predicted pieces are given to the reader as half its queue holds, instead of what the drive does in
+  // some milliseconds: for predictions that are nearly certain, of one who computes for long between two calls of pump().
+  void set_far(bool far) { far_ = far; }
   // Takes results from the reader and hands it as many pieces as it accepts. Never blocks.
   void pump();
   // The next fetch that has ended, in good or bad; false when there is none.
@@ -128,6 +131,7 @@ class Streamer {
   i64 pieces_in_flight_ = 0;
   std::array<i64, kReadPriorities> in_flight_{};  // of these
   i64 window_pieces_ = 1;                         // with the reader at most, of a priority that is held back
+  bool far_ = false;                              // but for predictions while far
   std::array<i64, kReadPriorities> depths_{};     // with the kernel at most, as the reader was told
   i64 bytes_read_ = 0;
   i64 busy_ns_ = 0;

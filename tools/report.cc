@@ -121,6 +121,8 @@ nlohmann::ordered_json to_json(const Phase& p) {
       {"prefetch_bytes", p.experts.predicted_bytes},
       {"prefetch_useful_share", useful_share(p.experts)},
       {"prefetch_upgrades", p.experts.upgrades},
+      {"read_ahead_bytes", p.experts.ahead_bytes},
+      {"read_ahead_useful_bytes", p.experts.ahead_useful_bytes},
       {"disk_gb_per_second", p.disk_gb_per_second()},
       {"disk_gb_per_second_busy", p.disk_gb_per_second_busy()},
       {"disk_busy_share", p.disk_busy_share()},
@@ -179,6 +181,9 @@ nlohmann::ordered_json prediction_json(const Engine& engine) {
 void note_prediction(const Engine& engine, const Phase& phase) {
   const Predictor* predictor = engine.predictor();
   if (predictor == nullptr) return;
+  if (phase.experts.ahead_bytes > 0)
+    note("prompts: {} read before their layer had come, {} of it useful", human_bytes(phase.experts.ahead_bytes),
+         human_bytes(phase.experts.ahead_useful_bytes));
   i64 top_k = engine.hparams().top_k;
   for (i64 distance = 1; distance <= Predictor::kMaxDistance; ++distance) {
     const ForecastScore& s = predictor->score(distance);

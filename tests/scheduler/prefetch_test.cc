@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "scheduler/planner.h"
-#include "scheduler/policy/lru_cache.h"
+#include "scheduler/policy/make_policy.h"
+#include "scheduler/policy/piece_wants.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/tiers/slab.h"
 #include "tests/scheduler/fake_reader.h"
@@ -18,15 +19,15 @@ using namespace stoker::test;
 
 namespace {
 
-// One token's experts of a layer have slots, twice; prefetch is on.
+// Prefetch is on. All experts have slots, or as few as may be, or, with a policy that has probabilities, a share of them.
 struct Rig {
-  explicit Rig(PrefetchMode mode = PrefetchMode::on, i64 capacity = 64, bool smallest = false)
+  explicit Rig(PrefetchMode mode = PrefetchMode::on, i64 capacity = 64, bool smallest = false, f64 share = 1)
       : table(small_table({.layers = 4, .sizes = 1})),
         reader({.file_bytes = table.file_bytes(), .capacity = capacity, .longest_ns = 1000}, clock) {
-    i64 budget = smallest ? smallest_budget(table, 4096) : full_budget(table, 4096);
+    i64 budget = smallest ? smallest_budget(table, 4096) : static_cast<i64>(share * static_cast<f64>(full_budget(table, 4096)));
     plan = make_plan(table, {.ram_bytes = budget, .piece_bytes = 8192});
     scheduler = std::make_unique<Scheduler>(
-        table, plan, std::make_unique<LruCache>(plan, table.experts_per_layer(), table.top_k()), reader, clock,
+        table, plan, make_policy(share < 1 ? "auto" : "lru", plan, table.experts_per_layer(), table.top_k()), reader, clock,
         SlabOptions{.piece_bytes = 256 * kKiB, .background = false});
     scheduler->set_prefetch({mode});
   }
@@ -184,4 +185,143 @@ TEST_CASE("what is expected itself is not given up for something less likely") {
   CHECK(rig.use(1, {1, 2, 3}));
   rig.hint(1, {{ExpertId(1), 0.9f}, {ExpertId(2), 0.9f}, {ExpertId(3), 0.9f}, {ExpertId(4), 0.8f}});
   CHECK(rig.pieces(ReadPriority::predicted) == 0);
+}
+
+namespace {
+
+// All experts of a layer, as a piece of so many tokens wants them.
+bool use_as_piece(Rig& rig, i64 moe_layer, i64 tokens, const std::vector<i64>& ids, i64 computing_ns = 0) {
+  std::vector<ExpertRequest> requests;
+  for (i64 id : ids) requests.push_back({ExpertId(id)});
+  requests[0].tokens = static_cast<i32>(tokens * rig.table.top_k() - static_cast<i64>(ids.size()) + 1);
+  auto lease = rig.scheduler->acquire(rig.layer(moe_layer), requests);
+  while (lease.pending() > 0) {
+    std::vector<ReadyExpert> ready;
+    if (!lease.wait(ready).ok()) return false;
+    for (const ReadyExpert& r : ready) {
+      Extent up = rig.table.extent(rig.layer(moe_layer), requests[static_cast<size_t>(r.request)].expert, ExpertMatrix::up);
+      CHECK(matches_pattern(r.up, static_cast<u64>(up.file), up.offset, up.bytes));
+      rig.clock.advance(computing_ns);
+      lease.release(r);
+    }
+  }
+  return true;
+}
+
+std::vector<i64> all_experts(const Rig& rig) {
+  std::vector<i64> ids;
+  for (i64 e = 0; e < rig.table.experts_per_layer(); e++) ids.push_back(e);
+  return ids;
+}
+
+constexpr i64 kPieceTokens = 100;
+
+}  // namespace
+
+TEST_CASE("while a piece of a prompt passes a layer the next one's experts are read, each once") {
+  Rig rig(PrefetchMode::on, 64, false, 0.7);
+  rig.scheduler->begin_piece(kPieceTokens);
+  rig.let_land();
+  i64 layers = rig.table.moe_layers();
+  for (i64 l = 0; l < layers; l++) {
+    i64 misses = rig.stats().misses;
+    CHECK(use_as_piece(rig, l, kPieceTokens, all_experts(rig)));
+    CHECK(rig.stats().misses == misses);  // it has all been read before it came
+    rig.let_land();
+  }
+  rig.scheduler->end_piece();
+  i64 bytes = 0;
+  for (i64 l = 0; l < layers; l++) bytes += rig.table.experts_per_layer() * rig.table.expert_bytes(rig.layer(l));
+  CHECK(rig.stats().ahead_bytes == bytes);
+  CHECK(rig.stats().ahead_useful_bytes == bytes);
+  CHECK(rig.stats().predicted_bytes == 0);
+}
+
+TEST_CASE("reading ahead takes no slot of what the layer under way still uses, nor of what a piece waits for") {
+  // Little more than a layer has a slot.
+  Rig rig(PrefetchMode::on, 64, false, 0.3);
+  i64 slots = rig.plan.total_slots(), experts = rig.table.experts_per_layer();
+  REQUIRE(slots > experts);
+  REQUIRE(slots < 2 * experts);
+  rig.scheduler->begin_piece(kPieceTokens);
+  rig.let_land();
+  std::vector<ExpertRequest> requests;
+  for (i64 id : all_experts(rig)) requests.push_back({ExpertId(id)});
+  requests[0].tokens = static_cast<i32>(kPieceTokens * rig.table.top_k() - experts + 1);
+  {
+    auto lease = rig.scheduler->acquire(rig.layer(0), requests);
+    std::vector<ReadyExpert> held;
+    REQUIRE(lease.wait(held).ok());
+    CHECK(static_cast<i64>(held.size()) == experts);
+    rig.let_land();
+    CHECK(rig.scheduler->view().tiers.size() == static_cast<size_t>(4 * experts));
+    i64 ahead = 0;
+    for (i64 e = 0; e < experts; e++) {
+      CHECK(rig.scheduler->tier(rig.layer(0), ExpertId(e)) == ExpertTier::ram);
+      ahead += rig.scheduler->tier(rig.layer(1), ExpertId(e)) == ExpertTier::ram;
+    }
+    CHECK(ahead == slots - experts);
+    // Slots that the layer has done with go to the next one.
+    std::sort(held.begin(), held.end(), [](const ReadyExpert& a, const ReadyExpert& b) { return a.request > b.request; });
+    for (size_t i = 0; i < 4; i++) lease.release(held[i]);
+    rig.let_land();
+    for (i64 e = 0; e < experts; e++) ahead -= rig.scheduler->tier(rig.layer(1), ExpertId(e)) == ExpertTier::ram;
+    CHECK(ahead == -4);
+    for (size_t i = 4; i < held.size(); i++) lease.release(held[i]);
+  }
+  rig.let_land();
+  // The layer that is waited for is there, and rows of others that pass it change nothing.
+  i64 read = rig.stats().bytes_read;
+  CHECK(rig.use(1, {1, 2, 3}));
+  rig.let_land();
+  CHECK(rig.stats().bytes_read == read);
+  CHECK(use_as_piece(rig, 1, kPieceTokens, all_experts(rig)));
+}
+
+TEST_CASE("rows of others between two layers of a piece do not cancel what is read for it") {
+  Rig rig(PrefetchMode::on, 2, false, 0.7);
+  rig.scheduler->begin_piece(kPieceTokens);
+  CHECK(rig.use(0, {1, 2, 3}));
+  rig.hint(0, {{ExpertId(4), 0.9f}});
+  CHECK(rig.use(0, {2, 3, 4}));
+  rig.let_land();
+  i64 misses = rig.stats().misses;
+  CHECK(use_as_piece(rig, 0, kPieceTokens, all_experts(rig)));
+  CHECK(rig.stats().misses == misses);
+}
+
+TEST_CASE("what has not begun when a piece ends is not read") {
+  for (bool far : {true, false}) {
+    CAPTURE(far);
+    Rig rig(PrefetchMode::on, 2, false, 0.7);
+    if (far) rig.scheduler->begin_piece(kPieceTokens);
+    rig.scheduler->end_piece();
+    rig.let_land();
+    CHECK(rig.stats().ahead_bytes == (far ? rig.table.expert_bytes(rig.layer(0)) : 0));
+    CHECK(use_as_piece(rig, 0, kPieceTokens, all_experts(rig)));
+    rig.let_land();
+    for (i64 e = 0; e < rig.table.experts_per_layer(); e++)
+      CHECK(rig.scheduler->tier(rig.layer(1), ExpertId(e)) == ExpertTier::disk);
+  }
+}
+
+TEST_CASE("nothing is read ahead of a piece while prefetch is off") {
+  Rig rig(PrefetchMode::off, 64, false, 0.7);
+  rig.scheduler->begin_piece(kPieceTokens);
+  rig.let_land();
+  CHECK(rig.reader.history.empty());
+}
+
+TEST_CASE("a few tokens want few experts, and a piece wants what earlier ones wanted") {
+  PieceWants wants(1, 256, 8);
+  CHECK(wants.probability({0, ExpertId(0)}, 1) == doctest::Approx(8. / 256));
+  // Nothing is known: it may be one of the many cold ones.
+  CHECK(wants.probability({0, ExpertId(0)}, 512) > 0.75f);
+  CHECK(wants.probability({0, ExpertId(0)}, 512) < 0.9f);
+  for (int i = 0; i < 20; i++) {
+    wants.on_layer(0, 512);
+    for (i64 e = 0; e < 8; e++) wants.on_use({0, ExpertId(e)}, 512);
+  }
+  CHECK(wants.probability({0, ExpertId(7)}, 1) > 0.98f);
+  CHECK(wants.probability({0, ExpertId(8)}, 128) < 0.2f);
 }

@@ -32,7 +32,8 @@ struct Rig {
     SmallModel model = {};
     i64 budget = 0;  // 0: the smallest
     FakeReader::Options drive = {};
-    const Popularity* known = nullptr;  // none: a policy that needs none
+    std::string policy = "lru";
+    const Popularity* known = nullptr;  // that auto knows, or none
   };
   explicit Rig(Options o) : table(small_table(o.model)), reader(drive_of(o, table), clock), options(o) {
     make_scheduler(table);
@@ -44,7 +45,8 @@ struct Rig {
     plan = make_plan(table, {.ram_bytes = o.budget > 0 ? o.budget : smallest_budget(table, 4096),
                              .ring_depth = 8,
                              .piece_bytes = 8192});
-    auto policy = make_policy(o.known == nullptr ? "lru" : "auto", plan, table.experts_per_layer(), table.top_k(), o.known);
+    auto policy = make_policy(o.known != nullptr ? "auto" : o.policy, plan, table.experts_per_layer(),
+                              table.top_k(), o.known);
     scheduler = std::make_unique<Scheduler>(table, plan, std::move(policy), reader, clock,
                                             SlabOptions{.piece_bytes = 256 * kKiB, .background = false});
   }
@@ -112,7 +114,7 @@ std::vector<ExpertRequest> random_experts(Rng& rng, i64 of, i64 count) {
   return all;
 }
 
-// A random life: tokens and prompt chunks, leases held and dropped, failing reads. Returns a digest of what
+// A random life: tokens and prompt pieces that read ahead, leases held and dropped, failing reads. Returns a digest of what
 // happened.
 std::string random_life(u64 seed, f64 failure_rate) {
   Rng rng(seed);
@@ -129,18 +131,38 @@ std::string random_life(u64 seed, f64 failure_rate) {
              .max_piece_bytes = 4096 << rng.below(3),
              .longest_ns = rng.below(3000),
              .failure_rate = failure_rate};
+  if (seed % 5 < 3) o.policy = "auto";
   Rig rig(o);
   REQUIRE(rig.plan.arena_bytes() <= o.budget);
   CHECK(rig.reader.memory_bytes() == rig.plan.arena_bytes());
   rig.scheduler->set_prefetch({PrefetchMode::on});
   if (seed % 4 == 2) rig.scheduler->fill_empty_slots();
 
+  constexpr i64 kPiece = 100;  // tokens
+  i64 piece_layer = -1;        // it comes to next
   for (int step = 0; step < 80; step++) {
     if (seed % 4 == 1 && rng.below(3) == 0) rig.scheduler->warm();
     if (seed % 4 == 2) rig.scheduler->tend();
     i64 moe_layer = rng.below(o.model.layers);
     i64 count = rng.below(4) == 0 ? 1 + rng.below(o.model.experts) : o.model.top_k;
+    // Pieces of a prompt in two thirds of the lives, given up here and there, and others' leases between theirs.
+    if (seed % 3 > 0 && rng.below(8) == 0) {
+      piece_layer = 0;
+      rig.scheduler->begin_piece(kPiece);
+    }
+    bool of_piece = piece_layer >= 0 && rng.below(2) == 0;
+    if (of_piece) {
+      moe_layer = piece_layer++;
+      count = std::max(count, o.model.top_k);
+    }
     std::vector<ExpertRequest> requests = random_experts(rng, o.model.experts, count);
+    if (of_piece) requests[0].tokens = static_cast<i32>(kPiece * o.model.top_k - (count - 1));
+    if (piece_layer >= 0 && (piece_layer == o.model.layers || rng.below(20) == 0)) {
+      // The last layer's lease comes after it: as after a failure.
+      rig.scheduler->end_piece();
+      piece_layer = -1;
+    }
+    if (rng.below(2) == 0) rig.scheduler->tend();
     i64 slots =
         rig.plan.classes[static_cast<size_t>(rig.plan.class_of_moe_layer[static_cast<size_t>(moe_layer)])]
             .slots;
