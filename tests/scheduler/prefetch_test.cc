@@ -214,7 +214,7 @@ std::vector<i64> all_experts(const Rig& rig) {
   return ids;
 }
 
-constexpr i64 kPieceTokens = 100;
+constexpr i64 kPieceTokens = 400;  // so many that every expert is sure to be wanted
 
 }  // namespace
 
