@@ -135,7 +135,8 @@ class Facts(Serving):
         props = self.server.ask("GET", "/props")[1]
         self.assertEqual((props["total_slots"], props["default_generation_settings"]["n_ctx"]), (4, 512))
         self.assertEqual(props["default_generation_settings"]["params"]["top_k"], 40)
-        self.assertEqual(len(self.server.ask("GET", "/slots")[1]), 4)
+        slots = self.server.ask("GET", "/slots")[1]
+        self.assertEqual(([slot["id"] for slot in slots], slots[0]["next_token"]), ([0, 1, 2, 3], {"has_next_token": False, "n_decoded": 0}))
 
     def test_tokens_and_back(self):
         ids = self.post("/tokenize", content="The borrow checker é")["tokens"]
@@ -463,7 +464,8 @@ class Refusals(Serving):
         self.refused(400, "/v1/completions", {"prompt": []}, "empty", "prompt")
         self.refused(400, "/v1/completions", {"prompt": [5] * 600}, "more than the context of 512")
         self.refused(400, "/detokenize", {"tokens": [1 << 40]}, "is not one of", "tokens")
-        self.refused(400, "/tokenize", {"content": 3}, "must be a string", "content")
+        self.refused(400, "/tokenize", {"content": 3}, "must be a string, not a number", "content")
+        self.refused(400, "/tokenize", {"content": []}, "must be a string, not an array", "content")
 
     def test_methods(self):
         for method, path, allowed in (("GET", "/v1/chat/completions", "POST"), ("DELETE", "/props", "GET, HEAD"), ("POST", "/health", "GET, HEAD")):

@@ -23,6 +23,11 @@ std::string_view type_of(int status) {
 
 }  // namespace
 
+std::string kind_of(const Json& value) {
+  if (value.is_null()) return "null";
+  return std::string(value.is_array() || value.is_object() ? "an " : "a ") + value.type_name();
+}
+
 Json ApiError::json() const {
   Json error = {{"message", what()}, {"type", type_of(status_)}, {"param", nullptr}, {"code", status_}};
   if (!field_.empty()) error["param"] = field_;

@@ -14,6 +14,9 @@ namespace stoker {
 
 using Json = nlohmann::ordered_json;
 
+// For messages: "an array", "a string", "null".
+std::string kind_of(const Json& value);
+
 class ApiError : public Error {
  public:
   // `field`: the request's field at fault, or "".

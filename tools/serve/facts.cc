@@ -60,7 +60,8 @@ Json slots_json(const Service& service) {
                    {"is_prompt", slot.prompting},
                    {"n_past", slot.held},
                    {"n_prompt_tokens", slot.result.prompt_tokens},
-                   {"n_decoded", slot.result.generated_tokens}});
+                   {"n_decoded", slot.result.generated_tokens},
+                   {"next_token", {{"has_next_token", slot.busy}, {"n_decoded", slot.result.generated_tokens}}}});
   }
   return all;
 }

@@ -7,8 +7,6 @@ namespace stoker {
 
 namespace {
 
-std::string_view kind(const Json& json) { return json.type_name(); }
-
 // Absent, null, false, 0, "", [], {}: nothing is asked for.
 bool is_off(const Json& value) {
   if (value.is_boolean()) return !value.get<bool>();
@@ -96,14 +94,14 @@ const Json& RequestBody::need(const std::string& field) const {
 bool RequestBody::boolean(const std::string& field, bool otherwise) const {
   const Json* value = find(field);
   if (value == nullptr) return otherwise;
-  if (!value->is_boolean()) bad_field(field, "must be true or false, not a {}", kind(*value));
+  if (!value->is_boolean()) bad_field(field, "must be true or false, not {}", kind_of(*value));
   return value->get<bool>();
 }
 
 f64 RequestBody::number(const std::string& field, f64 otherwise, f64 min, f64 max) const {
   const Json* value = find(field);
   if (value == nullptr) return otherwise;
-  if (!value->is_number()) bad_field(field, "must be a number, not a {}", kind(*value));
+  if (!value->is_number()) bad_field(field, "must be a number, not {}", kind_of(*value));
   f64 number = value->get<f64>();
   if (!(number >= min && number <= max)) bad_field(field, "{} must be from {} to {}", number, min, max);
   return number;
@@ -124,7 +122,7 @@ std::string RequestBody::text(const std::string& field, const std::string& other
 
 std::string RequestBody::need_text(const std::string& field) const {
   const Json& value = need(field);
-  if (!value.is_string()) bad_field(field, "must be a string, not a {}", kind(value));
+  if (!value.is_string()) bad_field(field, "must be a string, not {}", kind_of(value));
   return value.get<std::string>();
 }
 
@@ -132,10 +130,10 @@ std::vector<std::string> RequestBody::texts(const std::string& field) const {
   const Json* value = find(field);
   if (value == nullptr) return {};
   if (value->is_string()) return {value->get<std::string>()};
-  if (!value->is_array()) bad_field(field, "must be a string or an array of strings, not a {}", kind(*value));
+  if (!value->is_array()) bad_field(field, "must be a string or an array of strings, not {}", kind_of(*value));
   std::vector<std::string> all;
   for (const Json& item : *value) {
-    if (!item.is_string()) bad_field(field, "must hold strings only, not a {}", kind(item));
+    if (!item.is_string()) bad_field(field, "must hold strings only, not {}", kind_of(item));
     all.push_back(item.get<std::string>());
   }
   return all;
@@ -144,7 +142,7 @@ std::vector<std::string> RequestBody::texts(const std::string& field) const {
 RequestBody RequestBody::object(const std::string& field) const {
   const Json* value = find(field);
   if (value == nullptr) return of(Json::object());
-  if (!value->is_object()) bad_field(field, "must be an object, not a {}", kind(*value));
+  if (!value->is_object()) bad_field(field, "must be an object, not {}", kind_of(*value));
   return of(*value);
 }
 
@@ -167,10 +165,10 @@ void RequestBody::refuse_unsupported() const {
 }
 
 std::vector<i32> token_ids(const Json& array, const std::string& field, i64 vocab) {
-  if (!array.is_array()) bad_field(field, "must be an array of token ids, not a {}", kind(array));
+  if (!array.is_array()) bad_field(field, "must be an array of token ids, not {}", kind_of(array));
   std::vector<i32> ids;
   for (const Json& item : array) {
-    if (!item.is_number_integer()) bad_field(field, "token ids are whole numbers, not a {}", kind(item));
+    if (!item.is_number_integer()) bad_field(field, "token ids are whole numbers, not {}", kind_of(item));
     f64 id = item.get<f64>();
     if (id < 0 || id >= static_cast<f64>(vocab)) bad_field(field, "{} is not one of the model's {} tokens", id, vocab);
     ids.push_back(item.get<i32>());

@@ -19,7 +19,7 @@ u64 chosen_seed(i64 asked) { return asked >= 0 ? static_cast<u64>(asked) : std::
 // A number, or false: never.
 f32 bias_value(const Json& value) {
   if (value.is_boolean() && !value.get<bool>()) return kNever;
-  if (!value.is_number()) bad_field("logit_bias", "a bias must be a number or false, not a {}", value.type_name());
+  if (!value.is_number()) bad_field("logit_bias", "a bias must be a number or false, not {}", kind_of(value));
   f64 bias = value.get<f64>();
   if (!(bias >= -kLargestBias && bias <= kLargestBias)) bad_field("logit_bias", "{} must be from {} to {}", bias, -kLargestBias, kLargestBias);
   return static_cast<f32>(bias);
@@ -52,7 +52,7 @@ void add_listed(const Json& array, const Tokenizer& tokenizer, Biases& out) {
     } else if (pair[0].is_number()) {
       out.emplace_back(checked_id(pair[0].get<f64>(), tokenizer), bias);
     } else {
-      bad_field("logit_bias", "a token must be an id or a text, not a {}", pair[0].type_name());
+      bad_field("logit_bias", "a token must be an id or a text, not {}", kind_of(pair[0]));
     }
   }
 }
@@ -65,7 +65,7 @@ Biases biases_of(const RequestBody& body, const Tokenizer& tokenizer) {
     } else if (bias->is_array()) {
       add_listed(*bias, tokenizer, out);
     } else {
-      bad_field("logit_bias", "must be an object of token ids and numbers, not a {}", bias->type_name());
+      bad_field("logit_bias", "must be an object of token ids and numbers, not {}", kind_of(*bias));
     }
   }
   if (body.boolean("ignore_eos", false))

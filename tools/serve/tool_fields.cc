@@ -15,7 +15,7 @@ void check_name(const std::string& name, const std::string& field) {
 }
 
 RequestBody object_at(const Json& value, const std::string& field) {
-  if (!value.is_object()) bad_field(field, "must be an object, not a {}", value.type_name());
+  if (!value.is_object()) bad_field(field, "must be an object, not {}", kind_of(value));
   return RequestBody::of(value);
 }
 
@@ -48,7 +48,7 @@ void read_choice(const Json& choice, ToolWish& wish) {
 ToolWish tools_of(const RequestBody& body) {
   ToolWish wish;
   const Json* tools = body.find("tools");
-  if (tools != nullptr && !tools->is_array()) bad_field("tools", "must be an array, not a {}", tools->type_name());
+  if (tools != nullptr && !tools->is_array()) bad_field("tools", "must be an array, not {}", kind_of(*tools));
   for (size_t i = 0; tools != nullptr && i < tools->size(); i++) {
     std::string field = fmt::format("tools[{}]", i);
     RequestBody tool = object_at((*tools)[i], field);
@@ -70,7 +70,7 @@ std::vector<ToolCall> tool_calls_of(const RequestBody& message, const std::strin
   std::vector<ToolCall> calls;
   const Json* list = message.find("tool_calls");
   if (list == nullptr) return calls;
-  if (!list->is_array()) bad_field(field, "tool_calls must be an array, not a {}", list->type_name());
+  if (!list->is_array()) bad_field(field, "tool_calls must be an array, not {}", kind_of(*list));
   for (const Json& item : *list) {
     RequestBody call = object_at(item, field);
     type_of(call, field);
