@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What the default policy with governed prefetch gains over plain LRU without: runs of both take turns, A B B A, on one model
-under a replayed routing. Ratio of the medians, and how far runs of the same kind lie apart.
+"""What the default policy with governed prefetch, and slots filled while the drive idles, gains over plain LRU without: runs of
+both take turns, A B B A, on one model under a replayed routing. Ratio of the medians, and how far runs of the same kind lie apart.
 usage: prefetch.py STOKER [--model FILE] [--ram SIZE,SIZE] [--rounds N] [--tokens N] [--lookahead N]
 
 Without --model one of 3 GB is made in --folder, and removed; without --ram the budgets are 12 and 30 % of its experts.
@@ -23,7 +23,7 @@ def size(text):
 
 
 def compare(options, model, ram_bytes, routing):
-    kinds = {"plain": ["--policy", "lru", "--predictor", "none"],
+    kinds = {"plain": ["--policy", "lru", "--predictor", "none", "--no-preload"],
              "governed": ["--lookahead", options.lookahead, "--prefetch", options.prefetch]}
     runs = {kind: [] for kind in kinds}
     for number in range(options.rounds):
