@@ -141,6 +141,7 @@ struct Engine::Impl {
                                .devices = devices->requests(options.vram_bytes, Weights::shapes(gguf, hparams))});
     log_info("experts: {:.2f} GiB budget ({}), {} of {} experts fit", static_cast<f64>(budget.bytes) / kGiB,
              budget.origin, plan.total_slots(), experts.moe_layers() * experts.experts_per_layer());
+    if (plan.all_resident && options.chunk_in_memory > 0) options.chunk = std::min(options.chunk, options.chunk_in_memory);
     std::string warning = plan_warning(experts, plan);
     if (!warning.empty()) log_warning("{}", warning);
   }

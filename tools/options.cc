@@ -79,9 +79,11 @@ constexpr std::array kRows = {
               1, kMany},
     OptionRow{kServe, "-c, --ctx-size", "N", &O::context, "most tokens of prompt and answer together, of each slot", 1,
               kMany},
-    OptionRow{kChunked, "-b, --batch-size", "N", &O::batch, "prompt tokens computed together", 1, 4096},
+    OptionRow{kChunked, "-b, --batch-size", "N", &O::batch,
+              "prompt tokens computed together; more are faster where experts stream from disk, and take memory", 1, kMostBatch},
     OptionRow{kServe, "-b, --batch-size", "N", &O::serve_batch,
-              "prompt tokens computed between two tokens of other answers", 1, 4096},
+              "prompt tokens computed together; others' tokens come in between; 0: 128, or 512 where experts stream from disk", 0,
+              kMostBatch},
 
     // serve
     OptionRow{kServe, "--host", "ADDRESS", &O::host, "address to listen on"},

@@ -30,6 +30,8 @@ enum class Command : u32 {
   devices = 4096,
 };
 
+constexpr i64 kMostBatch = 4096;  // -b
+
 // A number of bytes, given as 100G, 8GiB, 512M, 1.5TB. 0: not given.
 struct ByteSize {
   i64 bytes = 0;
@@ -120,8 +122,7 @@ struct Options {
   std::string slot_save_path;
   i64 drain_seconds = 60;
   std::string log_format = "text";
-  // Smaller than -b of run: between two pieces of a prompt the other answers get a token.
-  i64 serve_batch = 128;
+  i64 serve_batch = 0;  // 0: by whether all experts fit
   std::string limits_of = "auto";  // none, auto or a machine file
 
   // synth

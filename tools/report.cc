@@ -1,10 +1,12 @@
 #include "tools/report.h"
 
 #include <algorithm>
+#include <bit>
 #include <fstream>
 
 #include "runtime/engine.h"
 #include "scheduler/memory_probe.h"
+#include "tools/options.h"
 #include "tools/recall_chart.h"
 #include "tools/terminal.h"
 #include "tools/timeline_report.h"
@@ -219,12 +221,24 @@ static void note_devices(const EngineFootprint& f, const Phase& p) {
          human_bytes(d.resident_bytes), human_bytes(d.kv_bytes));
 }
 
+// A prompt that waits for the disk for less of its time gains nothing worth a word.
+constexpr f64 kComputing = 0.9;
+
+// A prompt of several pieces reads most of a streaming model for each of them.
+static void note_pieces(const Engine& engine, const Phase& prompt) {
+  i64 chunk = engine.options().chunk, most = std::min(engine.options().context, kMostBatch);
+  if (prompt.tokens <= chunk || chunk >= most || prompt.compute_share() > kComputing) return;
+  note("         in pieces of {} tokens, for each of which experts are read from disk: a larger piece, -b {}, reads fewer",
+       chunk, std::min(most, static_cast<i64>(std::bit_ceil(static_cast<u64>(prompt.tokens)))));
+}
+
 void note_run_report(const Engine& engine, const RunReport& report) {
   const Phase& d = report.decode;
   Phase both = report.prompt;
   both += d;
   EngineFootprint f = engine.footprint();
   note_line(speed_line("prompt: ", report.prompt));
+  note_pieces(engine, report.prompt);
   note_line(speed_line("decode: ", d));
   if (d.tokens > 0) {
     note(

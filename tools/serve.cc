@@ -74,12 +74,17 @@ class Serving {
   std::thread thread_;
 };
 
+// Tokens of a prompt at a time. Few, because others wait for each layer of them; more where each time the experts that do not
+// fit are read from disk again, which takes about as long for few.
+constexpr i64 kChunk = 512, kChunkInMemory = 128;
+
 EngineOptions serving_options(const Options& o) {
   EngineOptions engine = engine_options(o);
   engine.save_popularity = true;
   engine.warm = true;
   engine.sequences = o.parallel;
-  engine.chunk = o.serve_batch;
+  engine.chunk = o.serve_batch > 0 ? o.serve_batch : kChunk;
+  engine.chunk_in_memory = o.serve_batch > 0 ? 0 : kChunkInMemory;
   return engine;
 }
 

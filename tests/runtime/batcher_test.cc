@@ -323,6 +323,14 @@ TEST_CASE("a server whose experts do not all fit fills its memory while nobody a
   CHECK(warm.logprobs == cold.logprobs);
 }
 
+TEST_CASE("pieces of a prompt are larger where each of them reads from disk") {
+  EngineOptions o = options(1);
+  o.chunk_in_memory = 8;
+  CHECK(Engine(o).options().chunk == 8);
+  o.ram_bytes = 5 * kMiB;
+  CHECK(Engine(o).options().chunk == 32);
+}
+
 TEST_CASE("a slot that was saved and restored goes on with the bits of one that was not") {
   test::TempFolder folder;
   std::vector<i32> first = text(60, 5), longer = first;
