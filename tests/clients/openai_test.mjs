@@ -118,7 +118,8 @@ test("errors are of the package's classes", async () => {
   await assert.rejects(bad, (e) => e instanceof OpenAI.BadRequestError && e.param === "temperature" && e.code === 400);
   const stranger = new OpenAI({ baseURL: `${url}/v1`, apiKey: "wrong", maxRetries: 0 });
   await assert.rejects(stranger.models.list(), OpenAI.AuthenticationError);
-  await assert.rejects(client.embeddings.create({ model, input: "x" }), OpenAI.NotFoundError);
+  await assert.rejects(client.models.retrieve("nobody"), OpenAI.NotFoundError);
+  await assert.rejects(client.embeddings.create({ model, input: "x" }), (e) => e.status === 501 && /generates text/.test(e.message));
   const many = Array.from({ length: 7 }, (_, i) => client.chat.completions.create({ ...greedy, n: 2, seed: i, temperature: 1, max_tokens: 200 }));
   const results = await Promise.allSettled(many);
   const refused = results.filter((r) => r.status === "rejected");

@@ -187,6 +187,7 @@ TEST_CASE("a prompt chunk reads an expert at most once, and only if one of its t
       EngineOptions options = test::small_engine(model.path());
       options.ram_bytes = kMiB;
       options.prefetch.mode = PrefetchMode::off;
+      options.preload = false;  // filling reads what nobody needs yet
       options.trace_path = path;
       Engine engine(options);
       REQUIRE_FALSE(engine.plan().all_resident);
