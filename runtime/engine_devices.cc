@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/base/log.h"
 #include "runtime/settle_devices.h"
 #include "scheduler/tiers/vram.h"
 
@@ -109,6 +110,9 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
                       .attention = nullptr,
                       .head = nullptr});
     DeviceLayers& there = lanes_.back();
+    if (there.arena.bytes() == 0 && there.weights.bytes() == 0)
+      log_warning("{}: nothing fits beside the {} MiB that computing takes there, so it has no part; a smaller -b takes less",
+                  device.properties().id, (scratch_bytes(device) + staging_bytes(device)) / kMiB);
     if (there.weights.attention_layers() > 0)
       there.attention = std::make_unique<DeviceAttention>(device, ops, level, hparams_, attention_limits_, there.weights);
     if (there.weights.head() != nullptr)
