@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/exp_avx2.h"
 #include "kernels/cpu/matmul_avx2.h"
+#include "kernels/cpu/transpose_avx2.h"
 
 namespace stoker {
 namespace {
@@ -118,27 +119,13 @@ void softmax_columns(const SoftmaxColumns& a) {
 
 // --- transposing
 
-void transpose_8x8(const f32* from, i64 from_stride, __m256 factor, f32* to, i64 to_stride) {
-  __m256 row[8], pair[8], quad[8];
+void transpose_scaled(const f32* from, i64 from_stride, __m256 factor, f32* to, i64 to_stride) {
+  __m256i row[8];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) row[i] = _mm256_mul_ps(factor, _mm256_loadu_ps(from + i * from_stride));
-#pragma GCC unroll 4
-  for (int i = 0; i < 8; i += 2) {
-    pair[i] = _mm256_unpacklo_ps(row[i], row[i + 1]);
-    pair[i + 1] = _mm256_unpackhi_ps(row[i], row[i + 1]);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 8; i += 4) {
-    quad[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44);
-    quad[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xee);
-    quad[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44);
-    quad[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xee);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    _mm256_storeu_ps(to + i * to_stride, _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20));
-    _mm256_storeu_ps(to + (i + 4) * to_stride, _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31));
-  }
+  for (int i = 0; i < 8; i++) row[i] = _mm256_castps_si256(_mm256_mul_ps(factor, _mm256_loadu_ps(from + i * from_stride)));
+  transpose_8x8(row);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) _mm256_storeu_ps(to + i * to_stride, _mm256_castsi256_ps(row[i]));
 }
 
 // Eight rows at a time: their lines stay in L1 until all columns are taken.
@@ -148,8 +135,8 @@ void transpose(const Transpose& a) {
     i64 rows = a.rows - r < 8 ? a.rows - r : 8, c = 0;
     if (rows == 8)
       for (; c + 8 <= a.cols; c += 8)
-        transpose_8x8(a.from + r * a.from_stride + c, a.from_stride, factor, a.to + c * a.to_stride + r,
-                      a.to_stride);
+        transpose_scaled(a.from + r * a.from_stride + c, a.from_stride, factor, a.to + c * a.to_stride + r,
+                         a.to_stride);
     for (; c < a.cols; c++)
       for (i64 i = r; i < r + rows; i++) a.to[c * a.to_stride + i] = a.factor * a.from[i * a.from_stride + c];
   }

@@ -8,6 +8,7 @@
 #include "kernels/cpu/block32_avx2.h"
 #include "kernels/cpu/gemm_avx2.h"
 #include "kernels/cpu/gemm_walk.h"
+#include "kernels/cpu/transpose_avx2.h"
 
 namespace stoker {
 namespace {
@@ -20,25 +21,10 @@ inline __m256i broadcast_lane(const void* p) {
 }
 
 // Eight rows of eight lanes -> eight columns, 32 bytes apart.
-inline void transpose_lanes(const __m256i (&row)[8], u8* out) {
-  __m256i pair[8], quad[8];
-#pragma GCC unroll 4
-  for (int i = 0; i < 8; i += 2) {
-    pair[i] = _mm256_unpacklo_epi32(row[i], row[i + 1]);
-    pair[i + 1] = _mm256_unpackhi_epi32(row[i], row[i + 1]);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 8; i += 4) {
-    quad[i] = _mm256_unpacklo_epi64(pair[i], pair[i + 2]);
-    quad[i + 1] = _mm256_unpackhi_epi64(pair[i], pair[i + 2]);
-    quad[i + 2] = _mm256_unpacklo_epi64(pair[i + 1], pair[i + 3]);
-    quad[i + 3] = _mm256_unpackhi_epi64(pair[i + 1], pair[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    store_256(out + 32 * i, _mm256_permute2x128_si256(quad[i], quad[i + 4], 0x20));
-    store_256(out + 32 * (i + 4), _mm256_permute2x128_si256(quad[i], quad[i + 4], 0x31));
-  }
+inline void store_columns(__m256i (&row)[8], u8* out) {
+  transpose_8x8(row);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) store_256(out + 32 * i, row[i]);
 }
 
 template <class Format>
@@ -78,12 +64,12 @@ struct GemmBlock32 {
         __m256i half[8];
 #pragma GCC unroll 8
         for (int r = 0; r < 8; r++) half[r] = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes[r]));
-        transpose_lanes(half, to.codes[0]);
+        store_columns(half, to.codes[0]);
 #pragma GCC unroll 8
         for (int r = 0; r < 8; r++) half[r] = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(codes[r], 1));
-        transpose_lanes(half, to.codes[8]);
+        store_columns(half, to.codes[8]);
       } else {
-        transpose_lanes(codes, to.codes[0]);
+        store_columns(codes, to.codes[0]);
       }
       _mm256_store_ps(to.d, Format::scales(block));
       if constexpr (Format::kMinimum) _mm256_store_ps(to.m, Format::minima(block));
