@@ -6,7 +6,7 @@
 #include <mutex>
 
 #include "kernels/base/error.h"
-#include "kernels/device/device.h"
+#include "kernels/device/cuda_device.h"
 #include "kernels/device/stream.h"
 #include "kernels/format/decode_books.h"
 
@@ -34,7 +34,9 @@ Card prepare(int ordinal) {
   const DecodeBooks& books = decode_books();
   void* memory = nullptr;
   require(cudaMalloc(&memory, sizeof books), ordinal, "allocating the code books");
+  // cudaMemcpy returns once it has read pageable memory, and streams that compute do not wait for its stream.
   require(cudaMemcpy(memory, books.data(), sizeof books, cudaMemcpyHostToDevice), ordinal, "copying the code books");
+  require(cudaDeviceSynchronize(), ordinal, "copying the code books");
   card.books = static_cast<const u32*>(memory);
   return card;
 }
@@ -44,9 +46,7 @@ Card prepare(int ordinal) {
 Target target_of(Stream& stream) {
   static std::array<Card, kMostCards> cards;
   static std::array<std::once_flag, kMostCards> prepared;
-  CUstream_st* native = static_cast<CUstream_st*>(stream.device().native());
-  int ordinal = 0;
-  require(cudaStreamGetDevice(native, &ordinal), 0, "asking for a stream's card");
+  const auto [native, ordinal] = *static_cast<const CudaStreamOfCard*>(stream.device().native());
   require(cudaSetDevice(ordinal), ordinal, "using the card");
   const size_t index = static_cast<size_t>(ordinal);
   std::call_once(prepared.at(index), [&] { cards[index] = prepare(ordinal); });

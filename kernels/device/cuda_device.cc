@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "kernels/base/check.h"
 #include "kernels/base/clock.h"
@@ -69,8 +70,11 @@ struct Card {
   CudaClock clock = {};
   std::atomic<bool> lost{false};
 
-  // CUDA keeps a current card per thread. Costs nothing when it is this one already.
-  void select() const { cudaSetDevice(ordinal); }
+  // CUDA keeps a current card per thread. Costs nothing when it is this one already. That a lost card cannot be selected is
+  // told by what follows; remembered, it would be taken for a failure of the card that comes next.
+  void select() const {
+    if (cudaSetDevice(ordinal) != cudaSuccess) cudaGetLastError();
+  }
   // A failure on the token path: CUDA's asynchronous errors spoil the whole context.
   Status check(cudaError_t error, const char* what) {
     Status status = checked(error, id, what);
@@ -89,10 +93,7 @@ class CudaEvent final : public DeviceEvent {
 
   bool done() override {
     card_.select();
-    cudaError_t passed = cudaEventQuery(event_);  // wait() says how it went
-    if (passed != cudaErrorNotReady) return true;
-    cudaGetLastError();  // CUDA remembers even that, and the next record() would take it for a failed launch
-    return false;
+    return ask_event(event_) != cudaErrorNotReady;  // wait() says how it went
   }
   Status wait() override {
     card_.select();
@@ -110,6 +111,7 @@ class CudaStream final : public DeviceStream {
   explicit CudaStream(Card& card) : card_(card) {
     card_.select();
     require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), card_.id, "making a stream");
+    native_ = {stream_, card_.ordinal};
     spans_ = std::make_unique<CudaSpans>(card_.clock, stream_);
   }
   ~CudaStream() override {
@@ -130,7 +132,7 @@ class CudaStream final : public DeviceStream {
   }
   Status record(DeviceEvent& event) override {
     card_.select();
-    Status launched = card_.check(cudaGetLastError(), "launching a kernel");  // since the last record
+    Status launched = check_launches();
     if (!launched.ok()) return launched;
     spans_->end();
     labelled_ = false;
@@ -142,16 +144,24 @@ class CudaStream final : public DeviceStream {
   }
   Status synchronize() override {
     card_.select();
-    return card_.check(cudaStreamSynchronize(stream_), "waiting for the card");
+    Status launched = check_launches(), ended = card_.check(cudaStreamSynchronize(stream_), "waiting for the card");
+    return launched.ok() ? ended : launched;
   }
   void label(const char* what) override {
     card_.select();
     spans_->begin(what, card_.clock.lane);
     labelled_ = true;
   }
-  void* native() const override { return stream_; }
+  const void* native() const override { return &native_; }
 
  private:
+  // Of kernels since the last time: a launch says nothing itself.
+  Status check_launches() {
+    cudaError_t error = cudaGetLastError();
+    return card_.check(error, error == cudaErrorNoKernelImageForDevice
+                                  ? "launching a kernel, of which this build has none for the card (-Dgpu_archs)"
+                                  : "launching a kernel");
+  }
   Status copy(void* to, const void* from, i64 bytes, cudaMemcpyKind kind, const char* what) {
     card_.select();
     // Within a span that has a name it is part of that.
@@ -164,6 +174,7 @@ class CudaStream final : public DeviceStream {
 
   Card& card_;
   cudaStream_t stream_ = nullptr;
+  CudaStreamOfCard native_{};
   std::unique_ptr<CudaSpans> spans_;
   bool labelled_ = false;  // a span with a name has begun
 };
@@ -173,6 +184,14 @@ class CudaDevice final : public Device {
   CudaDevice(int ordinal, const std::string& id) : card_{.ordinal = ordinal, .id = id} {
     require(cudaSetDevice(ordinal), id, "opening the card");
     require(cudaFree(nullptr), id, "opening the card");  // makes the context now, where a failure can be told
+    cudaDeviceProp p{};
+    require(cudaGetDeviceProperties(&p, ordinal), id, "asking for its properties");
+    properties_ = {.id = id,
+                   .name = p.name,
+                   .total_bytes = static_cast<i64>(p.totalGlobalMem),
+                   .compute_major = p.major,
+                   .compute_minor = p.minor,
+                   .packed = true};
   }
 
   ~CudaDevice() override {
@@ -195,19 +214,16 @@ class CudaDevice final : public Device {
 
   DeviceKind kind() const override { return DeviceKind::cuda; }
 
+  // Also of a lost card, which messages name: it has nothing free.
   DeviceProperties properties() const override {
     card_.select();
-    cudaDeviceProp p{};
-    require(cudaGetDeviceProperties(&p, card_.ordinal), card_.id, "asking for its properties");
+    DeviceProperties now = properties_;
     size_t free_bytes = 0, total_bytes = 0;
-    require(cudaMemGetInfo(&free_bytes, &total_bytes), card_.id, "asking for its memory");
-    return {.id = card_.id,
-            .name = p.name,
-            .total_bytes = static_cast<i64>(total_bytes),
-            .free_bytes = static_cast<i64>(free_bytes),
-            .compute_major = p.major,
-            .compute_minor = p.minor,
-            .packed = true};
+    if (cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess)
+      now.free_bytes = static_cast<i64>(free_bytes);
+    else
+      cudaGetLastError();
+    return now;
   }
 
   Status status() const override {
@@ -258,14 +274,23 @@ class CudaDevice final : public Device {
   Status copy_from_peer(DeviceStream& stream, DevicePtr to, Device& other, DevicePtr from, i64 bytes) override {
     card_.select();
     int peer = static_cast<const CudaDevice&>(other).card_.ordinal;
+    enable_peer(peer, other);
     // CUDA goes through the host's memory by itself where there is no link between the two.
-    return card_.check(cudaMemcpyPeerAsync(to.as<void>(), card_.ordinal, from.as<void>(), peer,
-                                           static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream.native())),
+    return card_.check(cudaMemcpyPeerAsync(to.as<void>(), card_.ordinal, from.as<void>(), peer, static_cast<size_t>(bytes),
+                                           static_cast<const CudaStreamOfCard*>(stream.native())->stream),
                        "a copy from another card");
   }
 
  private:
+  // Direct copies must be asked for, once for a process: another logical device on this card may have done it.
+  void enable_peer(int peer, const Device& other) {
+    if (peer == card_.ordinal || !peers_.insert(peer).second || !has_peer_access(other)) return;
+    if (cudaDeviceEnablePeerAccess(peer, 0) != cudaSuccess) cudaGetLastError();
+  }
+
   mutable Card card_;
+  DeviceProperties properties_;  // but for what is free
+  std::set<int> peers_;          // that have been asked for
 };
 
 CudaPresence look_for_cards() {

@@ -7,7 +7,15 @@
 
 #include "kernels/device/device.h"
 
+struct CUstream_st;
+
 namespace stoker {
+
+// What DeviceStream::native() of a card points to. (CUDA tells a stream's card only since 12.8.)
+struct CudaStreamOfCard {
+  CUstream_st* stream;  // a cudaStream_t
+  int ordinal;
+};
 
 struct CudaPresence {
   int cards = 0;

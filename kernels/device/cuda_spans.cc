@@ -14,6 +14,13 @@ i64 ns_between(cudaEvent_t from, cudaEvent_t to) {
 
 }  // namespace
 
+cudaError_t ask_event(cudaEvent_t event) {
+  const bool clean = cudaPeekAtLastError() == cudaSuccess;
+  cudaError_t passed = cudaEventQuery(event);
+  if (passed != cudaSuccess && clean) cudaGetLastError();
+  return passed;
+}
+
 // What goes wrong with these events goes wrong with the stream as well, which tells. So nothing is asked here, and the
 // error that CUDA remembers is left to it.
 CudaSpans::CudaSpans(const CudaClock& clock, cudaStream_t stream) : clock_(clock), stream_(stream) {
@@ -53,8 +60,7 @@ void CudaSpans::end() {
 void CudaSpans::collect(bool all) {
   while (count_ > 0) {
     const Pair& pair = pairs_[first_];
-    cudaError_t passed = cudaEventQuery(pair.end);
-    if (passed == cudaErrorNotReady) cudaGetLastError();  // CUDA remembers even that
+    cudaError_t passed = ask_event(pair.end);
     if (passed != cudaSuccess && !all) return;
     if (passed == cudaSuccess) {
       i64 begin_ns = clock_.zero_ns + ns_between(clock_.zero, pair.begin);

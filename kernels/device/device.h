@@ -74,8 +74,8 @@ class DeviceStream {
   // ends with the next record().
   virtual void label(const char* what) = 0;
 
-  // What kernels/cuda launches on: a cudaStream_t. None for host devices.
-  virtual void* native() const { return nullptr; }
+  // What kernels/cuda launches on: a CudaStreamOfCard (cuda_device.h). None for host devices.
+  virtual const void* native() const { return nullptr; }
 };
 
 enum class DeviceKind { host, cuda };
