@@ -51,6 +51,12 @@ struct Gpu {
     __syncthreads();
 #endif
   }
+  // The same for the warp's lanes alone. Values that lanes hand each other do not order what they do with memory.
+  HOST_DEVICE void sync_warp() const {
+#ifdef __CUDA_ARCH__
+    __syncwarp();
+#endif
+  }
   // The value of the lane whose number differs in `bits`. All lanes of a warp ask together.
   HOST_DEVICE f32 from_lane_xor([[maybe_unused]] f32 value, [[maybe_unused]] int bits) const {
 #ifdef __CUDA_ARCH__
@@ -115,6 +121,7 @@ HOST_DEVICE void load_16(const void* from, u32* w) {
   w[2] = v.z;
   w[3] = v.w;
 #else
+  require_aligned(from, 16);
   for (int i = 0; i < 4; i++) w[i] = static_cast<const u32*>(from)[i];
 #endif
 }

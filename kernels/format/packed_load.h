@@ -27,6 +27,7 @@ HOST_DEVICE void piece(const std::byte* from, u32* w) {
   else
     asm("ld.global.nc.L1::no_allocate.u8 %0, [%1];" : "=r"(w[0]) : "l"(from));
 #else
+  require_aligned(from, kBytes);
   w[0] = 0;
   std::memcpy(w, from, kBytes);
 #endif

@@ -1,6 +1,13 @@
 // A CPU that plays a card: runs kernel bodies (kernels/cuda) block after block, the threads of a block as fibers that
-// change at barriers and warp operations. What it finds are wrong indices, sums and barriers, bit for bit; what it
-// cannot find is a missing barrier between threads that happen to run in the right order, and speed.
+// change at barriers and warp operations. What it finds are wrong indices, sums and barriers, bit for bit.
+//
+// A warp runs on alone as far as it can, up to the block's next barrier, and the order of warps and lanes changes all the
+// time: what one thread reads and another writes without a barrier between them is read too early in some block. It refuses
+// what a card does not do or answers with an error: launches beyond its limits, shared memory read or written beyond the
+// block's (a page without rights follows it), addresses that a wide load does not take, barriers and operations of a warp
+// that not all reach, or that meet another one.
+//
+// It cannot find what needs two warps at the same instant, the order in which a card makes writes visible, and speed.
 #pragma once
 
 #include <functional>
@@ -21,17 +28,18 @@ class EmulatedThread {
   i64 block() const;
   i64 blocks() const;
   void sync() const;
+  void sync_warp() const;
   f32 from_lane_xor(f32 value, int bits) const;
   i32 from_lane_xor(i32 value, int bits) const;
   void multiply(f32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) const;
   void load_rows(u32 (&b)[2], const u16* row) const;
   template <class T>
   T* shared(i64 offset_bytes) const {
-    return reinterpret_cast<T*>(shared_memory() + offset_bytes);
+    return reinterpret_cast<T*>(shared_at(offset_bytes, alignof(T)));
   }
 
  private:
-  std::byte* shared_memory() const;
+  std::byte* shared_at(i64 offset_bytes, i64 alignment) const;
 
   EmulatedBlock& block_;
   int thread_;
@@ -40,10 +48,10 @@ class EmulatedThread {
 struct Launch {
   i64 blocks;
   int threads;
-  i64 shared_bytes;  // guarded by bytes that the kernel must leave alone
+  i64 shared_bytes;
 };
 
-// Runs `body` for every thread of every block. Fails a doctest CHECK when shared memory was overrun.
+// Runs `body` for every thread of every block. Fails a doctest CHECK for what a card would refuse.
 void emulate(const Launch& launch, const std::function<void(const EmulatedThread&)>& body);
 
 }  // namespace stoker::test
