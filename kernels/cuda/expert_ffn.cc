@@ -110,12 +110,19 @@ class ExpertFfn {
                        target_.card, target_.stream);
   }
 
+  // Neighbours in one launch: a prompt may have every expert of a layer here.
   void join_separate() const {
+    i64 begin = 0;
     for_each_work([&](const ExpertWork& w, i64 first) {
-      if (fused(w)) return;
-      f32* gate = gate_ + first * a_.ffn;
-      start_silu({gate, gate + tokens_ * a_.ffn, w.tokens * a_.ffn}, target_.card, target_.stream);
+      if (!fused(w)) return;
+      join(begin, first);
+      begin = first + w.tokens;
     });
+    join(begin, tokens_);
+  }
+  void join(i64 begin, i64 end) const {
+    f32* gate = gate_ + begin * a_.ffn;
+    start_silu({gate, gate + tokens_ * a_.ffn, (end - begin) * a_.ffn}, target_.card, target_.stream);
   }
 
   i64 inner_bytes(ActivationForm form) const { return card_row_bytes(form, a_.ffn); }

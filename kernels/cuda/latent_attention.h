@@ -234,6 +234,7 @@ class LatentAttention {
       halves(at_.weights)[h * AttentionLayout::kWeightStride + first + i] = weight;
     }
     for (int bits = 1; bits < kShare; bits *= 2) sum += m_.from_lane_xor(sum, bits);
+    m_.sync_warp();  // all that share the head have read its best
     if (first != 0) return;
     const f32 shrink = expf(before - best);
     floats(at_.shrink)[h] = shrink;

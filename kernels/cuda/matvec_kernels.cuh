@@ -14,6 +14,9 @@ namespace stoker::cuda {
 // Two blocks per multiprocessor: 128 registers for each thread, and loads of the one behind arithmetic of the other.
 constexpr int kBlocksPerProcessor = 2;
 
+// What a launch may have without asking for more (cudaFuncSetAttribute); two blocks have it on Ampere and later.
+constexpr i64 kSharedBytes = 48 * kKiB;
+
 // The list is in the launch's parameters.
 __device__ inline MatvecArgs with_jobs(const MatvecArgs& args, const MatvecJobList& list) {
   MatvecArgs result = args;
@@ -41,6 +44,7 @@ inline unsigned grid_for(i64 items, int processors) {
 
 template <class Block>
 void start_matvec(const MatvecArgs& args, const MatvecJobList* list, i64 tokens, int processors, CUstream_st* stream) {
+  static_assert(matvec_shared_bytes<Block>(kMatvecTokens) <= kSharedBytes);
   static constexpr MatvecJobList kNone{};
   const unsigned blocks = grid_for(args.job_limit * div_up(args.rows, kPackedRows), processors);
   if (blocks == 0) return;
@@ -54,6 +58,7 @@ void start_matvec(const MatvecArgs& args, const MatvecJobList* list, i64 tokens,
 
 template <class Block>
 void start_gemm(const MatvecArgs& args, const MatvecJobList* list, i64 tokens, int processors, CUstream_st* stream) {
+  static_assert(gemm_shared_bytes<Block> <= kSharedBytes);
   static constexpr MatvecJobList kNone{};
   const i64 token_tiles = div_up(tokens, kGemmTokens);
   const unsigned blocks = grid_for(args.job_limit * div_up(args.rows, kGemmRows) * token_tiles, processors);

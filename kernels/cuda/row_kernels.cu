@@ -55,7 +55,7 @@ void start_rms_norm(const RmsNormArgs& args, const Card& card, CUstream_st* stre
 }
 
 void start_rope(const RopeArgs& args, const Card& card, CUstream_st* stream) {
-  if (const unsigned blocks = grid(args.rows * (args.dim / 2), kRowThreads, card); blocks > 0)
+  if (const unsigned blocks = grid(rope_threads(args), kRowThreads, card); blocks > 0)
     rope_kernel<<<blocks, kRowThreads, 0, stream>>>(args);
 }
 

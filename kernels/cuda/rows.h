@@ -137,15 +137,21 @@ HOST_DEVICE void rms_norm_rows(const Machine& m, const RmsNormArgs& a) {
   }
 }
 
-// A thread per pair of a row, for all its heads.
+// Heads of a row that a thread turns: it waits for the memory once for each, while an angle's sine and cosine in f64 are the
+// slowest that a gaming card does, and would be most of a prompt's work with fewer.
+constexpr i64 kRopeHeads = 8;
+HOST_DEVICE i64 rope_threads(const RopeArgs& a) { return a.rows * div_up(a.heads, kRopeHeads) * (a.dim / 2); }
+
+// A thread per pair of a row and kRopeHeads heads.
 template <class Machine>
 HOST_DEVICE void rope_rows(const Machine& m, const RopeArgs& a) {
-  const i64 pairs = a.dim / 2;
-  for (i64 i = m.block() * m.threads() + m.thread(); i < a.rows * pairs; i += m.blocks() * m.threads()) {
-    const i64 row = i / pairs, pair = i % pairs;
+  const i64 pairs = a.dim / 2, groups = div_up(a.heads, kRopeHeads), count = rope_threads(a);
+  for (i64 i = m.block() * m.threads() + m.thread(); i < count; i += m.blocks() * m.threads()) {
+    const i64 row = i / pairs / groups, first = i / pairs % groups * kRopeHeads, pair = i % pairs;
+    const i64 last = first + kRopeHeads < a.heads ? first + kRopeHeads : a.heads;
     const f64 angle = static_cast<f64>(a.positions[row]) * static_cast<f64>(a.frequencies[pair]);
     const f32 c = static_cast<f32>(cos(angle)), s = static_cast<f32>(sin(angle));
-    for (i64 h = 0; h < a.heads; h++) {
+    for (i64 h = first; h < last; h++) {
       f32* at = a.x + row * a.row_stride + h * a.head_stride + 2 * pair;
       const f32 x = at[0], y = at[1];
       at[0] = rounded_sum(rounded_product(x, c), -rounded_product(y, s));
