@@ -1,6 +1,7 @@
 // A whole model with its experts on cards. gpu_main.cc skips this without one.
 #include <doctest/doctest.h>
 
+#include "kernels/device/cuda_device.h"
 #include "runtime/engine.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tests/support/model_run.h"
@@ -46,6 +47,22 @@ TEST_CASE("gpu: the bundled model says on one card, and on two logical ones that
   CHECK(s.downloaded_bytes > 0);  // the CPU has computed from what came back
   CHECK(s.failed_exchanges == 0);
   CHECK(s.misses > 0);
+}
+
+TEST_CASE("gpu: two cards say what the CPU says") {
+  if (cuda_presence().cards < 2) {
+    MESSAGE("skipped: there is one card");
+    return;
+  }
+  Engine cpu(on({}, {}, kGiB));
+  const std::vector<i32> want = text(cpu);
+  Engine two(on({0, 1}, {4 * kMiB, 2 * kMiB}, 5 * kMiB));
+  for (int i = 0; i < 3; i++) {
+    two.sequence(SequenceId(0)).truncate(0);
+    CHECK(text(two) == want);
+  }
+  CHECK(two.scheduler_stats().device_hits > 0);
+  CHECK(two.scheduler_stats().failed_exchanges == 0);
 }
 
 TEST_CASE("gpu: what a card cannot do is refused when the engine is made") {

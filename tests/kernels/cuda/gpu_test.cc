@@ -329,9 +329,13 @@ TEST_CASE("gpu: latent attention and a prompt's, over short and long contexts") 
         queries.push_back({cache.data(), length});
         queries_card.push_back({cache_card.at(), length});
       }
+      const i64 chunk = 37, first = 400;
       const i64 bytes = latent_attention_scratch_bytes(twins.pool.size(), tokens, heads, latent, rope, longest);
+      const i64 card_bytes = cuda_ops().attention_scratch_bytes({.rows = chunk, .generated = tokens, .context = longest,
+                                                                 .heads = heads, .nope = nope, .rope = rope, .latent = latent,
+                                                                 .v = v, .cache = type});
       std::vector<std::byte> scratch(static_cast<size_t>(bytes));
-      OnCard<std::byte> scratch_card(bytes);
+      OnCard<std::byte> scratch_card(card_bytes);
       OnCard<f32> q_card(q), q_rope_card(q_rope), out(tokens * heads * latent);
       std::vector<f32> want(static_cast<size_t>(tokens * heads * latent));
       const f32 scale = 1.0f / std::sqrt(static_cast<f32>(row));
@@ -339,13 +343,12 @@ TEST_CASE("gpu: latent attention and a prompt's, over short and long contexts") 
                                scale, scratch.data(), bytes};
       cpu_ops().latent_attention(twins.stream, args);
       args = {type, queries_card, q_card.at(), q_rope_card.at(), heads * rope, rope, out.at(), heads, latent, rope, scale,
-              scratch_card.at(), bytes};
+              scratch_card.at(), card_bytes};
       cuda_ops().latent_attention(gpu().stream, args);
       CHECK(relative_error(out.read(), want) < 0x1p-8);
       scratch_card.read();
 
       if (heads == 128) continue;
-      const i64 chunk = 37, first = 400;
       for (BlockType weights : {BlockType::F16, BlockType::Q8_0}) {
         const TestMatrix k_b(weights, heads * latent, nope, 0.1f, rng), v_b(weights, heads * v, latent, 0.1f, rng);
         auto on_card = [](const TestMatrix& m) {
@@ -357,7 +360,6 @@ TEST_CASE("gpu: latent attention and a prompt's, over short and long contexts") 
         std::vector<f32> prompt_want(static_cast<size_t>(chunk * heads * v));
         const i64 more = prompt_attention_scratch_bytes(std::max(8, twins.pool.size()), chunk, nope, rope, latent, v);
         std::vector<std::byte> prompt_scratch(static_cast<size_t>(more));
-        OnCard<std::byte> prompt_scratch_card(more);
         PromptAttentionArgs p{.q = prompt.data(), .cache = cache.data(), .cache_type = type, .first = first, .tokens = chunk,
                               .k_b = {k_b.blocks.data(), weights, latent, nope},
                               .k_b_head_stride_bytes = latent * row_bytes(weights, nope),
@@ -371,10 +373,12 @@ TEST_CASE("gpu: latent attention and a prompt's, over short and long contexts") 
         p.k_b.data = k_card.at();
         p.v_b.data = v_card.at();
         p.out = prompt_out.at();
-        p.scratch = prompt_scratch_card.at();
+        p.scratch = scratch_card.at();
+        p.scratch_bytes = card_bytes;
         cuda_ops().prompt_attention(gpu().stream, p);
         // Q8_0: queries and results are rounded to 8 bits, which the CPU's form does not do.
         CHECK(relative_error(prompt_out.read(), prompt_want) < (weights == BlockType::F16 ? 0x1p-8 : 0x1p-5));
+        scratch_card.read();
       }
     }
 }
