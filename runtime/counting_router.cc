@@ -11,10 +11,9 @@ CountingRouter::CountingRouter(Router& router, const Hparams& hparams, Popularit
 
 void CountingRouter::begin_batch(std::span<const BatchRow> rows) { router_.begin_batch(rows); }
 
-void CountingRouter::route(Stream& stream, LayerId layer, const LayerWeights& weights, const f32* x, i64 tokens, i32* ids,
-                           f32* gate_weights) {
-  router_.route(stream, layer, weights, x, tokens, ids, gate_weights);
-  popularity_.add(layer.value - first_layer_, tokens, {ids, static_cast<size_t>(tokens * top_k_)});
+void CountingRouter::route(const RoutedRows& rows, i32* ids, f32* gate_weights) {
+  router_.route(rows, ids, gate_weights);
+  popularity_.add(rows.layer.value - first_layer_, rows.tokens, {ids, static_cast<size_t>(rows.tokens * top_k_)});
 }
 
 }  // namespace stoker

@@ -17,8 +17,7 @@ class CountingRouter final : public Router {
   const Popularity& popularity() const { return popularity_; }
 
   void begin_batch(std::span<const BatchRow> rows) override;
-  void route(Stream& stream, LayerId layer, const LayerWeights& weights, const f32* x, i64 tokens, i32* ids,
-             f32* gate_weights) override;
+  void route(const RoutedRows& rows, i32* ids, f32* gate_weights) override;
 
  private:
   Router& router_;

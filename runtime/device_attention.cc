@@ -11,7 +11,13 @@ namespace {
 
 constexpr i64 kFloat = sizeof(f32);
 
-i64 x_bytes(const Hparams& h, const DeviceAttention::Limits& l) { return l.rows * (h.hidden * kFloat + i64{sizeof(i32)}); }
+constexpr i64 kIndex = sizeof(i32);
+
+// With positions, ids and weights.
+i64 x_bytes(const Hparams& h, const DeviceAttention::Limits& l) {
+  return l.rows * (h.hidden * kFloat + kIndex + h.top_k * (kIndex + kFloat));
+}
+i64 logits_bytes(const Hparams& h, const DeviceAttention::Limits& l) { return l.rows * h.experts * kFloat; }
 
 AttentionLayer::Limits layer_limits(const Ops& ops, const Hparams& h, const DeviceAttention::Limits& l) {
   return {.rows = l.rows,
@@ -48,14 +54,15 @@ i64 DeviceAttention::cache_bytes_needed(const Hparams& h, const Limits& l) {
 }
 
 i64 DeviceAttention::bytes_needed(const Ops& ops, const Hparams& h, const Limits& l) {
-  constexpr i64 kParts = 5, kAlignment = 256;
-  return x_bytes(h, l) + l.rows * h.hidden * kFloat + static_cast<i64>(h.rope_frequencies.size()) * kFloat +
+  constexpr i64 kParts = 6, kAlignment = 256;
+  return x_bytes(h, l) + logits_bytes(h, l) + l.rows * h.hidden * kFloat + static_cast<i64>(h.rope_frequencies.size()) * kFloat +
          AttentionLayer::bytes_needed(ops, h, layer_limits(ops, h, l)) + kParts * kAlignment;
 }
 
 DeviceAttention::DeviceAttention(Device& device, const Ops& ops, IsaLevel level, const Hparams& h, const Limits& l,
                                  const DeviceWeights& weights)
-    : h_(h),
+    : ops_(ops),
+      h_(h),
       limits_(l),
       weights_(weights),
       row_bytes_(stoker::cache_bytes(l.cache, h.cache_row())),
@@ -64,6 +71,7 @@ DeviceAttention::DeviceAttention(Device& device, const Ops& ops, IsaLevel level,
       rows_here_(device, l.rows * row_bytes_, "rows of a cache from a device"),
       x_(device, x_bytes(h, l), "rows"),
       normed_(device, l.rows * h.hidden * kFloat, "rows"),
+      logits_(device, logits_bytes(h, l), "logits of experts"),
       frequencies_(device, static_cast<i64>(h.rope_frequencies.size()) * kFloat, "rotation frequencies"),
       scratch_(device, AttentionLayer::bytes_needed(ops, h, layer_limits(ops, h, l)), "attention"),
       cache_(device, weights.attention_layers() * cache_bytes_needed(h, l), "the KV cache"),
@@ -102,24 +110,46 @@ void DeviceAttention::post(LayerId layer, const AttentionLayer::Batch& batch, co
 void DeviceAttention::post_all(const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer) {
   device_stream_->label("attention");
   for (const SequenceRun& run : runs_) bring_up(run);
-  i64 values = rows_ * h_.hidden;
-  f32* here = x_here_.as<f32>();
-  std::memcpy(here, x, static_cast<size_t>(values * kFloat));
-  std::memcpy(here + values, batch.positions, static_cast<size_t>(rows_) * sizeof(i32));
-  static_cast<void>(device_stream_->copy_to_device(x_.data(), here, values * kFloat + rows_ * i64{sizeof(i32)}));
+  std::byte* here = x_here_.as<std::byte>();
+  std::memcpy(here, x, static_cast<size_t>(positions_at()));
+  std::memcpy(here + positions_at(), batch.positions, static_cast<size_t>(rows_ * kIndex));
+  static_cast<void>(device_stream_->copy_to_device(x_.data(), here, ids_at()));
 
   // Steps are posted faster than anybody would want to come between.
   const std::function<void()> nothing;
   PassBreaks unbroken(timer, nullptr, nothing);
-  AttentionLayer::Batch there{runs_, (x_.data() + values * kFloat).as<const i32>(), rows_};
+  AttentionLayer::Batch there{runs_, (x_.data() + positions_at()).as<const i32>(), rows_};
   attention_.run(stream_, *weights_.attention(layer_), there, x_.data().as<f32>(), normed_.data().as<f32>(), unbroken);
 
-  static_cast<void>(device_stream_->copy_to_host(here, x_.data(), values * kFloat));
+  const ResidentRouter* router = weights_.router(layer_);
+  routed_ = router != nullptr;
+  if (routed_) post_gate(*router);
+  static_cast<void>(device_stream_->copy_to_host(here, x_.data(), routed_ ? end() : positions_at()));
   for (const SequenceRun& run : runs_)
     static_cast<void>(device_stream_->copy_to_host(rows_here_.as<std::byte>() + run.first_row * row_bytes_,
                                                    {reinterpret_cast<u64>(run.latents + run.position * row_bytes_)},
                                                    run.rows * row_bytes_));
   recorded_ = device_stream_->record(*event_);
+}
+
+void DeviceAttention::post_gate(const ResidentRouter& router) {
+  device_stream_->label("router");
+  ops_.rms_norm(stream_, {.x = x_.data().as<f32>(),
+                          .weight = router.norm,
+                          .y = normed_.data().as<f32>(),
+                          .rows = rows_,
+                          .cols = h_.hidden,
+                          .x_stride = h_.hidden,
+                          .y_stride = h_.hidden,
+                          .epsilon = h_.rms_epsilon});
+  choose_experts(ops_, stream_, h_,
+                 {.router = router.matrix,
+                  .bias = router.bias,
+                  .x = normed_.data().as<f32>(),
+                  .tokens = rows_,
+                  .logits = logits_.data().as<f32>(),
+                  .ids = (x_.data() + ids_at()).as<i32>(),
+                  .weights = (x_.data() + weights_at()).as<f32>()});
 }
 
 // Rare, so it waits for each piece.
@@ -134,11 +164,17 @@ void DeviceAttention::bring_up(const SequenceRun& run) {
   }
 }
 
-Status DeviceAttention::finish(f32* x) {
+Status DeviceAttention::finish(f32* x, ExpertChoice& choice) {
   Status status = recorded_.ok() ? event_->wait() : device_stream_->synchronize();
   if (status.ok()) status = recorded_;
   if (!status.ok()) return status;
-  std::memcpy(x, x_here_.as<f32>(), static_cast<size_t>(rows_ * h_.hidden * kFloat));
+  const std::byte* here = x_here_.as<std::byte>();
+  std::memcpy(x, here, static_cast<size_t>(positions_at()));
+  choice.made = routed_;
+  if (routed_) {
+    std::memcpy(choice.ids.data(), here + ids_at(), static_cast<size_t>(rows_ * h_.top_k * kIndex));
+    std::memcpy(choice.weights.data(), here + weights_at(), static_cast<size_t>(rows_ * h_.top_k * kFloat));
+  }
   for (const SequenceRun& run : runs_)
     std::memcpy(run.cache->row(layer_, run.position), rows_here_.as<std::byte>() + run.first_row * row_bytes_,
                 static_cast<size_t>(run.rows * row_bytes_));

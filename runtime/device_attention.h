@@ -1,4 +1,5 @@
-// DeviceAttention: attention of the layers whose home is a device, computed there. The residual stream goes up and comes
+// DeviceAttention: attention of the layers whose home is a device, computed there, and the router behind it: the rows that it
+// wants are there, and its choice comes back with them. The residual stream goes up and comes
 // back; weights and the rows of the KV cache are the device's. What attention stores is copied into the sequence's own
 // cache (KvCache) too, a kilobyte per token and layer: slots are saved and restored there, and with it the CPU goes on
 // when the device is lost. Rows that came into that cache in another way than by a pass are brought up before they are
@@ -15,6 +16,7 @@
 #include "kernels/device/stream.h"
 #include "runtime/attention_layer.h"
 #include "runtime/device_weights.h"
+#include "runtime/router.h"
 
 namespace stoker {
 
@@ -40,11 +42,12 @@ class DeviceAttention {
   DeviceAttention(Device& device, const Ops& ops, IsaLevel level, const Hparams& hparams, const Limits& limits,
                   const DeviceWeights& weights);
 
-  // x [rows, hidden] += attention(norm(x)), of a layer that the weights have: begins with it. `x` and the batch are read before
-  // it returns.
+  // x [rows, hidden] += attention(norm(x)), of a layer that the weights have, and the gate of x's norm if it has experts: begins
+  // with it. `x` and the batch are read before it returns.
   void post(LayerId layer, const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer);
-  // Blocks until x is there, and writes it, and the new rows of the caches. Failure: the device is lost to us.
-  Status finish(f32* x);
+  // Blocks until x is there, and writes it, the new rows of the caches and, if there was a gate, its choice. Failure: the device
+  // is lost to us.
+  Status finish(f32* x, ExpertChoice& choice);
 
   i64 host_bytes() const { return x_here_.bytes() + rows_here_.bytes(); }
   i64 cache_bytes() const { return cache_.bytes(); }
@@ -53,22 +56,31 @@ class DeviceAttention {
   std::byte* latents(LayerId layer, SequenceId sequence) const;
   void bring_up(const SequenceRun& run);
   void post_all(const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer);
+  void post_gate(const ResidentRouter& router);
+  // Rows as they cross the link, in one piece: the residual stream, their positions, then what the gate chose.
+  i64 positions_at() const { return rows_ * h_.hidden * i64{sizeof(f32)}; }
+  i64 ids_at() const { return positions_at() + rows_ * i64{sizeof(i32)}; }
+  i64 weights_at() const { return ids_at() + rows_ * h_.top_k * i64{sizeof(i32)}; }
+  i64 end() const { return weights_at() + rows_ * h_.top_k * i64{sizeof(f32)}; }
 
+  const Ops& ops_;
   const Hparams& h_;
   Limits limits_;
   const DeviceWeights& weights_;
   i64 row_bytes_;  // of a cache
   std::vector<i64> place_of_layer_;  // [layers] among those of this device
   // The host's side.
-  PinnedBuffer x_here_;     // [rows, hidden], then the rows' positions
+  PinnedBuffer x_here_;     // as x_
   PinnedBuffer rows_here_;  // [rows] of a cache
   // The device's.
-  DeviceBuffer x_, normed_, frequencies_, scratch_;
+  DeviceBuffer x_;  // [rows, hidden], then the rows' positions, ids and weights of experts
+  DeviceBuffer normed_, logits_, frequencies_, scratch_;
   DeviceBuffer cache_;  // [layers of this device, sequences, context, latent + rope]
   AttentionLayer attention_;
   // Of what was posted.
   LayerId layer_;
   i64 rows_ = 0;
+  bool routed_ = false;
   std::vector<SequenceRun> runs_;
   Status recorded_;
   std::unique_ptr<DeviceEvent> event_;

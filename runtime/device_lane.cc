@@ -11,76 +11,111 @@ namespace stoker {
 
 namespace {
 
-constexpr i64 kFloat = sizeof(f32);
+using Limits = DeviceLane::Limits;
 
-i64 pairs(const DeviceLane::Limits& l) { return l.rows * l.top_k; }
-i64 pairs_of_a_wave(const DeviceLane::Limits& l) { return std::max(l.rows, l.top_k); }
-i64 resident_bytes(const DeviceLane::Limits& l) { return l.resident_ffn > 0 ? l.rows * l.hidden * kFloat : 0; }
-i64 scratch_bytes(const DeviceLane::Limits& l) {
-  return std::max(expert_scratch_bytes(pairs_of_a_wave(l), l.ffn), expert_scratch_bytes(l.rows, l.resident_ffn));
+constexpr i64 kFloat = sizeof(f32), kIndex = sizeof(i32);
+
+i64 pairs(const Hparams& h, const Limits& l) { return l.rows * h.top_k; }
+i64 pairs_of_a_wave(const Hparams& h, const Limits& l) { return std::max(l.rows, h.top_k); }
+i64 x_bytes(const Hparams& h, const Limits& l) { return l.rows * h.hidden * kFloat; }
+i64 resident_bytes(const Hparams& h, const Limits& l) { return h.widest_resident_ffn() > 0 ? x_bytes(h, l) : 0; }
+i64 logits_bytes(const Hparams& h, const Limits& l) { return l.rows * h.experts * kFloat; }
+i64 choice_bytes(const Hparams& h, const Limits& l) { return pairs(h, l) * (kIndex + kFloat); }
+i64 scratch_bytes(const Hparams& h, const Limits& l) {
+  return std::max(expert_scratch_bytes(pairs_of_a_wave(h, l), h.expert_ffn),
+                  expert_scratch_bytes(l.rows, h.widest_resident_ffn()));
 }
 
 // Hidden sizes that do not suit a form have no matrix that wants it.
-i64 form_bytes(const DeviceLane::Limits& l, ActivationForm form, i64 unit) {
-  return l.exact || l.hidden % unit != 0 ? 0 : l.rows * round_up(activation_row_bytes(form, l.hidden), kDeviceRowAlignment);
+i64 form_bytes(const Hparams& h, const Limits& l, ActivationForm form, i64 unit) {
+  return l.exact || h.hidden % unit != 0 ? 0 : l.rows * round_up(activation_row_bytes(form, h.hidden), kDeviceRowAlignment);
 }
-i64 q8_32_bytes(const DeviceLane::Limits& l) { return form_bytes(l, ActivationForm::Q8_32, 32); }
-i64 q8_256_bytes(const DeviceLane::Limits& l) { return form_bytes(l, ActivationForm::Q8_256, 256); }
+i64 q8_32_bytes(const Hparams& h, const Limits& l) { return form_bytes(h, l, ActivationForm::Q8_32, 32); }
+i64 q8_256_bytes(const Hparams& h, const Limits& l) { return form_bytes(h, l, ActivationForm::Q8_256, 256); }
 
 }  // namespace
 
-i64 DeviceLane::bytes_needed(const Limits& l) {
-  constexpr i64 kParts = 8, kAlignment = 256;
-  return l.rows * l.hidden * kFloat + q8_32_bytes(l) + q8_256_bytes(l) + (pairs(l) + pairs_of_a_wave(l)) * i64{sizeof(i32)} +
-         pairs_of_a_wave(l) * l.hidden * kFloat + resident_bytes(l) + scratch_bytes(l) + kParts * kAlignment;
+i64 DeviceLane::bytes_needed(const Hparams& h, const Limits& l) {
+  constexpr i64 kParts = 10, kAlignment = 256;
+  return x_bytes(h, l) + q8_32_bytes(h, l) + q8_256_bytes(h, l) + (pairs(h, l) + pairs_of_a_wave(h, l)) * kIndex +
+         pairs_of_a_wave(h, l) * h.hidden * kFloat + resident_bytes(h, l) + logits_bytes(h, l) + choice_bytes(h, l) +
+         scratch_bytes(h, l) + kParts * kAlignment;
 }
 
-DeviceLane::DeviceLane(Device& device, const Ops& ops, IsaLevel level, const Limits& l)
-    : limits_(l),
+DeviceLane::DeviceLane(Device& device, const Ops& ops, IsaLevel level, const Hparams& h, const Limits& l)
+    : h_(h),
+      limits_(l),
       ops_(ops),
-      wave_pairs_(pairs_of_a_wave(l)),
-      x_here_(device, l.rows * l.hidden * kFloat, "rows for a device"),
-      rows_here_(device, std::max(pairs(l), wave_pairs_) * i64{sizeof(i32)}, "work lists for a device"),
-      out_here_(device, pairs(l) * l.hidden * kFloat, "rows from a device"),
-      resident_here_(device, resident_bytes(l), "rows from a device"),
-      x_(device, l.rows * l.hidden * kFloat, "rows"),
-      q8_32_(device, q8_32_bytes(l), "quantised rows"),
-      q8_256_(device, q8_256_bytes(l), "quantised rows"),
-      rows_(device, pairs(l) * i64{sizeof(i32)}, "work lists"),
-      counting_(device, wave_pairs_ * i64{sizeof(i32)}, "work lists"),
-      out_(device, wave_pairs_ * l.hidden * kFloat, "expert outputs"),
-      resident_out_(device, resident_bytes(l), "FFN outputs"),
-      scratch_(device, scratch_bytes(l), "FFN scratch"),
+      wave_pairs_(pairs_of_a_wave(h, l)),
+      x_here_(device, x_bytes(h, l), "rows for a device"),
+      rows_here_(device, std::max(pairs(h, l), wave_pairs_) * kIndex, "work lists for a device"),
+      out_here_(device, pairs(h, l) * h.hidden * kFloat, "rows from a device"),
+      resident_here_(device, resident_bytes(h, l), "rows from a device"),
+      choice_here_(device, choice_bytes(h, l), "experts of rows"),
+      x_(device, x_bytes(h, l), "rows"),
+      q8_32_(device, q8_32_bytes(h, l), "quantised rows"),
+      q8_256_(device, q8_256_bytes(h, l), "quantised rows"),
+      rows_(device, pairs(h, l) * kIndex, "work lists"),
+      counting_(device, wave_pairs_ * kIndex, "work lists"),
+      out_(device, wave_pairs_ * h.hidden * kFloat, "expert outputs"),
+      resident_out_(device, resident_bytes(h, l), "FFN outputs"),
+      logits_(device, logits_bytes(h, l), "logits of experts"),
+      choice_(device, choice_bytes(h, l), "experts of rows"),
+      scratch_(device, scratch_bytes(h, l), "FFN scratch"),
       event_(device.make_event()),
       resident_event_(device.make_event()),
+      choice_event_(device.make_event()),
       device_stream_(device.make_stream()),
       stream_(*device_stream_, level) {
-  work_.reserve(static_cast<size_t>(l.experts));
-  out_rows_.resize(static_cast<size_t>(pairs(l)));
+  work_.reserve(static_cast<size_t>(h.experts));
+  out_rows_.resize(static_cast<size_t>(pairs(h, l)));
   // Rows of a wave come out one after the other: 0, 1, 2 ...
   i32* counting = rows_here_.as<i32>();
   std::iota(counting, counting + wave_pairs_, 0);
   Status status = device_stream_->copy_to_device(counting_.data(), counting, wave_pairs_ * i64{sizeof(i32)});
-  if (status.ok()) {
-    prepare();
-    status = device_stream_->synchronize();
-  }
+  if (status.ok()) status = prepare();
+  if (status.ok()) status = device_stream_->synchronize();
   if (!status.ok()) throw Error(status.message());
 }
 
 // A card's first op puts what it needs there. That it can is found out here, where a failure can be told.
-void DeviceLane::prepare() {
+Status DeviceLane::prepare() {
   ActivationForm form = q8_256_.bytes() > 0 ? ActivationForm::Q8_256 : ActivationForm::Q8_32;
   const DeviceBuffer& out = q8_256_.bytes() > 0 ? q8_256_ : q8_32_;
-  if (out.bytes() == 0) return;
+  if (out.bytes() == 0) return {};
   device_stream_->label("preparing");
-  static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), limits_.hidden * kFloat));
+  static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), h_.hidden * kFloat));
   ops_.quantize(stream_, {.x = x_.data().as<f32>(),
                           .rows = 1,
-                          .cols = limits_.hidden,
-                          .x_stride = limits_.hidden,
+                          .cols = h_.hidden,
+                          .x_stride = h_.hidden,
                           .form = form,
                           .out = out.data().as<void>()});
+  return device_stream_->record(*event_);
+}
+
+void DeviceLane::post_gate(const f32* x, i64 rows, const ResidentRouter& router) {
+  CHECK(!posted_ && resident_rows_ == 0 && routed_rows_ == 0);
+  if (failed_) return;
+  routed_rows_ = rows;
+  const DevicePtr weights = choice_.data() + rows * h_.top_k * kIndex;
+  try {
+    device_stream_->label("router");
+    send(x, rows);
+    choose_experts(ops_, stream_, h_,
+                   {.router = router.matrix,
+                    .bias = router.bias,
+                    .x = x_.data().as<f32>(),
+                    .tokens = rows,
+                    .logits = logits_.data().as<f32>(),
+                    .ids = choice_.data().as<i32>(),
+                    .weights = weights.as<f32>()});
+    static_cast<void>(
+        device_stream_->copy_to_host(choice_here_.as<i32>(), choice_.data(), rows * h_.top_k * (kIndex + kFloat)));
+    choice_recorded_ = device_stream_->record(*choice_event_);
+  } catch (const Error& e) {  // by which an op says that its card cannot be used any more
+    choice_recorded_ = Status::failure(e.what());
+  }
 }
 
 void DeviceLane::post_resident(const f32* x, i64 rows, const ResidentFfn& resident) {
@@ -99,7 +134,7 @@ void DeviceLane::post_resident(const f32* x, i64 rows, const ResidentFfn& reside
                       .tokens = rows};
     post_ffn({&resident_work_, 1}, resident.gate.rows, resident_out_);
     static_cast<void>(
-        device_stream_->copy_to_host(resident_here_.as<f32>(), resident_out_.data(), rows * limits_.hidden * kFloat));
+        device_stream_->copy_to_host(resident_here_.as<f32>(), resident_out_.data(), rows * h_.hidden * kFloat));
     resident_recorded_ = device_stream_->record(*resident_event_);
   } catch (const Error& e) {  // by which an op says that its card cannot be used any more
     resident_recorded_ = Status::failure(e.what());
@@ -127,8 +162,8 @@ void DeviceLane::send(const f32* x, i64 rows) {
   if (sent_) return;
   sent_ = true;
   have_q8_32_ = have_q8_256_ = false;
-  std::memcpy(x_here_.as<f32>(), x, static_cast<size_t>(rows * limits_.hidden * kFloat));
-  static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), rows * limits_.hidden * kFloat));
+  std::memcpy(x_here_.as<f32>(), x, static_cast<size_t>(rows * h_.hidden * kFloat));
+  static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), rows * h_.hidden * kFloat));
 }
 
 // Into the form that matrices of this type want, once.
@@ -140,8 +175,8 @@ void DeviceLane::quantize(BlockType type, i64 rows) {
   if (!have)
     ops_.quantize(stream_, {.x = x_.data().as<f32>(),
                             .rows = rows,
-                            .cols = limits_.hidden,
-                            .x_stride = limits_.hidden,
+                            .cols = h_.hidden,
+                            .x_stride = h_.hidden,
                             .form = form,
                             .out = out.data().as<void>()});
   have = true;
@@ -178,9 +213,9 @@ void DeviceLane::post_waves(std::span<const DeviceWork> work) {
 
 // `first`: pairs of the waves before.
 void DeviceLane::post_wave(std::span<const ExpertWork> wave, i64 first, i64 pairs) {
-  post_ffn(wave, limits_.ffn, out_);
-  static_cast<void>(device_stream_->copy_to_host(out_here_.as<f32>() + first * limits_.hidden, out_.data(),
-                                                 pairs * limits_.hidden * kFloat));
+  post_ffn(wave, h_.expert_ffn, out_);
+  static_cast<void>(device_stream_->copy_to_host(out_here_.as<f32>() + first * h_.hidden, out_.data(),
+                                                 pairs * h_.hidden * kFloat));
 }
 
 void DeviceLane::post_ffn(std::span<const ExpertWork> work, i64 ffn, const DeviceBuffer& out) {
@@ -188,7 +223,7 @@ void DeviceLane::post_ffn(std::span<const ExpertWork> work, i64 ffn, const Devic
                             .x = x_.data().as<f32>(),
                             .x_q8_32 = q8_32_.data().as<void>(),
                             .x_q8_256 = q8_256_.data().as<void>(),
-                            .hidden = limits_.hidden,
+                            .hidden = h_.hidden,
                             .ffn = ffn,
                             .out = out.data().as<f32>(),
                             .scratch = scratch_.data().as<std::byte>(),
@@ -196,10 +231,19 @@ void DeviceLane::post_ffn(std::span<const ExpertWork> work, i64 ffn, const Devic
                             .exact = limits_.exact});
 }
 
+void DeviceLane::take_choice(ExpertChoice& choice) {
+  const i64 count = std::exchange(routed_rows_, 0) * h_.top_k;
+  if (choice_recorded_.ok()) choice_recorded_ = choice_event_->wait();
+  choice.made = choice_recorded_.ok();
+  if (!choice.made) return;
+  std::copy_n(choice_here_.as<i32>(), count, choice.ids.begin());
+  std::copy_n(reinterpret_cast<const f32*>(choice_here_.as<i32>() + count), count, choice.weights.begin());
+}
+
 Status DeviceLane::take_resident(f32* out) {
   Status status = resident_recorded_.ok() ? resident_event_->wait() : resident_recorded_;
   if (status.ok())
-    std::memcpy(out, resident_here_.as<f32>(), static_cast<size_t>(resident_rows_ * limits_.hidden * kFloat));
+    std::memcpy(out, resident_here_.as<f32>(), static_cast<size_t>(resident_rows_ * h_.hidden * kFloat));
   return status;
 }
 
@@ -207,8 +251,8 @@ Status DeviceLane::finish(f32* out) {
   if (!sent_) return {};
   const bool experts = std::exchange(posted_, false), resident = std::exchange(resident_rows_, 0) > 0;
   sent_ = false;
-  Status status;
-  if (resident) status = resident_recorded_.ok() ? resident_event_->wait() : resident_recorded_;
+  Status status = std::exchange(choice_recorded_, {});
+  if (resident && status.ok()) status = resident_recorded_.ok() ? resident_event_->wait() : resident_recorded_;
   if (experts && status.ok()) status = recorded_.ok() ? event_->wait() : recorded_;
   if (!status.ok()) {
     static_cast<void>(device_stream_->synchronize());
@@ -219,8 +263,8 @@ Status DeviceLane::finish(f32* out) {
   i64 count = 0;
   for (const ExpertWork& w : work_) count += w.tokens;
   for (i64 i = 0; i < count; i++)
-    std::memcpy(out + out_rows_[static_cast<size_t>(i)] * limits_.hidden, out_here_.as<f32>() + i * limits_.hidden,
-                static_cast<size_t>(limits_.hidden * kFloat));
+    std::memcpy(out + out_rows_[static_cast<size_t>(i)] * h_.hidden, out_here_.as<f32>() + i * h_.hidden,
+                static_cast<size_t>(h_.hidden * kFloat));
   return {};
 }
 

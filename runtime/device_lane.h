@@ -1,7 +1,7 @@
 // DeviceLane: how a device computes its part of a layer, beside the CPU: the normed rows and the list of who wants which
 // expert go up, the device's ops run, each expert's rows come back to the places that the CPU's experts would have filled.
-// The layer's home also computes the FFN that every row passes, first, while the router still chooses experts, and because
-// predictions want it. Between posting and finish() the caller does something else.
+// The layer's home also computes the FFN that every row passes, first, because predictions want it; and before that the gate,
+// where attention's home has not done so (device_attention.h). Between posting and finish() the caller does something else.
 //
 // Owner: the engine thread. Nothing is allocated after construction.
 #pragma once
@@ -14,6 +14,8 @@
 #include "kernels/device/stream.h"
 #include "kernels/ops.h"
 #include "runtime/device_weights.h"
+#include "runtime/hparams.h"
+#include "runtime/router.h"
 
 namespace stoker {
 
@@ -29,25 +31,26 @@ class DeviceLane {
  public:
   struct Limits {
     i64 rows = 0;  // of a batch
-    i64 top_k = 0;
-    i64 experts = 0;  // of a layer
-    i64 hidden = 0, ffn = 0;
-    i64 resident_ffn = 0;  // the largest inner size of a resident FFN
     bool exact = false;
   };
   // What a lane takes of the device's memory.
-  static i64 bytes_needed(const Limits& limits);
+  static i64 bytes_needed(const Hparams& hparams, const Limits& limits);
 
-  // Throws Error when the device has no room, or cannot run an op. `device` must outlive the lane. Host devices compute with the kernels of
-  // `level`.
-  DeviceLane(Device& device, const Ops& ops, IsaLevel level, const Limits& limits);
+  // Throws Error when the device has no room, or cannot run an op. Device and hparams must outlive the lane. Host devices compute
+  // with the kernels of `level`.
+  DeviceLane(Device& device, const Ops& ops, IsaLevel level, const Hparams& hparams, const Limits& limits);
   // Waits for what was posted.
   ~DeviceLane() = default;
 
-  // `x` [rows, hidden] and the work's lists are read before they return. The FFN is applied to all rows; both are of the same
-  // `x`, and the FFN, if any, comes first. Nothing is posted once the device has failed.
+  // `x` [rows, hidden] and the work's lists are read before they return. Gate and FFN are applied to all rows; all are of the same
+  // `x`, and come in this order, if they do. Nothing is posted once the device has failed.
+  void post_gate(const f32* x, i64 rows, const ResidentRouter& router);
   void post_resident(const f32* x, i64 rows, const ResidentFfn& resident);
   void post(const f32* x, i64 rows, std::span<const DeviceWork> work);
+  // Whether a gate was posted and not taken.
+  bool has_choice() const { return routed_rows_ > 0; }
+  // Blocks until it has chosen. After a failure, which finish() tells, the choice is not made.
+  void take_choice(ExpertChoice& choice);
   // Whether a resident FFN was posted, and whether its rows have come back.
   bool has_resident() const { return resident_rows_ > 0; }
   bool resident_done() { return !resident_recorded_.ok() || resident_event_->done(); }
@@ -60,16 +63,19 @@ class DeviceLane {
   bool failed() const { return failed_; }
   // Something else has found out that the device is lost: nothing is posted any more.
   void lose() { failed_ = true; }
-  i64 host_bytes() const { return x_here_.bytes() + rows_here_.bytes() + out_here_.bytes() + resident_here_.bytes(); }
+  i64 host_bytes() const {
+    return x_here_.bytes() + rows_here_.bytes() + out_here_.bytes() + resident_here_.bytes() + choice_here_.bytes();
+  }
 
  private:
-  void prepare();
+  Status prepare();
   void send(const f32* x, i64 rows);
   void quantize(BlockType type, i64 rows);
   void post_waves(std::span<const DeviceWork> work);
   void post_wave(std::span<const ExpertWork> wave, i64 first, i64 pairs);
   void post_ffn(std::span<const ExpertWork> work, i64 ffn, const DeviceBuffer& out);
 
+  const Hparams& h_;
   Limits limits_;
   const Ops& ops_;
   i64 wave_pairs_;  // most (row, expert) pairs computed at a time
@@ -78,18 +84,21 @@ class DeviceLane {
   PinnedBuffer rows_here_;  // [pairs] of x
   PinnedBuffer out_here_;   // [pairs, hidden]
   PinnedBuffer resident_here_;  // [rows, hidden]
+  PinnedBuffer choice_here_;    // ids [rows, top_k], behind them weights
   // The device's.
-  DeviceBuffer x_, q8_32_, q8_256_, rows_, counting_, out_, resident_out_, scratch_;
+  DeviceBuffer x_, q8_32_, q8_256_, rows_, counting_, out_, resident_out_, logits_, choice_, scratch_;
   std::vector<ExpertWork> work_;
   ExpertWork resident_work_;
   std::vector<i32> out_rows_;  // [pairs] where each row of out_here_ goes
-  std::unique_ptr<DeviceEvent> event_, resident_event_;
+  std::unique_ptr<DeviceEvent> event_, resident_event_, choice_event_;
   std::unique_ptr<DeviceStream> device_stream_;  // goes before all that what it runs uses
   Stream stream_;
   // What was posted and is not finished: rows are there, in these forms; experts; so many rows of a resident FFN.
   bool sent_ = false, have_q8_32_ = false, have_q8_256_ = false, posted_ = false;
   i64 resident_rows_ = 0;
+  i64 routed_rows_ = 0;  // posted and not taken
   Status recorded_, resident_recorded_;  // whether the events stand for what was posted
+  Status choice_recorded_;               // likewise, and how it went, once it was taken
   bool failed_ = false;
 };
 

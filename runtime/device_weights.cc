@@ -64,6 +64,13 @@ class Placing {
 
   ResidentFfn ffn(const LayerWeights& w) { return {.gate = matrix(w.gate), .up = matrix(w.up), .down = matrix(w.down)}; }
 
+  ResidentRouter router(const LayerWeights& w) {
+    if (!w.is_moe()) return {};
+    return {.norm = vector(w.ffn_norm, w.router.cols),
+            .matrix = matrix(w.router),
+            .bias = w.router_bias != nullptr ? vector(w.router_bias, w.router.rows) : nullptr};
+  }
+
   LayerWeights attention(const LayerWeights& w) {
     LayerWeights there;
     there.attention_norm = vector(w.attention_norm, w.kv_a.cols);
@@ -126,7 +133,11 @@ HeadPart head_part(const Matrix& output, std::span<const i64> rows, size_t devic
 
 }  // namespace
 
-i64 DeviceWeights::ffn_bytes(const LayerWeights& w) { return room(w.gate) + room(w.up) + room(w.down); }
+// Shapes do not say whether there is a bias.
+i64 DeviceWeights::ffn_bytes(const LayerWeights& w) {
+  i64 router = w.is_moe() ? vector_room(w.router.cols) + room(w.router) + vector_room(w.router.rows) : 0;
+  return router + room(w.gate) + room(w.up) + room(w.down);
+}
 
 i64 DeviceWeights::attention_bytes(const LayerWeights& w) {
   return vector_room(w.kv_a.cols) + room(w.q_a) + vector_room(w.q_a.rows) + room(w.q) + room(w.kv_a) + vector_room(w.k_b.rows) +
@@ -134,7 +145,7 @@ i64 DeviceWeights::attention_bytes(const LayerWeights& w) {
 }
 
 DeviceWeights::DeviceWeights(Device& device, const Weights& weights, const Homes& homes, i32 index)
-    : ffns_(weights.layers().size()), attention_(weights.layers().size()) {
+    : ffns_(weights.layers().size()), routers_(weights.layers().size()), attention_(weights.layers().size()) {
   std::span<const LayerWeights> layers = weights.layers();
   HeadPart head = head_part(weights.output(), homes.head_rows, static_cast<size_t>(index));
   i64 bytes = room(head.weights);
@@ -146,6 +157,7 @@ DeviceWeights::DeviceWeights(Device& device, const Weights& weights, const Homes
   for (size_t l = 0; l < layers.size(); l++) {
     if (homes.layers[l].device != index) continue;
     if (homes.layers[l].attention) attention_[l] = placing.attention(layers[l]);
+    routers_[l] = placing.router(layers[l]);
     ffns_[l] = placing.ffn(layers[l]);
   }
   head_ = {placing.matrix(head.weights), head.first_row};

@@ -1,6 +1,6 @@
 // DeviceWeights: in a device's memory, and in the order that it wants, the weights that every row passes of the layers
-// whose home it is: attention's, and the dense FFN or the shared experts; and its part of the output head. RAM keeps its copy,
-// from which the CPU computes when the device is lost.
+// whose home it is: attention's, and the dense FFN or the router and the shared experts; and its part of the output head. RAM
+// keeps its copy, from which the CPU computes when the device is lost.
 // Immutable after construction. Owner: the engine thread.
 #pragma once
 
@@ -19,6 +19,12 @@ struct ResidentFfn {
   Matrix gate, up, down;
 };
 
+struct ResidentRouter {
+  const f32* norm = nullptr;  // the FFN's, [hidden]
+  Matrix matrix;              // [experts, hidden]
+  const f32* bias = nullptr;  // [experts] or nullptr
+};
+
 struct HeadPart {
   Matrix weights;     // rows of the output head
   i64 first_row = 0;  // of the vocabulary
@@ -27,7 +33,7 @@ struct HeadPart {
 class DeviceWeights {
  public:
   // What a layer takes of its home. The weights' data need not be there.
-  static i64 ffn_bytes(const LayerWeights& layer);
+  static i64 ffn_bytes(const LayerWeights& layer);     // with its router
   static i64 attention_bytes(const LayerWeights& layer);
 
   // Of what has device `index` for its home. Throws Error when the device has no room or a copy fails. The device must
@@ -38,6 +44,11 @@ class DeviceWeights {
   const ResidentFfn* ffn(LayerId layer) const {
     const ResidentFfn& ffn = ffns_[static_cast<size_t>(layer.value)];
     return ffn.gate.rows > 0 ? &ffn : nullptr;
+  }
+  // nullptr likewise, or in a dense layer.
+  const ResidentRouter* router(LayerId layer) const {
+    const ResidentRouter& router = routers_[static_cast<size_t>(layer.value)];
+    return router.matrix.rows > 0 ? &router : nullptr;
   }
   // With attention's part alone; nullptr likewise.
   const LayerWeights* attention(LayerId layer) const {
@@ -53,6 +64,7 @@ class DeviceWeights {
  private:
   DeviceBuffer memory_;
   std::vector<ResidentFfn> ffns_;        // [layers]
+  std::vector<ResidentRouter> routers_;  // [layers]
   std::vector<LayerWeights> attention_;  // [layers]
   HeadPart head_;
 };

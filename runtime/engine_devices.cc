@@ -13,16 +13,6 @@ namespace {
 // Left free of what a card has, for what its driver takes as it goes.
 constexpr i64 kCardMargin = 512 * kMiB;
 
-DeviceLane::Limits lane_limits(const Hparams& h, const DeviceAttention::Limits& limits) {
-  return {.rows = limits.rows,
-          .top_k = h.top_k,
-          .experts = h.experts,
-          .hidden = h.hidden,
-          .ffn = h.expert_ffn,
-          .resident_ffn = h.widest_resident_ffn(),
-          .exact = limits.exact};
-}
-
 }  // namespace
 
 EngineDevices::EngineDevices(const DeviceChoice& choice, const Hparams& hparams, const DeviceAttention::Limits& limits,
@@ -30,7 +20,7 @@ EngineDevices::EngineDevices(const DeviceChoice& choice, const Hparams& hparams,
     : choice_(settle_devices(choice).choice),
       hparams_(hparams),
       attention_limits_(limits),
-      limits_(lane_limits(hparams, limits)),
+      lane_limits_{.rows = limits.rows, .exact = limits.exact},
       head_limits_{.rows = limits.rows, .hidden = hparams.hidden, .vocab = hparams.vocab, .exact = limits.exact},
       table_(table),
       devices_(open_devices(choice_)) {
@@ -46,7 +36,7 @@ bool EngineDevices::attends() const {
 // What computing takes of a device's memory.
 i64 EngineDevices::scratch_bytes(const Device& device) const {
   i64 attention = attends() ? DeviceAttention::bytes_needed(device_ops(device), hparams_, attention_limits_) : 0;
-  return DeviceLane::bytes_needed(limits_) + DeviceHead::bytes_needed(head_limits_) + attention;
+  return DeviceLane::bytes_needed(hparams_, lane_limits_) + DeviceHead::bytes_needed(head_limits_) + attention;
 }
 
 // What a copier takes of a device's memory.
@@ -103,7 +93,7 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
   for (size_t i = 0; i < devices_.size(); i++) {
     Device& device = *devices_[i];
     const Ops& ops = device_ops(device);
-    auto lane = std::make_unique<DeviceLane>(device, ops, level, limits_);
+    auto lane = std::make_unique<DeviceLane>(device, ops, level, hparams_, lane_limits_);
     lanes_.push_back({.arena = DeviceBuffer(device, plan.device_arena_bytes(i), "experts"),
                       .weights = DeviceWeights(device, weights, homes_, static_cast<i32>(i)),
                       .lane = std::move(lane),
@@ -120,7 +110,7 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
     packings_.push_back(nullptr);
     if (ops.pack != nullptr)
       packings_.back() = std::make_unique<EnginePacking>(
-          table_, EnginePacking::Shape{.hidden = limits_.hidden, .ffn = limits_.ffn}, ops);
+          table_, EnginePacking::Shape{.hidden = hparams_.hidden, .ffn = hparams_.expert_ffn}, ops);
     arenas.push_back({.device = &device,
                       .memory = &lanes_.back().arena,
                       .order = packings_.back().get(),

@@ -48,7 +48,7 @@ class EngineDevices {
   DeviceChoice choice_;
   const Hparams& hparams_;
   DeviceAttention::Limits attention_limits_;
-  DeviceLane::Limits limits_;
+  DeviceLane::Limits lane_limits_;
   DeviceHead::Limits head_limits_;
   const ExpertTable& table_;
   std::vector<std::unique_ptr<Device>> devices_;

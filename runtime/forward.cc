@@ -99,15 +99,16 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   return {};
 }
 
-// By the layer's home, or the CPU. Failure: it was interrupted, or the device is lost, which the scheduler then knows.
+// By the layer's home, which then asks the gate too, or the CPU. Failure: it was interrupted, or the device is lost, which the scheduler then knows.
 Status Forward::attend(LayerId layer, i64 rows, StageTimer& timer, PassBreaks& breaks) {
   AttentionLayer::Batch batch{runs_, positions_.data(), rows};
+  moe_.choice().made = false;
   for (size_t d = 0; d < devices_.size(); d++) {
     DeviceAttention* home = devices_[d].attention_of(layer);
     if (home == nullptr) continue;
     home->post(layer, batch, floats(x_), timer);
     timer.enter(Stage::device_wait);
-    Status status = home->finish(floats(x_));
+    Status status = home->finish(floats(x_), moe_.choice());
     if (status.ok()) return {};
     devices_[d].lane->lose();
     scheduler_.lose_device(static_cast<i64>(d));

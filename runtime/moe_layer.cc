@@ -34,9 +34,9 @@ MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits,
       scratch_(scratch_bytes_needed(hparams, limits.rows), "FFN scratch"),
       lanes_(lanes) {
   size_t pairs = static_cast<size_t>(limits.rows * hparams.top_k);
-  ids_.resize(pairs);
+  choice_.ids.resize(pairs);
+  choice_.weights.resize(pairs);
   tiers_.reserve(pairs);
-  gate_weights_.resize(pairs);
   grouped_rows_.resize(pairs);
   grouped_out_.resize(pairs);
   first_of_expert_.resize(static_cast<size_t>(hparams.experts) + 1);
@@ -74,9 +74,9 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
     return {};
   }
 
-  // The home begins with what does not depend on the router.
   DeviceLane* home = post_to_home(layer, rows);
-  router_.route(stream, layer, w, normed, rows, ids_.data(), gate_weights_.data());
+  take_choice(timer);
+  router_.route({stream, layer, w, normed, rows, choice_.made}, choice_.ids.data(), choice_.weights.data());
   group_by_expert(rows);
   bool shared = w.gate.rows > 0, recorded = router_.wants_served();
   if (recorded) note_tiers(layer, rows);
@@ -89,7 +89,7 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
   timer.enter(Stage::rest);
   if (recorded) router_.served(layer, tiers_, timer.all_ns()[static_cast<size_t>(Stage::disk_wait)] - waited_ns);
   ops_.combine(stream, {.rows = floats(expert_rows_),
-                        .weights = gate_weights_.data(),
+                        .weights = choice_.weights.data(),
                         .shared = shared ? floats(shared_rows_) : nullptr,
                         .residual = x,
                         .tokens = rows,
@@ -166,15 +166,27 @@ Status MoeLayer::compute_as_they_land(const Pass& pass, Scheduler::Lease& lease,
   return {};
 }
 
-// The lane that computes what every row passes; none: the CPU does.
+// The gate, unless it has been asked, then what does not depend on it. The lane that computes the FFN that every row passes;
+// none: the CPU does.
 DeviceLane* MoeLayer::post_to_home(LayerId layer, i64 rows) {
   for (DeviceLayers& device : lanes_) {
+    const ResidentRouter* router = device.weights.router(layer);
     const ResidentFfn* ffn = device.weights.ffn(layer);
-    if (ffn == nullptr) continue;
-    device.lane->post_resident(input_, rows, *ffn);
-    return device.lane->has_resident() ? device.lane.get() : nullptr;
+    if (router != nullptr && !choice_.made) device.lane->post_gate(input_, rows, *router);
+    if (ffn != nullptr) device.lane->post_resident(input_, rows, *ffn);
+    if (device.lane->has_resident()) return device.lane.get();
   }
   return nullptr;
+}
+
+// If one was posted. After a failure, of which finish_devices() tells, the CPU asks its gate.
+void MoeLayer::take_choice(StageTimer& timer) {
+  for (DeviceLayers& device : lanes_) {
+    if (!device.lane->has_choice()) continue;
+    timer.enter(Stage::device_wait);
+    device.lane->take_choice(choice_);
+    timer.enter(Stage::rest);
+  }
 }
 
 void MoeLayer::post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts) {
@@ -210,7 +222,7 @@ Status MoeLayer::finish_devices() {
 void MoeLayer::note_tiers(LayerId layer, i64 rows) {
   scheduler_.tend();
   tiers_.clear();
-  for (i64 i = 0; i < rows * h_.top_k; i++) tiers_.push_back(scheduler_.tier(layer, ExpertId(ids_[static_cast<size_t>(i)])));
+  for (i64 i = 0; i < rows * h_.top_k; i++) tiers_.push_back(scheduler_.tier(layer, ExpertId(choice_.ids[static_cast<size_t>(i)])));
 }
 
 // While this layer's experts are read. Predictions from the sum with the shared expert's output wait for its home.
@@ -220,7 +232,7 @@ void MoeLayer::look_ahead(const Pass& pass, Ahead& ahead) {
   if (lookahead_ == nullptr) return;
   pass.timer.enter(Stage::rest);
   size_t pairs = static_cast<size_t>(pass.rows * h_.top_k);
-  lookahead_->observe(pass.layer, std::span(ids_).first(pairs), std::span(gate_weights_).first(pairs), pass.rows);
+  lookahead_->observe(pass.layer, std::span(choice_.ids).first(pairs), std::span(choice_.weights).first(pairs), pass.rows);
   lookahead_->look(pass.stream, pass.layer, ahead.x, lookahead_->wants_shared() ? ahead.shared : nullptr, pass.rows);
 }
 
@@ -235,7 +247,7 @@ void MoeLayer::resident_ffn(Stream& stream, const LayerWeights& w, i64 rows, f32
 void MoeLayer::group_by_expert(i64 rows) {
   i64 pairs = rows * h_.top_k;
   std::fill(first_of_expert_.begin(), first_of_expert_.end(), 0);
-  for (i64 i = 0; i < pairs; i++) first_of_expert_[static_cast<size_t>(ids_[static_cast<size_t>(i)]) + 1]++;
+  for (i64 i = 0; i < pairs; i++) first_of_expert_[static_cast<size_t>(choice_.ids[static_cast<size_t>(i)]) + 1]++;
   std::partial_sum(first_of_expert_.begin(), first_of_expert_.end(), first_of_expert_.begin());
 
   demands_.clear();
@@ -250,14 +262,14 @@ void MoeLayer::group_by_expert(i64 rows) {
   // first_of_expert_ now serves as the next free place of each expert.
   std::vector<i64>& next = first_of_expert_;
   for (i64 i = 0; i < pairs; i++) {
-    size_t expert = static_cast<size_t>(ids_[static_cast<size_t>(i)]);
+    size_t expert = static_cast<size_t>(choice_.ids[static_cast<size_t>(i)]);
     size_t at = static_cast<size_t>(next[expert]++);
     grouped_rows_[at] = static_cast<i32>(i / h_.top_k);
     grouped_out_[at] = static_cast<i32>(i);
   }
   for (size_t d = 0; d < demands_.size(); d++)
     for (i64 i = 0; i < demands_[d].tokens; i++)
-      requests_[d].gate_weight += gate_weights_[static_cast<size_t>(grouped_out_[static_cast<size_t>(demands_[d].first + i)])];
+      requests_[d].gate_weight += choice_.weights[static_cast<size_t>(grouped_out_[static_cast<size_t>(demands_[d].first + i)])];
 }
 
 ExpertWork MoeLayer::work_for(LayerId layer, const ReadyExpert& ready) const {

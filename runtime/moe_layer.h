@@ -36,6 +36,9 @@ class MoeLayer {
   Status run(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, f32* x, f32* normed, StageTimer& timer,
              PassBreaks& breaks);
 
+  // Who attends to rows in a layer's home writes here what the gate there has chosen, before run().
+  ExpertChoice& choice() { return choice_; }
+
   i64 scratch_bytes() const;
 
  private:
@@ -69,6 +72,7 @@ class MoeLayer {
   Status compute_as_they_land(const Pass& pass, Scheduler::Lease& lease, Ahead& ahead);
   size_t end_of_part(const Pass& pass, size_t begin) const;
   DeviceLane* post_to_home(LayerId layer, i64 rows);
+  void take_choice(StageTimer& timer);
   void post_to_devices(LayerId layer, i64 rows, std::span<const DeviceExpert> experts);
   Status finish_devices();
   void resident_ffn(Stream& stream, const LayerWeights& w, i64 rows, f32* out);
@@ -93,9 +97,8 @@ class MoeLayer {
   Buffer expert_rows_;  // [rows * top_k, hidden]
   Buffer shared_rows_;  // [rows, hidden]
   Buffer scratch_;
-  std::vector<i32> ids_;                         // [rows, top_k]
-  std::vector<ExpertTier> tiers_;    // likewise, where they were; only when the router asks
-  std::vector<f32> gate_weights_;                // [rows, top_k]
+  ExpertChoice choice_;
+  std::vector<ExpertTier> tiers_;                // [rows, top_k] where they were; only when the router asks
   std::vector<i64> first_of_expert_;             // [experts + 1]
   std::vector<i32> grouped_rows_, grouped_out_;  // [rows * top_k], by expert
   std::vector<i32> all_rows_;                    // 0 .. rows - 1

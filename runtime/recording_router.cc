@@ -51,18 +51,17 @@ void RecordingRouter::begin_batch(std::span<const BatchRow> rows) {
   }
 }
 
-void RecordingRouter::route(Stream& stream, LayerId layer, const LayerWeights& weights, const f32* x, i64 tokens, i32* ids,
-                            f32* gate_weights) {
-  router_.route(stream, layer, weights, x, tokens, ids, gate_weights);
+void RecordingRouter::route(const RoutedRows& rows, i32* ids, f32* gate_weights) {
+  router_.route(rows, ids, gate_weights);
   if (writer_ == nullptr) return;
-  i64 index = layer.value - header_.first_layer, k = header_.top_k;
-  for (i64 t = 0; t < tokens; t++) {
+  i64 index = rows.layer.value - header_.first_layer, k = header_.top_k;
+  for (i64 t = 0; t < rows.tokens; t++) {
     TraceRecord& record = records_[static_cast<size_t>(t)];
     for (i64 i = 0; i < k; i++) record.ids[static_cast<size_t>(index * k + i)] = static_cast<u16>(ids[t * k + i]);
     std::copy_n(gate_weights + t * k, k, record.weights.begin() + index * k);
     if (header_.guesses > 0) note_guesses(index, t, record);
   }
-  if (index + 1 == header_.layers && !header_.has_stalls) write(tokens);
+  if (index + 1 == header_.layers && !header_.has_stalls) write(rows.tokens);
 }
 
 // The layer's forecast ends when the lookahead is told what was chosen: later.

@@ -26,8 +26,7 @@ class RecordingRouter final : public Router {
   void watch(Lookahead* lookahead) { lookahead_ = lookahead; }
 
   void begin_batch(std::span<const BatchRow> rows) override;
-  void route(Stream& stream, LayerId layer, const LayerWeights& weights, const f32* x, i64 tokens, i32* ids,
-             f32* gate_weights) override;
+  void route(const RoutedRows& rows, i32* ids, f32* gate_weights) override;
   bool wants_served() const override { return header_.has_stalls && writer_ != nullptr; }
   void served(LayerId layer, std::span<const ExpertTier> tiers, i64 stall_ns) override;
 

@@ -27,11 +27,10 @@ void ReplayRouter::begin_batch(std::span<const BatchRow> rows) {
   next_ = (next_ + static_cast<i64>(rows.size())) % records_;
 }
 
-void ReplayRouter::route(Stream& stream, LayerId layer, const LayerWeights& weights, const f32* x, i64 tokens, i32* ids,
-                         f32* gate_weights) {
-  gate_.route(stream, layer, weights, x, tokens, ids, gate_weights);
-  for (i64 t = 0; t < tokens; t++) {
-    size_t from = static_cast<size_t>((record_of(t) * trace_layers_ + trace_layer(layer)) * top_k_);
+void ReplayRouter::route(const RoutedRows& rows, i32* ids, f32* gate_weights) {
+  gate_.route(rows, ids, gate_weights);
+  for (i64 t = 0; t < rows.tokens; t++) {
+    size_t from = static_cast<size_t>((record_of(t) * trace_layers_ + trace_layer(rows.layer)) * top_k_);
     for (i64 k = 0; k < top_k_; k++) {
       ids[t * top_k_ + k] = ids_[from + static_cast<size_t>(k)];
       gate_weights[t * top_k_ + k] = f16_to_f32(weights_[from + static_cast<size_t>(k)]);

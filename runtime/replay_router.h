@@ -31,8 +31,7 @@ class ReplayRouter final : public Router {
 
   // Every row takes the next record.
   void begin_batch(std::span<const BatchRow> rows) override;
-  void route(Stream& stream, LayerId layer, const LayerWeights& weights, const f32* x, i64 tokens, i32* ids,
-             f32* gate_weights) override;
+  void route(const RoutedRows& rows, i32* ids, f32* gate_weights) override;
 
  private:
   i64 record_of(i64 row) const { return (first_of_batch_ + row) % records_; }

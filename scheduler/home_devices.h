@@ -19,7 +19,7 @@ std::vector<i32> home_devices(std::span<const i64> layer_bytes, std::span<const 
 
 struct LayerBytes {
   i64 attention = 0;  // weights and KV cache; 0: it stays where the CPU is
-  i64 ffn = 0;        // dense, or shared experts
+  i64 ffn = 0;        // dense, or router and shared experts
 };
 struct LayerHome {
   i32 device = -1;         // or none

@@ -84,6 +84,16 @@ void packed_expert_ffn(Stream& stream, const ExpertFfnArgs& args) {
   });
 }
 
+void route(Stream& stream, const RouteArgs& args) {
+  post(stream, args, args.tokens * args.experts * i64{sizeof(f32)}, [](Stream& cpu, const HostDeviceStream& host, RouteArgs a) {
+    a.logits = real(host, a.logits);
+    a.bias = real(host, a.bias);
+    a.ids = real(host, a.ids);
+    a.weights = real(host, a.weights);
+    cpu::route(cpu, a);
+  });
+}
+
 using Reorder = void (*)(BlockType type, i64 rows, i64 cols, const std::byte* from, std::byte* to);
 
 void post_reorder(Stream& stream, const ReorderArgs& args, Reorder reorder) {
@@ -103,6 +113,7 @@ Ops host_ops(const char* name, bool packed) {
   ops.name = name;
   ops.quantize = quantize;
   ops.expert_ffn = packed ? packed_expert_ffn : expert_ffn;
+  ops.route = route;
   host_device::add_attention(ops, packed);
   if (!packed) return ops;
   ops.pack = pack;

@@ -7,7 +7,7 @@
 
 namespace stoker {
 
-// quantize and expert_ffn.
+// quantize, expert_ffn, route, and the ops around attention.
 const Ops& host_device_ops();
 // These, pack and unpack.
 const Ops& packed_host_device_ops();

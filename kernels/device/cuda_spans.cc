@@ -41,6 +41,7 @@ CudaSpans::~CudaSpans() {
 
 void CudaSpans::begin(const char* what, i32 lane) {
   if (clock_.timeline == nullptr) return;
+  end();
   collect(false);
   open_ = count_ < kMost;
   if (!open_) return;

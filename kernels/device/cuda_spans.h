@@ -31,7 +31,7 @@ class CudaSpans {
   CudaSpans(const CudaSpans&) = delete;
   CudaSpans& operator=(const CudaSpans&) = delete;
 
-  // What is posted between the two. One that has not ended yet is forgotten when another begins.
+  // What is posted between the two. One that has not ended yet ends where another begins.
   void begin(const char* what, i32 lane);
   void end();
   // Adds those that have passed; `all`: the stream has nothing under way.

@@ -71,7 +71,7 @@ class DeviceStream {
   virtual Status synchronize() = 0;
 
   // In a timeline, what is posted from now on is called so: static text, "attention". A card's span of that begins here and
-  // ends with the next record().
+  // ends with the next label() or record().
   virtual void label(const char* what) = 0;
 
   // What kernels/cuda launches on: a CudaStreamOfCard (cuda_device.h). None for host devices.

@@ -41,15 +41,16 @@ void add_on_cores(const SimMachine& m, const SimResident& r, i64 bytes, Fixed& f
 
 void add_ffn(const SimMachine& m, const SimResident& r, bool dense, const LayerHome& home, Fixed& fixed) {
   i64 bytes = dense ? r.dense_ffn_bytes : r.shared_bytes;
-  if (!dense) add_on_cores(m, r, r.router_bytes, fixed);
-  if (home.device < 0) return add_on_cores(m, r, bytes, fixed);
+  if (home.device < 0) return add_on_cores(m, r, bytes + (dense ? 0 : r.router_bytes), fixed);
   const SimGpu& gpu = m.gpus[static_cast<size_t>(home.device)];
   fixed.ns += static_cast<f64>(r.hidden_bytes) / gpu.link_gb_per_second;
   f64 ns = static_cast<f64>(bytes) / gpu.gb_per_second;
   if (dense)
     fixed.ns += ns;
-  else
+  else {
+    fixed.ns += static_cast<f64>(r.router_bytes) / gpu.gb_per_second;
     fixed.shared_work += ns * gpu.expert_gb_per_second;
+  }
 }
 
 Fixed fixed_part(const SimMachine& m, const SimResident& r, const Homes& homes) {

@@ -56,7 +56,8 @@ ExpertTable sim_expert_table(const SimShape& s) {
 ResidentBytes SimResident::homeless() const {
   ResidentBytes bytes{.layers = {}, .head_rows = head_rows, .head_row_bytes = head_row_bytes};
   for (i64 l = 0; l < layers(); l++)
-    bytes.layers.push_back({.attention = attention_bytes + kv_layer_bytes(), .ffn = l < dense_layers ? dense_ffn_bytes : shared_bytes});
+    bytes.layers.push_back({.attention = attention_bytes + kv_layer_bytes(),
+                            .ffn = l < dense_layers ? dense_ffn_bytes : router_bytes + shared_bytes});
   return bytes;
 }
 

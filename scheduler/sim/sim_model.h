@@ -26,7 +26,7 @@ ExpertTable sim_expert_table(const SimShape& shape);
 struct SimResident {
   i64 attention_bytes = 0;  // of a layer, weights alone
   i64 dense_ffn_bytes = 0;  // of one without experts
-  i64 router_bytes = 0;     // of one with experts, read by the cores
+  i64 router_bytes = 0;     // of one with experts; it is where the shared experts are
   i64 gate_copy_bytes = 0;  // what looking a layer ahead reads: the router in 8 bits
   i64 shared_bytes = 0;     // the shared experts of one with experts
   i64 head_rows = 0, head_row_bytes = 0;

@@ -131,7 +131,7 @@ void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> route
   scheduler_.tend();
   const i64 layer = resident_.dense_layers + moe_layer;
   attend(layer);
-  read_on_cores(resident_.router_bytes, totals_.resident_ns);
+  read_resident(home(layer).device, resident_.router_bytes);
   requests_.clear();
   for (const RoutedExpert& route : routes) requests_.push_back({route.expert, 1, route.gate_weight});
   Scheduler::Lease lease =

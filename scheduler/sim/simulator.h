@@ -1,7 +1,7 @@
 // Simulator: decodes tokens on a virtual machine. Scheduler, policy and streamer are the real ones; clock, drive, links,
 // memory and arithmetic are speeds. One token at a time, the way runtime/forward.cc goes through the layers: attention on the
-// layer's home or the cores, the router on the cores; then GPUs get their experts and, where the layer is at home, the shared
-// one; the cores compute the others meanwhile; then they meet.
+// layer's home or the cores, the router where the layer is at home or on the cores; then GPUs get their experts and, where the
+// layer is at home, the shared one; the cores compute the others meanwhile; then they meet.
 #pragma once
 
 #include <memory>

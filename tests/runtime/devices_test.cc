@@ -187,6 +187,76 @@ TEST_CASE("attention of all layers is computed on two devices, with every kind o
   }
 }
 
+// Of a run whose timeline was kept: work of this name on the device.
+i64 spans_of(const Engine& engine, const std::string& lane, std::string_view what) {
+  std::vector<std::string> lanes = engine.timeline()->lanes();
+  i64 count = 0;
+  for (const Timeline::Span& span : engine.timeline()->spans())
+    count += span.what == what && lanes[static_cast<size_t>(span.lane)] == lane;
+  return count;
+}
+
+TEST_CASE("a layer's home chooses its experts: behind attention, or before the FFN where attention is the CPU's") {
+  for (bool exact : {false, true}) {
+    CAPTURE(exact);
+    std::vector<f32> want = expected(on_cpu(ember(), exact));
+    Engine all(on_devices(ember(), 2, {}, {}, exact));
+    std::vector<i64> scarce;  // too little for attention of all layers, as the KV cache has no room
+    for (const DeviceFootprint& device : all.footprint().devices) scarce.push_back(device.resident_bytes);
+    for (const std::vector<i64>& vram : {std::vector<i64>{}, scarce}) {
+      EngineOptions options = on_devices(ember(), 2, vram, {.delay_us_max = 20}, exact);
+      options.timeline = true;
+      Engine engine(options);
+      check_same(engine, want);
+      const i64 choices = (div_up(kPromptTokens, options.chunk) + kGenerated) * engine.hparams().moe_layers();
+      i64 ops = 0;
+      for (const char* device : {"host:0", "host:1"}) ops += spans_of(engine, device, "router");
+      // Logits and their choice; behind attention the norm as well.
+      bool attends = attention_layers(engine) == engine.hparams().layers;
+      CHECK(attends == vram.empty());
+      CHECK((attends ? ops == 3 * choices : ops >= 2 * choices && ops < 3 * choices));
+    }
+  }
+}
+
+TEST_CASE("a layer without shared experts has its router on a device all the same, and hears when it is lost there") {
+  test::TinyModel whole;
+  test::TempFolder folder;
+  test::EditedModel model(whole.path());
+  model.set("deepseek2.expert_shared_count", gguf_u32(0));
+  std::string path = model.write(folder.file("unshared.gguf"));
+  std::vector<f32> want = expected(on_cpu(path));
+  i64 lost = 0;
+  for (i64 i = 0; i < test::lives(20); i++) {
+    CAPTURE(i);
+    EngineOptions options = on_devices(path, 1, {50 * kKiB});  // for that alone
+    options.devices.host[0].lose_at = 10 + 3 * i;
+    Engine engine(options);
+    lost += !answer(engine).status.ok();
+    check_same(engine, want);
+  }
+  CHECK(lost > 0);
+}
+
+TEST_CASE("a device may be lost at any operation of a pass: it ends, and the CPU chooses and computes from then on") {
+  test::TinyModel model;
+  std::vector<f32> want = expected(on_cpu(model.path()));
+  for (i64 kib : {600, 100000}) {  // attention of some layers, of all
+    i64 lost = 0;
+    for (i64 i = 0; i < test::lives(40); i++) {
+      CAPTURE(i);
+      EngineOptions options = on_devices(model.path(), 1, {kib * kKiB});
+      options.devices.host[0].lose_at = 24 + 3 * i;
+      Engine engine(options);
+      Answer first = answer(engine);
+      lost += !first.status.ok();
+      CHECK(std::equal(first.logits.begin(), first.logits.end(), want.begin()));
+      check_same(engine, want);
+    }
+    CHECK(lost > 0);
+  }
+}
+
 TEST_CASE("the output head is computed where there is room for it, in parts, for one row and for more than go at a time") {
   for (bool exact : {false, true}) {
     CAPTURE(exact);

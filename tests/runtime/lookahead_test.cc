@@ -53,7 +53,7 @@ TEST_CASE("a layer's own gate on its own input names all that the router chooses
         const LayerWeights& w = weights.layers()[static_cast<size_t>(l)];
         if (!w.is_moe()) continue;
         for (f32& value : x) value = static_cast<f32>(rng.uniform()) - 0.5f;
-        router.route(stream, LayerId(l), w, x.data(), 1, ids.data(), gate_weights.data());
+        router.route({stream, LayerId(l), w, x.data(), 1}, ids.data(), gate_weights.data());
         lookahead.score(stream, w.router, x.data(), 1);
         auto ranking = lookahead.rank(stream, w, 0, 2 * h.top_k);
         REQUIRE(static_cast<i64>(ranking.size()) >= h.top_k);

@@ -98,7 +98,7 @@ class Fixture {
     std::vector<i32> ids(static_cast<size_t>(tokens * h.top_k), -1);
     std::vector<f32> gate_weights(ids.size(), -1);
     GateRouter router(cpu_ops(), h, tokens);
-    router.route(stream_, LayerId(0), weights, x.data(), tokens, ids.data(), gate_weights.data());
+    router.route({stream_, LayerId(0), weights, x.data(), tokens}, ids.data(), gate_weights.data());
     for (i64 t = 0; t < tokens; t++) {
       CAPTURE(t);
       Choice want = slow_route(h, logits(x.data() + t * h.hidden), weights.router_bias);
@@ -157,7 +157,7 @@ TEST_CASE("the bias decides who is chosen but not with which weight") {
   f32 weight = -1;
   WorkerPool workers({.workers = 1, .pin = false});
   Stream stream(workers, best_isa_level());
-  GateRouter(cpu_ops(), h, 1).route(stream, LayerId(0), fixture.weights, x.data(), 1, &id, &weight);
+  GateRouter(cpu_ops(), h, 1).route({stream, LayerId(0), fixture.weights, x.data(), 1}, &id, &weight);
   CHECK(id == 2);
   CHECK(weight == 0.5f);
 }
@@ -171,7 +171,7 @@ TEST_CASE("rows that are no numbers still get distinct experts of the layer") {
   std::vector<f32> gate_weights(4);
   WorkerPool workers({.workers = 1, .pin = false});
   Stream stream(workers, best_isa_level());
-  GateRouter(cpu_ops(), h, 1).route(stream, LayerId(0), fixture.weights, x.data(), 1, ids.data(), gate_weights.data());
+  GateRouter(cpu_ops(), h, 1).route({stream, LayerId(0), fixture.weights, x.data(), 1}, ids.data(), gate_weights.data());
   std::sort(ids.begin(), ids.end());
   CHECK(std::unique(ids.begin(), ids.end()) == ids.end());
   CHECK(ids.front() >= 0);

@@ -157,6 +157,34 @@ TEST_CASE("a replayed trace is recorded again as it was, and wraps around") {
   }
 }
 
+TEST_CASE("that a device chooses shows neither in what is recorded nor where it is replayed") {
+  TinyModel model;
+  for (const std::string routing : {"", "synthetic:default"}) {
+    std::string on_cpu = model.folder().file("cpu"), on_device = model.folder().file("device");
+    std::vector<f32> want = logits_with(model, routing, on_cpu, 0, 5);
+    for (i64 kib : {600, 100000}) {  // attention of some layers, of all
+      EngineOptions options = test::small_engine(model.path());
+      options.devices = {.kind = DeviceChoice::Kind::host, .cards = {}, .host = {{}}};
+      options.vram_bytes = {kib * kKiB};
+      options.routing = routing;
+      options.trace_path = on_device;
+      options.save_popularity = true;
+      options.popularity_path = model.folder().file("popularity");
+      Engine engine(options);
+      DeviceFootprint device = engine.footprint().devices[0];
+      CHECK(device.home_layers == engine.hparams().layers);
+      CHECK((device.attention_layers == engine.hparams().layers) == (kib > 600));
+      CHECK(test::logits_of(engine, test::some_tokens(24, engine.hparams().vocab, 3), 5) == want);
+      std::vector<TraceRecord> expected = read(on_cpu), got = read(on_device);
+      REQUIRE(got.size() == expected.size());
+      for (size_t i = 0; i < got.size(); i++) {
+        CHECK(got[i].ids == expected[i].ids);
+        CHECK(got[i].weights == expected[i].weights);
+      }
+    }
+  }
+}
+
 TEST_CASE("another model's trace is refused") {
   TinyModel model;
   TraceHeader h{.model_name = "wide", .layers = 1, .first_layer = 0, .experts = 300, .top_k = 1};

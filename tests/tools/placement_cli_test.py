@@ -76,7 +76,7 @@ class Devices(Folder):
         self.assertEqual({e["name"] for e in spans if names[e["tid"]] == "CPU"} - {"device_wait", "disk_wait"},
                          {"attention", "experts", "rest"})
         self.assertEqual({e["name"] for e in spans if names[e["tid"]] in ("host:0", "host:1")} - {"preparing"},
-                         {"attention", "FFN", "experts", "output head"})
+                         {"attention", "router", "FFN", "experts", "output head"})
         bench = expect(self, 0, "bench", "-m", MODEL, "-p", "8", "-n", "4", "-r", "1", "--perf", "--device", "host:1,vram=32MiB")
         self.assertIn(b"lane host:0 up", bench.stderr)
         self.assertNotIn("lanes", answer(self, "-p", PROMPT, "-n", "1")["decode"])
@@ -471,8 +471,7 @@ default = 100
         self.assertEqual(plan["simulated_tokens_per_second"], simulated["warm"]["tokens_per_second"])
         self.assertEqual(plan["resident_bytes"] + plan["kv_bytes"], simulated["resident_bytes"])
         self.assertEqual(plan["experts_in_ram"], simulated["slots"])
-        routers = 58 * 256 * 7168 * 4
-        self.assertEqual(plan["resident_bytes_in_vram"], simulated["resident_bytes"] - routers)
+        self.assertEqual(plan["resident_bytes_in_vram"], simulated["resident_bytes"])
         self.assertEqual(sum(g["resident_bytes"] + g["kv_bytes"] for g in plan["gpus"]), plan["resident_bytes_in_vram"])
         self.assertEqual([sum(g[what] for g in plan["gpus"]) for what in ("attention_layers", "home_layers", "head_rows")],
                          [61, 61, 129280])

@@ -152,3 +152,54 @@ TEST_CASE("what is packed on a host device comes back as it was, whatever the nu
       CHECK((rows == 1 || between != got));
     }
 }
+
+TEST_CASE("a router on a host device has the CPU's bits") {
+  constexpr i64 kExperts = 48, kTopK = 4;
+  Rng rng(13);
+  std::vector<f32> matrix = normals(kExperts * kHidden, 0.1f, rng), x = normals(kTokens * kHidden, 1, rng),
+                   bias = normals(kExperts, 0.1f, rng);
+  auto floats = [](i64 count) { return count * i64{sizeof(f32)}; };
+  const i64 chosen = kTokens * kTopK;
+  // Logits, then ids and weights, one behind the other.
+  auto compute = [&](const Ops& ops, Stream& stream, const f32* w, const f32* rows, const f32* b, f32* logits, i32* ids) {
+    ops.matmul(stream, {.weights = {w, BlockType::F32, kExperts, kHidden},
+                        .x = {rows, ActivationForm::F32, floats(kHidden)},
+                        .tokens = kTokens,
+                        .y = logits,
+                        .y_stride = kExperts});
+    ops.route(stream, {.logits = logits,
+                       .tokens = kTokens,
+                       .experts = kExperts,
+                       .top_k = kTopK,
+                       .bias = b,
+                       .sigmoid = b != nullptr,
+                       .normalise = true,
+                       .scale = 2.5f,
+                       .groups = 8,
+                       .groups_used = 4,
+                       .group_score_is_max = false,
+                       .ids = ids,
+                       .weights = reinterpret_cast<f32*>(ids + chosen)});
+  };
+  for (bool biased : {false, true})
+    for (IsaLevel level : levels()) {
+      std::vector<f32> logits(static_cast<size_t>(kTokens * kExperts));
+      std::vector<i32> expected(static_cast<size_t>(2 * chosen)), got(expected.size());
+      WorkerPool pool({.workers = 2, .pin = false});
+      Stream cpu(pool, level);
+      compute(cpu_ops(), cpu, matrix.data(), x.data(), biased ? bias.data() : nullptr, logits.data(), expected.data());
+      for (const Ops* ops : {&host_device_ops(), &packed_host_device_ops()}) {
+        CAPTURE(ops->name);
+        OnDevice device({.vram_bytes = kMiB, .delay_us_max = 100});
+        Stream stream(device.stream(), level);
+        DevicePtr out = device.room(2 * floats(chosen));
+        auto put = [&](const std::vector<f32>& v) { return device.put(v.data(), floats(static_cast<i64>(v.size()))); };
+        compute(*ops, stream, put(matrix), put(x), biased ? put(bias) : nullptr,
+                device.room(floats(kTokens * kExperts)).as<f32>(), out.as<i32>());
+        CHECK(device.stream().copy_to_host(got.data(), out, 2 * floats(chosen)).ok());
+        CHECK(device.stream().synchronize().ok());
+        CHECK(got == expected);
+        CHECK(got[0] != got[1]);
+      }
+    }
+}

@@ -77,10 +77,10 @@ Run simulate(const SimMachine& machine, const SimShape& shape, const SimResident
                                  static_cast<f64>(tokens)})};
 }
 
-// All that can be there on one GPU, the shared experts beside the routed ones: routers on cores that read 50 GB/s.
+// All of it on one GPU, the shared experts beside the routed ones.
 f64 resident_ns_on_gpu(const SimResident& r, f64 gpu, f64 link) {
-  return static_cast<f64>(r.total_bytes() - r.moe_layers * (r.shared_bytes + r.router_bytes)) / gpu +
-         static_cast<f64>(r.moe_layers * r.router_bytes) / 50 + static_cast<f64>(r.hidden_bytes / 2 + 4 * r.head_rows) / link;
+  return static_cast<f64>(r.total_bytes() - r.moe_layers * r.shared_bytes) / gpu +
+         static_cast<f64>(r.hidden_bytes / 2 + 4 * r.head_rows) / link;
 }
 
 f64 ms_per_token(const SimTotals& t) { return static_cast<f64>(t.total_ns) * 1e-6 / static_cast<f64>(t.tokens); }
@@ -235,15 +235,16 @@ TEST_CASE("resident weights are the GPU's work as far as they fit there") {
   CHECK(static_cast<f64>(run.totals.resident_ns) ==
         doctest::Approx(20.0 * static_cast<f64>(resident.total_bytes()) / 50).epsilon(0.001));
 
-  // Beside the workspace of 2 GiB room for the head, the dense layer and a layer with experts, and then for one FFN.
-  machine.gpus[0].vram_bytes = 2 * kGiB + 99'000'000 + 3 * 4096;
+  // Beside the workspace of 2 GiB room for the head, the dense layer and a layer with experts, and then for one's shared experts
+  // and router.
+  machine.gpus[0].vram_bytes = 2 * kGiB + 103'000'000 + 3 * 4096;
   Homes homes = homes_of(machine, resident);
   CHECK(homes.head_rows == std::vector<i64>{10'000});
   CHECK(std::count_if(homes.layers.begin(), homes.layers.end(), [](const LayerHome& h) { return h.attention; }) == 2);
   CHECK(std::count_if(homes.layers.begin(), homes.layers.end(), [](const LayerHome& h) { return h.device == 0; }) == 3);
-  CHECK(bytes_on_gpus(resident, homes) == 98'000'000);
+  CHECK(bytes_on_gpus(resident, homes) == 102'000'000);
   run = simulate(machine, shape, resident, 1.0, 20, 1, true);
-  f64 on_gpu = 40e6 + 2 * 18e6 + 12e6, on_cores = 5 * 18e6 + 6 * 2e6 + 4 * 5e6;
+  f64 on_gpu = 40e6 + 2 * 18e6 + 12e6 + 2 * 2e6, on_cores = 5 * 18e6 + 4 * 2e6 + 4 * 5e6;
   CHECK(static_cast<f64>(run.totals.resident_ns) ==
         doctest::Approx(20 * (on_gpu / 800 + on_cores / 50 + (57344.0 / 2 + 40000) / 10)).epsilon(0.001));
   CHECK(static_cast<f64>(run.totals.rest_ns) == doctest::Approx(20.0 * 5 * 57344 / 10).epsilon(0.001));
