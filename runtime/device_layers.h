@@ -12,6 +12,8 @@ namespace stoker {
 
 // What follows the message of a lost device.
 constexpr const char* kElsewhere = "; its experts are computed elsewhere from now on";
+// What a pass ends with that has lost a device to another one in its middle. Before the next one it is read.
+constexpr const char* kNotInRam = "a device is lost, and what it was home of has not been read again yet";
 
 struct DeviceLayers {
   DeviceBuffer arena;

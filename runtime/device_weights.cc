@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <numeric>
 
+#include "kernels/base/buffer.h"
 #include "kernels/format/packed.h"
 
 namespace stoker {
@@ -13,6 +13,7 @@ namespace {
 
 constexpr i64 kAlignment = 256;
 constexpr i64 kStagingBytes = 4 * kMiB;
+constexpr i64 kHeadPiece = 4 * kMiB;  // of the head, read at a time
 
 i64 file_bytes(const Matrix& m) { return m.rows * row_bytes(m.type, m.cols); }
 
@@ -89,23 +90,39 @@ class Placing {
 
   void finish() { upload_.flush(at_); }
 
+  // Piece by piece: whole tiles, which lie one after the other in either order.
+  HeadPart head(const HeadPart& part, const Weights& weights, Buffer& read, const ReadProgress& progress) {
+    const Matrix& all = part.weights;
+    const i64 row = row_bytes(all.type, all.cols), rows = round_up(div_up(kHeadPiece, row), kHeadTileRows);
+    for (i64 r = 0; r < all.rows; r += rows)
+      put(at_ + r * row, weights.read_head(part.first_row + r, std::min(rows, all.rows - r), read, progress).weights);
+    return {place(all, 1), part.first_row, part.device};
+  }
+
+ private:
   Matrix matrix(const Matrix& m, i64 heads = 1, i64 head_bytes = 0) {
-    for (i64 h = 0; h < heads && m.rows > 0; h++) {
-      const std::byte* from = static_cast<const std::byte*>(m.data) + h * head_bytes;
-      if (packs(m)) {
-        in_order_.resize(static_cast<size_t>(bytes_there(m)));
-        pack_rows(m.type, m.rows, m.cols, from, in_order_.data());
-        from = in_order_.data();
-      }
-      upload_.put(at_ + h * bytes_there(m), from, bytes_there(m));
+    for (i64 h = 0; h < heads && m.rows > 0; h++) put(at_ + h * bytes_there(m), m, h * head_bytes);
+    return place(m, heads);
+  }
+
+  // `m`, beginning so many bytes behind its data, to `at`.
+  void put(i64 at, const Matrix& m, i64 offset = 0) {
+    const std::byte* from = static_cast<const std::byte*>(m.data) + offset;
+    if (packs(m)) {
+      in_order_.resize(static_cast<size_t>(bytes_there(m)));
+      pack_rows(m.type, m.rows, m.cols, from, in_order_.data());
+      from = in_order_.data();
     }
+    upload_.put(at, from, bytes_there(m));
+  }
+
+  Matrix place(const Matrix& m, i64 heads) {
     Matrix there = m;
     there.data = (memory_ + at_).as<const void>();
     at_ += room(m, heads);
     return there;
   }
 
- private:
   bool packs(const Matrix& m) const { return packed_ && info(m.type).block_weights > 1; }
   i64 bytes_there(const Matrix& m) const { return packs(m) ? packed_bytes(m.type, m.rows, m.cols) : file_bytes(m); }
 
@@ -124,11 +141,11 @@ class Placing {
   i64 at_ = 0;
 };
 
-HeadPart head_part(const Matrix& output, std::span<const i64> rows, size_t device) {
-  HeadPart part{.weights = output, .first_row = std::accumulate(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(device), i64{0})};
-  part.weights.rows = rows[device];
-  part.weights.data = static_cast<const std::byte*>(output.data) + part.first_row * row_bytes(output.type, output.cols);
-  return part;
+// Without rows: none.
+HeadPart head_part(const Weights& weights, i32 device) {
+  for (const HeadPart& part : weights.head())
+    if (part.device == device) return part;
+  return {};
 }
 
 }  // namespace
@@ -144,23 +161,26 @@ i64 DeviceWeights::attention_bytes(const LayerWeights& w) {
          room(w.k_b, heads(w)) + room(w.v_b, heads(w)) + room(w.attention_output);
 }
 
-DeviceWeights::DeviceWeights(Device& device, const Weights& weights, const Homes& homes, i32 index)
+DeviceWeights::DeviceWeights(Device& device, const Weights& weights, const Homes& homes, i32 index,
+                             const ReadProgress& progress)
     : ffns_(weights.layers().size()), routers_(weights.layers().size()), attention_(weights.layers().size()) {
   std::span<const LayerWeights> layers = weights.layers();
-  HeadPart head = head_part(weights.output(), homes.head_rows, static_cast<size_t>(index));
+  HeadPart head = head_part(weights, index);
   i64 bytes = room(head.weights);
   for (size_t l = 0; l < layers.size(); l++)
     if (homes.layers[l].device == index) bytes += ffn_bytes(layers[l]) + (homes.layers[l].attention ? attention_bytes(layers[l]) : 0);
   if (bytes == 0) return;
   memory_ = DeviceBuffer(device, bytes, "resident weights");
   Placing placing(device, memory_.data());
+  Buffer read;
   for (size_t l = 0; l < layers.size(); l++) {
     if (homes.layers[l].device != index) continue;
-    if (homes.layers[l].attention) attention_[l] = placing.attention(layers[l]);
+    LayerId layer(static_cast<i32>(l));
+    if (homes.layers[l].attention) attention_[l] = placing.attention(weights.read_attention(layer, read, progress));
     routers_[l] = placing.router(layers[l]);
-    ffns_[l] = placing.ffn(layers[l]);
+    ffns_[l] = placing.ffn(weights.read_ffn(layer, read, progress));
   }
-  head_ = {placing.matrix(head.weights), head.first_row};
+  if (head.weights.rows > 0) head_ = placing.head(head, weights, read, progress);
   placing.finish();
 }
 

@@ -1,6 +1,6 @@
 // DeviceWeights: in a device's memory, and in the order that it wants, the weights that every row passes of the layers
-// whose home it is: attention's, and the dense FFN or the router and the shared experts; and its part of the output head. RAM
-// keeps its copy, from which the CPU computes when the device is lost.
+// whose home it is: attention's, and the dense FFN or the router and the shared experts; and its part of the output head.
+// They are read from the files for it, a layer's part at a time; RAM keeps no copy but of norms and routers.
 // Immutable after construction. Owner: the engine thread.
 #pragma once
 
@@ -25,20 +25,15 @@ struct ResidentRouter {
   const f32* bias = nullptr;  // [experts] or nullptr
 };
 
-struct HeadPart {
-  Matrix weights;     // rows of the output head
-  i64 first_row = 0;  // of the vocabulary
-};
-
 class DeviceWeights {
  public:
   // What a layer takes of its home. The weights' data need not be there.
   static i64 ffn_bytes(const LayerWeights& layer);     // with its router
   static i64 attention_bytes(const LayerWeights& layer);
 
-  // Of what has device `index` for its home. Throws Error when the device has no room or a copy fails. The device must
-  // outlive it.
-  DeviceWeights(Device& device, const Weights& weights, const Homes& homes, i32 index);
+  // Of what has device `index` for its home. Throws Error when the device has no room, a copy fails or a file cannot be
+  // read, Interrupted when `progress` gives up. The device must outlive it.
+  DeviceWeights(Device& device, const Weights& weights, const Homes& homes, i32 index, const ReadProgress& progress);
 
   // nullptr: its home is elsewhere.
   const ResidentFfn* ffn(LayerId layer) const {

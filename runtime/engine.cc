@@ -132,13 +132,15 @@ struct Engine::Impl {
   }
 
   void make_plan_within_budget() {
+    std::vector<DeviceRequest> requests = devices->requests(options.vram_bytes, Weights::shapes(gguf, hparams));
     i64 copies = is_gate(options.predictor) ? GateCopies::bytes_needed(hparams) : 0;
-    ExpertBudget budget = choose_budget(options, Weights::bytes_needed(gguf, hparams) + copies, kv_bytes());
+    i64 weights_in_ram = Weights::bytes_needed(gguf, hparams, devices->homes());
+    ExpertBudget budget = choose_budget(options, weights_in_ram + copies + devices->host_device_bytes(), kv_bytes());
     plan = make_plan(experts, {.ram_bytes = budget.bytes,
                                .alignment = plan_alignment(*reader, experts),
                                .ring_depth = options.ring_depth,
                                .piece_bytes = options.piece_bytes,
-                               .devices = devices->requests(options.vram_bytes, Weights::shapes(gguf, hparams))});
+                               .devices = std::move(requests)});
     log_info("experts: {:.2f} GiB budget ({}), {} of {} experts fit", static_cast<f64>(budget.bytes) / kGiB,
              budget.origin, plan.total_slots(), experts.moe_layers() * experts.experts_per_layer());
     if (plan.all_resident && options.chunk_in_memory > 0) options.chunk = std::min(options.chunk, options.chunk_in_memory);
@@ -151,16 +153,18 @@ struct Engine::Impl {
     return options.sequences * KvCache::bytes_needed(hparams, options.context, cache_type());
   }
 
-  // Weights are read by other threads before the workers exist, because the pool pins this thread to its core and
-  // threads that are created later would inherit that.
+  // Weights are read, also for devices, by other threads before the workers exist, because the pool pins this thread to its
+  // core and threads that are created later would inherit that.
   void load(const LoadProgress& progress) {
     read_known();
     make_routers();  // first, because a wrong trace should not cost minutes of reading
-    auto reading = [&](i64 done, i64 total) { return !progress || progress("weights", done, total); };
-    weights = std::make_unique<Weights>(gguf, hparams, reading);
+    const i64 total = progress ? Weights::file_bytes(gguf, hparams) : 0;
+    i64 done = 0;
+    auto reading = [&](i64 bytes) { return !progress || progress("weights", done += bytes, total); };
+    weights = std::make_unique<Weights>(gguf, hparams, devices->homes(), reading);
+    devices->allocate(plan, *weights, options.isa.value_or(best_isa_level()), reading);
     workers = std::make_unique<WorkerPool>(WorkerPool::Options{.workers = options.threads});
     stream = std::make_unique<Stream>(*workers, options.isa.value_or(best_isa_level()));
-    devices->allocate(plan, *weights, stream->level());
     scheduler = std::make_unique<Scheduler>(
         experts, plan, make_policy(options.policy, plan, experts.experts_per_layer(), experts.top_k(), known()), *reader,
         steady_clock(), SlabOptions{.fault_in = fault_in_if_available}, devices->copier());
@@ -328,7 +332,8 @@ KvCache& Engine::sequence(SequenceId id) {
 
 Status Engine::forward(std::span<const BatchRow> rows, std::span<f32> logits, const std::atomic<bool>* interrupt,
                        const std::function<void()>& between) {
-  return impl_->forward->run(rows, impl_->caches, logits, impl_->timer, interrupt, between);
+  Status ready = impl_->devices->restore_lost(*impl_->weights, interrupt);
+  return ready.ok() ? impl_->forward->run(rows, impl_->caches, logits, impl_->timer, interrupt, between) : ready;
 }
 
 Scheduler::Warmth Engine::warm() {
@@ -340,7 +345,8 @@ bool Engine::has_between() const { return impl_->between != nullptr; }
 Status Engine::forward_between(std::span<const BatchRow> rows, std::span<f32> logits) {
   CHECK(has_between());
   impl_->scheduler->end_pass(0, 0, false);  // what it has counted until here is the outer pass's
-  return impl_->between->run(rows, impl_->caches, logits, impl_->timer, nullptr);
+  Status ready = impl_->devices->restore_lost(*impl_->weights, nullptr);
+  return ready.ok() ? impl_->between->run(rows, impl_->caches, logits, impl_->timer, nullptr) : ready;
 }
 
 void Engine::for_each(i64 count, FunctionRef<void(i64)> body) {

@@ -88,7 +88,7 @@ struct DeviceFootprint {
 
 // What this engine holds, for reports. Bytes.
 struct EngineFootprint {
-  i64 resident_bytes = 0;  // weights outside the routed experts
+  i64 resident_bytes = 0;  // weights outside the routed experts, in RAM: without those that devices have
   i64 kv_bytes = 0;
   i64 scratch_bytes = 0;
   i64 expert_budget_bytes = 0;

@@ -4,6 +4,7 @@
 
 #include "kernels/base/log.h"
 #include "runtime/settle_devices.h"
+#include "scheduler/machine.h"
 #include "scheduler/tiers/vram.h"
 
 namespace stoker {
@@ -46,16 +47,18 @@ i64 EngineDevices::staging_bytes(const Device& device) const {
 }
 
 std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_bytes,
-                                                   const Weights::Shapes& shapes) {
+                                                   const WeightPlaces& shapes) {
   if (vram_bytes.size() > 1 && vram_bytes.size() != devices_.size())
     fail("--vram names {} sizes for {} devices: give one for each, or one for all", vram_bytes.size(), devices_.size());
   if (!vram_bytes.empty() && devices_.empty()) fail("--vram: there is no device (--device)");
   std::vector<DeviceRequest> requests;
+  i64 in_use = 0;
   for (size_t i = 0; i < devices_.size(); i++) {
     i64 free_bytes = devices_[i]->properties().free_bytes;
     if (i < choice_.cards.size())  // logical devices of one card share it
       free_bytes = (free_bytes - kCardMargin) / std::count(choice_.cards.begin(), choice_.cards.end(), choice_.cards[i]);
-    free_bytes -= scratch_bytes(*devices_[i]) + staging_bytes(*devices_[i]);
+    const i64 computing = scratch_bytes(*devices_[i]) + staging_bytes(*devices_[i]);
+    free_bytes -= computing;
     DeviceRequest request{.vram_bytes = std::max<i64>(0, free_bytes)};
     if (!vram_bytes.empty()) request.vram_bytes = vram_bytes[std::min(i, vram_bytes.size() - 1)];
     if (i < choice_.host.size()) {
@@ -63,20 +66,24 @@ std::vector<DeviceRequest> EngineDevices::requests(const std::vector<i64>& vram_
       if (choice_.host[i].compute_gb_per_second > 0) request.gb_per_second = choice_.host[i].compute_gb_per_second;
     }
     requests.push_back(request);
+    in_use += computing + request.vram_bytes;
   }
   give_homes(shapes, requests);
+  // Memory that experts leave empty is never touched.
+  for (const DeviceRequest& request : requests) in_use -= std::max<i64>(0, request.vram_bytes - table_.total_bytes());
+  host_device_bytes_ = choice_.host.empty() ? 0 : in_use;
   return requests;
 }
 
 // Takes what has its home there from what devices have.
-void EngineDevices::give_homes(const Weights::Shapes& shapes, std::vector<DeviceRequest>& requests) {
-  ResidentBytes resident{.layers = {},
-                         .head_rows = shapes.output.rows,
-                         .head_row_bytes = row_bytes(shapes.output.type, shapes.output.cols)};
+void EngineDevices::give_homes(const WeightPlaces& shapes, std::vector<DeviceRequest>& requests) {
+  const Matrix& head = shapes.head.front().weights;
+  ResidentBytes resident{.layers = {}, .head_rows = head.rows, .head_row_bytes = row_bytes(head.type, head.cols)};
   std::vector<i64> budgets;
   i64 cache = DeviceAttention::cache_bytes_needed(hparams_, attention_limits_);
   for (const LayerWeights& layer : shapes.layers)
-    resident.layers.push_back({.attention = attends() ? DeviceWeights::attention_bytes(layer) + cache : 0,
+    resident.layers.push_back({.attention = attends() ? DeviceWeights::attention_bytes(layer) : 0,
+                               .cache = cache,
                                .ffn = DeviceWeights::ffn_bytes(layer)});
   for (const DeviceRequest& request : requests) budgets.push_back(request.vram_bytes);
   homes_ = place_resident(resident, budgets);
@@ -87,15 +94,17 @@ void EngineDevices::record(Timeline& timeline) {
   for (const std::unique_ptr<Device>& device : devices_) device->record(timeline);
 }
 
-void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel level) {
+void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel level,
+                             const ReadProgress& progress) {
   std::vector<DeviceCopier::Arena> arenas;
   lanes_.reserve(devices_.size());
+  restored_.resize(devices_.size());
   for (size_t i = 0; i < devices_.size(); i++) {
     Device& device = *devices_[i];
     const Ops& ops = device_ops(device);
     auto lane = std::make_unique<DeviceLane>(device, ops, level, hparams_, lane_limits_);
     lanes_.push_back({.arena = DeviceBuffer(device, plan.device_arena_bytes(i), "experts"),
-                      .weights = DeviceWeights(device, weights, homes_, static_cast<i32>(i)),
+                      .weights = DeviceWeights(device, weights, homes_, static_cast<i32>(i), progress),
                       .lane = std::move(lane),
                       .attention = nullptr,
                       .head = nullptr});
@@ -117,6 +126,34 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
                       .staging_bytes = EnginePacking::largest_matrix_bytes(table_)});
   }
   if (!devices_.empty()) copier_ = std::make_unique<DeviceCopier>(arenas);
+}
+
+Status EngineDevices::restore_lost(Weights& weights, const std::atomic<bool>* interrupt) {
+  for (size_t d = 0; d < lanes_.size(); d++) {
+    if (!lanes_[d].lane->failed() || restored_[d]) continue;
+    Status status = restore(static_cast<i32>(d), weights, interrupt);
+    if (!status.ok())
+      return Status::failure(
+          fmt::format("{} is lost, and the weights that only it had cannot be read into RAM: {}", id(d), status.message()));
+    restored_[d] = true;
+  }
+  return {};
+}
+
+Status EngineDevices::restore(i32 device, Weights& weights, const std::atomic<bool>* interrupt) const {
+  const i64 bytes = weights.bytes_of(device);
+  if (bytes == 0) return {};
+  const std::string size = fmt::format("{:.1f} MiB", static_cast<f64>(bytes) / kMiB);
+  log_warning("{} is lost: {} of weights that only it had are read into RAM", id(static_cast<size_t>(device)), size);
+  Buffer memory;
+  try {
+    memory = Buffer(bytes, "them");
+  } catch (const Error& e) {
+    return Status::failure(e.what());
+  }
+  if (!fault_in_if_available(memory.data(), memory.bytes()))
+    return Status::failure(fmt::format("the machine has no {} left; a smaller --ram leaves more", size));
+  return weights.restore(device, std::move(memory), [&](i64) { return interrupt == nullptr || !interrupt->load(); });
 }
 
 i64 EngineDevices::host_bytes() const {

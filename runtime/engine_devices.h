@@ -2,6 +2,7 @@
 // Owner: the engine thread.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <span>
 #include <string>
@@ -25,9 +26,17 @@ class EngineDevices {
   // Gives layers and head their homes, and says what the planner may use of each device for experts. `vram_bytes`: for
   // KV cache and weights, those that every row passes first; one for each device or one for all; none: what is free beside
   // scratch. Throws Error when their number does not fit.
-  std::vector<DeviceRequest> requests(const std::vector<i64>& vram_bytes, const Weights::Shapes& shapes);
-  // Uploads what every row passes. Throws Error when a device has less memory than that, or fails.
-  void allocate(const Plan& plan, const Weights& weights, IsaLevel level);
+  std::vector<DeviceRequest> requests(const std::vector<i64>& vram_bytes, const WeightPlaces& shapes);
+  // As requests() gave them.
+  const Homes& homes() const { return homes_; }
+  // Of this machine's RAM, what host devices will take.
+  i64 host_device_bytes() const { return host_device_bytes_; }
+  // Reads what every row passes into the devices that are its home. Throws Error when a device has less memory than that,
+  // or fails; and as Weights does.
+  void allocate(const Plan& plan, const Weights& weights, IsaLevel level, const ReadProgress& progress);
+  // What lost devices were home of comes to RAM. To be called before a pass; cheap when there is nothing to do. Failure:
+  // it cannot be had; the next call tries again.
+  Status restore_lost(Weights& weights, const std::atomic<bool>* interrupt);
 
   // Before allocate(). The timeline must outlive this.
   void record(Timeline& timeline);
@@ -42,7 +51,8 @@ class EngineDevices {
   i64 staging_bytes(const Device& device) const;
 
   i64 scratch_bytes(const Device& device) const;
-  void give_homes(const Weights::Shapes& shapes, std::vector<DeviceRequest>& requests);
+  Status restore(i32 device, Weights& weights, const std::atomic<bool>* interrupt) const;
+  void give_homes(const WeightPlaces& shapes, std::vector<DeviceRequest>& requests);
   bool attends() const;
 
   DeviceChoice choice_;
@@ -53,7 +63,9 @@ class EngineDevices {
   const ExpertTable& table_;
   std::vector<std::unique_ptr<Device>> devices_;
   Homes homes_;
+  i64 host_device_bytes_ = 0;
   std::vector<DeviceLayers> lanes_;
+  std::vector<bool> restored_;  // [devices] lost ones
   std::vector<std::unique_ptr<EnginePacking>> packings_;  // [devices], none where the file's order is the device's
   std::unique_ptr<DeviceCopier> copier_;
 };

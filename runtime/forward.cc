@@ -116,6 +116,7 @@ Status Forward::attend(LayerId layer, i64 rows, StageTimer& timer, PassBreaks& b
   }
   for (SequenceRun& run : runs_) run.latents = run.cache->row(layer, 0);
   const LayerWeights& w = weights_.layers()[static_cast<size_t>(layer.value)];
+  if (!w.has_attention()) return Status::failure(kNotInRam);
   if (attention_.run(stream_, w, batch, floats(x_), floats(normed_), breaks)) return {};
   return Status::failure("interrupted");
 }
@@ -168,7 +169,7 @@ Status Forward::output_head(std::span<const BatchRow> rows, std::span<f32> logit
   if (wanted == 0) return {};
   CHECK(static_cast<i64>(logits.size()) == wanted * h_.vocab);
   head_inputs_.set(floats(normed_), wanted, h_.hidden);
-  rest_of_head(logits.data());
+  if (!rest_of_head(logits.data())) return Status::failure(kNotInRam);
   bool on_devices = std::any_of(devices_.begin(), devices_.end(), [](const DeviceLayers& d) { return d.head_part() != nullptr; });
   for (i64 at = 0; on_devices && at < wanted; at += DeviceHead::kRows) {
     for (DeviceLayers& device : devices_)
@@ -197,24 +198,14 @@ Status Forward::finish_heads(f32* logits) {
   return result;
 }
 
-// What is no device's, or a lost one's: all rows at once.
-void Forward::rest_of_head(f32* logits) {
-  const Matrix& all = weights_.output();
-  auto multiply = [&](i64 from, i64 to) {
-    if (from == to) return;
-    Matrix part = all;
-    part.data = static_cast<const std::byte*>(all.data) + from * row_bytes(all.type, all.cols);
-    part.rows = to - from;
-    head_inputs_.multiply(stream_, part, limits_.exact, logits + from, h_.vocab);
-  };
-  i64 next = 0;
-  for (const DeviceLayers& device : devices_) {
-    const DeviceHead* part = device.head_part();
-    if (part == nullptr) continue;
-    multiply(next, part->first_row());
-    next = part->first_row() + part->rows();
+// What is no device's, or a lost one's: all rows at once. False: it is not in RAM.
+bool Forward::rest_of_head(f32* logits) {
+  for (const HeadPart& part : weights_.head()) {
+    if (part.device >= 0 && devices_[static_cast<size_t>(part.device)].head_part() != nullptr) continue;
+    if (part.weights.data == nullptr) return false;
+    head_inputs_.multiply(stream_, part.weights, limits_.exact, logits + part.first_row, h_.vocab);
   }
-  multiply(next, h_.vocab);
+  return true;
 }
 
 }  // namespace stoker

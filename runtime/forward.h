@@ -45,7 +45,7 @@ class Forward {
   void embed(std::span<const BatchRow> rows);
   Status output_head(std::span<const BatchRow> rows, std::span<f32> logits, StageTimer& timer);
   Status finish_heads(f32* logits);
-  void rest_of_head(f32* logits);
+  bool rest_of_head(f32* logits);
 
   const Ops& ops_;
   Stream& stream_;

@@ -75,6 +75,7 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
   }
 
   DeviceLane* home = post_to_home(layer, rows);
+  if (home == nullptr && !w.has_ffn()) return Status::failure(kNotInRam);
   take_choice(timer);
   router_.route({stream, layer, w, normed, rows, choice_.made}, choice_.ids.data(), choice_.weights.data());
   group_by_expert(rows);
@@ -102,6 +103,7 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
 Status MoeLayer::dense(const Pass& pass) {
   DeviceLane* home = post_to_home(pass.layer, pass.rows);
   if (home == nullptr) {
+    if (!pass.w.has_ffn()) return Status::failure(kNotInRam);
     resident_ffn(pass.stream, pass.w, pass.rows, floats(shared_rows_));
     return {};
   }

@@ -29,7 +29,7 @@ TokenBytes token_bytes(const Weights& weights, const ExpertTable& experts, const
     bytes.attention += attention_bytes(layer);
     bytes.rest += ffn_bytes(layer);
   }
-  bytes.rest += bytes_of(weights.output());
+  for (const HeadPart& part : weights.head()) bytes.rest += bytes_of(part.weights);
   for (const ExpertLayer& layer : experts.layers()) bytes.experts += experts.top_k() * experts.expert_bytes(layer.layer);
   bytes.cache_per_position = static_cast<i64>(weights.layers().size()) *
                              (cache.row(LayerId(0), 1) - cache.row(LayerId(0), 0));

@@ -1,23 +1,18 @@
 // Loading walks the model's tensors twice with the same code: once without memory, to learn the sizes, once with it, to
-// note what goes where. Then all reads run in parallel. A tensor is copied as it is, turned into floats (norms, router),
-// or, for kv_b, split into the absorbed form: k_b transposed per head (DeepSeek-V2, arXiv 2405.04434, appendix C) and v_b.
+// note what goes where. Then all reads run in parallel. What is not chosen gets its shape and nothing else.
 #include "runtime/weights.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <tbb/parallel_for.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <mutex>
+#include <numeric>
+#include <utility>
 
-#include "kernels/base/check.h"
 #include "kernels/base/error.h"
-#include "kernels/cpu/leaf.h"
-#include "kernels/format/f16.h"
-#include "runtime/interrupted.h"
 #include "scheduler/model_file/gguf.h"
 
 namespace stoker {
@@ -26,39 +21,42 @@ namespace {
 
 constexpr i64 kAlignment = 64;            // of every tensor in memory: one cache line
 constexpr i64 kReadPiece = 16 * kMiB;     // large enough for the drive's full speed, small enough to share out
+constexpr i64 kSplitPiece = 2 * kMiB;     // of kv_b: taking it apart costs more than reading it
 
-struct LoadJob {
-  enum class Kind { copy, to_f32, split_kv_b } kind = Kind::copy;
-  const GgufTensor* tensor = nullptr;
-  i64 first = 0, bytes = 0;    // part of the tensor's data (all of it unless Kind::copy)
-  std::byte* to = nullptr;     // copy, to_f32; k_b of split_kv_b
-  std::byte* to_v = nullptr;   // v_b of split_kv_b
-};
-
-// Places tensors one after the other. With a null base it only counts.
+// Places chosen tensors one after the other. With a null base it only counts.
 class Layout {
  public:
   Layout(const Gguf& gguf, const Hparams& hparams, std::byte* base) : gguf_(gguf), h_(hparams), base_(base) {}
 
-  std::vector<LoadJob> jobs;
-  i64 used = 0;
+  std::vector<TensorRead> reads;  // none with a null base
+  i64 used = 0;                   // of memory
+  i64 read_bytes = 0;             // of files
+  bool chosen = false;            // what comes now; the rest keeps its data
 
-  Matrix matrix(const std::string& name, i64 rows, i64 cols) {
+  void matrix(const std::string& name, i64 rows, i64 cols, Matrix& m) {
     const GgufTensor& t = expect(name, rows, cols);
-    std::byte* to = take(t.bytes);
-    for (i64 at = 0; at < t.bytes; at += kReadPiece)
-      jobs.push_back({.tensor = &t, .first = at, .bytes = std::min(kReadPiece, t.bytes - at), .to = to + at});
-    return {to, t.type, rows, cols};
+    m = {chosen ? copy(t, 0, t.bytes) : m.data, t.type, rows, cols};
+  }
+  // `m` gets the chosen rows.
+  void some_rows(const std::string& name, i64 rows, i64 cols, i64 first, Matrix& m) {
+    const GgufTensor& t = expect(name, rows, cols);
+    i64 row = row_bytes(t.type, cols);
+    m = {chosen ? copy(t, first * row, m.rows * row) : m.data, t.type, m.rows, cols};
   }
 
-  Matrix floats(const std::string& name, i64 rows, i64 cols) {
+  void floats(const std::string& name, i64 rows, i64 cols, Matrix& m) {
     const GgufTensor& t = expect(name, rows, cols);
-    std::byte* to = take(rows * cols * i64{sizeof(f32)});
-    jobs.push_back({.kind = LoadJob::Kind::to_f32, .tensor = &t, .bytes = t.bytes, .to = to});
-    return {to, BlockType::F32, rows, cols};
+    if (chosen) {
+      std::byte* to = take(rows * cols * i64{sizeof(f32)});
+      add({.kind = TensorRead::Kind::to_f32, .tensor = &t, .bytes = t.bytes, .to = to});
+      m.data = to;
+    }
+    m = {m.data, BlockType::F32, rows, cols};
   }
-  const f32* vector(const std::string& name, i64 size) {
-    return static_cast<const f32*>(floats(name, 1, size).data);
+  void vector(const std::string& name, i64 size, const f32*& v) {
+    Matrix m{v, BlockType::F32, 1, size};
+    floats(name, 1, size, m);
+    v = static_cast<const f32*>(m.data);
   }
 
   // k_b and v_b of a layer, from the tensors of that name or else derived from kv_b.
@@ -67,26 +65,18 @@ class Layout {
     bool k = has("attn_k_b.weight"), v = has("attn_v_b.weight"), both = has("attn_kv_b.weight");
     // One of the two alone is as good as none, unless it tells which layout the file is meant to have.
     if ((k && v) || ((k || v) && !both)) {
-      w.k_b = matrix(prefix + "attn_k_b.weight", h_.heads * h_.latent, h_.nope);
-      w.v_b = matrix(prefix + "attn_v_b.weight", h_.heads * h_.v, h_.latent);
+      matrix(prefix + "attn_k_b.weight", h_.heads * h_.latent, h_.nope, w.k_b);
+      matrix(prefix + "attn_v_b.weight", h_.heads * h_.v, h_.latent, w.v_b);
     } else {
       const GgufTensor& t = expect(prefix + "attn_kv_b.weight", h_.heads * (h_.nope + h_.v), h_.latent);
-      BlockType k_type = derived_k_type(t.type);
-      std::byte* to_k = take(h_.heads * h_.latent * row_bytes(k_type, h_.nope));
-      std::byte* to_v = take(h_.heads * h_.v * row_bytes(t.type, h_.latent));
-      jobs.push_back({.kind = LoadJob::Kind::split_kv_b, .tensor = &t, .bytes = t.bytes, .to = to_k, .to_v = to_v});
-      w.k_b = {to_k, k_type, 0, h_.nope};
-      w.v_b = {to_v, t.type, 0, h_.latent};
+      w.k_b = {w.k_b.data, TensorReader::derived_k_type(t.type), 0, h_.nope};
+      w.v_b = {w.v_b.data, t.type, 0, h_.latent};
+      if (chosen) split(t, w);
     }
     w.k_b.rows = h_.latent;
     w.v_b.rows = h_.v;
     w.k_b_head_bytes = h_.latent * row_bytes(w.k_b.type, h_.nope);
     w.v_b_head_bytes = h_.v * row_bytes(w.v_b.type, h_.latent);
-  }
-
-  // Transposing breaks blocks up. f16 keeps more bits than any block format has; float stays float.
-  static BlockType derived_k_type(BlockType kv_b) {
-    return kv_b == BlockType::F32 || kv_b == BlockType::BF16 ? BlockType::F32 : BlockType::F16;
   }
 
  private:
@@ -98,10 +88,38 @@ class Layout {
     return t;
   }
 
+  std::byte* copy(const GgufTensor& t, i64 first, i64 bytes) {
+    std::byte* to = take(bytes);
+    for (i64 at = 0; at < bytes; at += kReadPiece)
+      add({.tensor = &t, .first = first + at, .bytes = std::min(kReadPiece, bytes - at), .to = offset(to, at)});
+    return to;
+  }
+
+  // Some heads at a time.
+  void split(const GgufTensor& t, LayerWeights& w) {
+    i64 k_head = h_.latent * row_bytes(w.k_b.type, h_.nope), v_head = h_.v * row_bytes(t.type, h_.latent);
+    i64 head = (h_.nope + h_.v) * row_bytes(t.type, h_.latent), step = std::max<i64>(1, kSplitPiece / head);
+    std::byte *to_k = take(h_.heads * k_head), *to_v = take(h_.heads * v_head);
+    for (i64 i = 0; i < h_.heads; i += step)
+      add({.kind = TensorRead::Kind::split_kv_b,
+           .tensor = &t,
+           .first = i * head,
+           .bytes = std::min(step, h_.heads - i) * head,
+           .to = offset(to_k, i * k_head),
+           .to_v = offset(to_v, i * v_head)});
+    w.k_b.data = to_k;
+    w.v_b.data = to_v;
+  }
+
   std::byte* take(i64 bytes) {
     i64 at = used;
     used += round_up(bytes, kAlignment);
-    return base_ == nullptr ? nullptr : base_ + at;
+    return offset(base_, at);
+  }
+  static std::byte* offset(std::byte* to, i64 bytes) { return to == nullptr ? nullptr : to + bytes; }
+  void add(const TensorRead& read) {
+    read_bytes += read.bytes;
+    if (base_ != nullptr) reads.push_back(read);
   }
 
   const Gguf& gguf_;
@@ -109,165 +127,99 @@ class Layout {
   std::byte* base_;
 };
 
-void place_attention(Layout& layout, const Hparams& h, const std::string& prefix, LayerWeights& w) {
-  w.attention_norm = layout.vector(prefix + "attn_norm.weight", h.hidden);
+void place_attention(Layout& layout, const Hparams& h, const std::string& prefix, bool norms, bool matrices,
+                     LayerWeights& w) {
+  layout.chosen = norms;
+  layout.vector(prefix + "attn_norm.weight", h.hidden, w.attention_norm);
+  if (h.q_lora > 0) layout.vector(prefix + "attn_q_a_norm.weight", h.q_lora, w.q_a_norm);
+  layout.vector(prefix + "attn_kv_a_norm.weight", h.latent, w.kv_a_norm);
+  layout.chosen = matrices;
   i64 query_rows = h.heads * h.key();
   if (h.q_lora > 0) {
-    w.q_a = layout.matrix(prefix + "attn_q_a.weight", h.q_lora, h.hidden);
-    w.q_a_norm = layout.vector(prefix + "attn_q_a_norm.weight", h.q_lora);
-    w.q = layout.matrix(prefix + "attn_q_b.weight", query_rows, h.q_lora);
+    layout.matrix(prefix + "attn_q_a.weight", h.q_lora, h.hidden, w.q_a);
+    layout.matrix(prefix + "attn_q_b.weight", query_rows, h.q_lora, w.q);
   } else {
-    w.q = layout.matrix(prefix + "attn_q.weight", query_rows, h.hidden);
+    layout.matrix(prefix + "attn_q.weight", query_rows, h.hidden, w.q);
   }
-  w.kv_a = layout.matrix(prefix + "attn_kv_a_mqa.weight", h.cache_row(), h.hidden);
-  w.kv_a_norm = layout.vector(prefix + "attn_kv_a_norm.weight", h.latent);
+  layout.matrix(prefix + "attn_kv_a_mqa.weight", h.cache_row(), h.hidden, w.kv_a);
   layout.latent_projections(prefix, w);
-  w.attention_output = layout.matrix(prefix + "attn_output.weight", h.hidden, h.heads * h.v);
+  layout.matrix(prefix + "attn_output.weight", h.hidden, h.heads * h.v, w.attention_output);
 }
 
-void place_ffn(Layout& layout, const Gguf& gguf, const Hparams& h, i64 layer, const std::string& prefix,
-               LayerWeights& w) {
-  w.ffn_norm = layout.vector(prefix + "ffn_norm.weight", h.hidden);
+void place_ffn(Layout& layout, const Gguf& gguf, const Hparams& h, i64 layer, const std::string& prefix, bool small,
+               bool matrices, LayerWeights& w) {
+  layout.chosen = small;
+  layout.vector(prefix + "ffn_norm.weight", h.hidden, w.ffn_norm);
   bool moe = layer >= h.dense_layers;
+  if (moe) {
+    layout.floats(prefix + "ffn_gate_inp.weight", h.experts, h.hidden, w.router);
+    std::string bias = prefix + "exp_probs_b.bias";
+    if (gguf.find_tensor(bias) != nullptr) layout.vector(bias, h.experts, w.router_bias);
+  }
+  layout.chosen = matrices;
   i64 ffn = moe ? h.shared_experts * h.expert_ffn : h.dense_ffn;
   std::string suffix = moe ? "_shexp.weight" : ".weight";
-  if (ffn > 0) {
-    w.gate = layout.matrix(prefix + "ffn_gate" + suffix, ffn, h.hidden);
-    w.up = layout.matrix(prefix + "ffn_up" + suffix, ffn, h.hidden);
-    w.down = layout.matrix(prefix + "ffn_down" + suffix, h.hidden, ffn);
-  }
-  if (!moe) return;
-  w.router = layout.floats(prefix + "ffn_gate_inp.weight", h.experts, h.hidden);
-  std::string bias = prefix + "exp_probs_b.bias";
-  if (gguf.find_tensor(bias) != nullptr) w.router_bias = layout.vector(bias, h.experts);
+  if (ffn == 0) return;
+  layout.matrix(prefix + "ffn_gate" + suffix, ffn, h.hidden, w.gate);
+  layout.matrix(prefix + "ffn_up" + suffix, ffn, h.hidden, w.up);
+  layout.matrix(prefix + "ffn_down" + suffix, h.hidden, ffn, w.down);
 }
 
-struct Placed {
-  std::vector<LayerWeights> layers;
-  const f32* output_norm = nullptr;
-  Matrix output;
-};
+std::string prefix(i64 layer) { return fmt::format("blk.{}.", layer); }
 
-Placed place_all(Layout& layout, const Gguf& gguf, const Hparams& h) {
-  Placed placed;
-  for (i64 i = 0; i < h.layers; i++) {
-    LayerWeights w;
-    std::string prefix = fmt::format("blk.{}.", i);
-    place_attention(layout, h, prefix, w);
-    place_ffn(layout, gguf, h, i, prefix, w);
-    placed.layers.push_back(w);
+// All of it where devices have none.
+std::vector<HeadPart> head_parts(const Hparams& h, const Homes& homes) {
+  std::vector<HeadPart> parts;
+  i64 first = 0;
+  for (size_t d = 0; d < homes.head_rows.size(); d++) {
+    if (homes.head_rows[d] == 0) continue;
+    parts.push_back({.weights = {nullptr, BlockType::F32, homes.head_rows[d], h.hidden},
+                     .first_row = first,
+                     .device = static_cast<i32>(d)});
+    first += homes.head_rows[d];
   }
-  placed.output_norm = layout.vector("output_norm.weight", h.hidden);
+  if (parts.empty()) parts.push_back({.weights = {nullptr, BlockType::F32, h.vocab, h.hidden}});
+  return parts;
+}
+
+void place_head(Layout& layout, const Gguf& gguf, const Hparams& h, HeadPart& part) {
   bool tied = gguf.find_tensor("output.weight") == nullptr;
-  placed.output = layout.matrix(tied ? "token_embd.weight" : "output.weight", h.vocab, h.hidden);
-  return placed;
+  layout.some_rows(tied ? "token_embd.weight" : "output.weight", h.vocab, h.hidden, part.first_row, part.weights);
 }
 
-// Runs the jobs: open files, pread, convert.
-class JobRunner {
- public:
-  JobRunner(const Gguf& gguf, const Hparams& h) : gguf_(gguf), h_(h) {
-    for (const GgufFileInfo& file : gguf.files()) {
-      int fd = open(file.path.c_str(), O_RDONLY | O_CLOEXEC);
-      if (fd < 0) fail("{}: {}", file.path, std::strerror(errno));
-      files_.push_back(fd);
-    }
+// What has this device for its home; with -1 what has none, and all that is small.
+void place_home(Layout& layout, const Gguf& gguf, const Hparams& h, const Homes& homes, i32 device,
+                WeightPlaces& places) {
+  bool small = device < 0;
+  places.layers.resize(static_cast<size_t>(h.layers));
+  for (i64 i = 0; i < h.layers; i++) {
+    const LayerHome& home = homes.layers[static_cast<size_t>(i)];
+    LayerWeights& w = places.layers[static_cast<size_t>(i)];
+    bool attention = (home.attention ? home.device : -1) == device;
+    place_attention(layout, h, prefix(i), small, attention, w);
+    place_ffn(layout, gguf, h, i, prefix(i), small, home.device == device, w);
   }
-  ~JobRunner() {
-    for (int fd : files_) close(fd);
+  layout.chosen = small;
+  layout.vector("output_norm.weight", h.hidden, places.output_norm);
+  for (HeadPart& part : places.head) {
+    layout.chosen = part.device == device;
+    place_head(layout, gguf, h, part);
   }
-  JobRunner(const JobRunner&) = delete;
-  JobRunner& operator=(const JobRunner&) = delete;
+}
 
-  void run(const LoadJob& job) const {
-    switch (job.kind) {
-      case LoadJob::Kind::copy: return read(job, job.to);
-      case LoadJob::Kind::to_f32: {
-        std::vector<std::byte> raw = read_all(job);
-        leaf_table(IsaLevel::ref).dequantize[index(job.tensor->type)](raw.data(), reinterpret_cast<f32*>(job.to),
-                                                                      job.tensor->weights());
-        return;
-      }
-      case LoadJob::Kind::split_kv_b: return split_kv_b(job);
-    }
-  }
-
- private:
-  static size_t index(BlockType type) { return static_cast<size_t>(type); }
-
-  void read(const LoadJob& job, std::byte* to) const {
-    const GgufTensor& t = *job.tensor;
-    int fd = files_[static_cast<size_t>(t.file)];
-    for (i64 done = 0; done < job.bytes;) {
-      ssize_t got = pread(fd, to + done, static_cast<size_t>(job.bytes - done), t.offset + job.first + done);
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0)
-        fail("{}: cannot read tensor '{}' at offset {}: {}", gguf_.files()[static_cast<size_t>(t.file)].path, t.name,
-             t.offset + job.first + done, got == 0 ? "the file ends there" : std::strerror(errno));
-      done += got;
-    }
-    // These bytes live in our memory now; in the page cache they would only push out other things.
-    posix_fadvise(fd, t.offset + job.first, job.bytes, POSIX_FADV_DONTNEED);
-  }
-
-  std::vector<std::byte> read_all(const LoadJob& job) const {
-    std::vector<std::byte> raw(static_cast<size_t>(job.bytes));
-    read(job, raw.data());
-    return raw;
-  }
-
-  // kv_b has per head `nope` rows that make keys, then `v` rows that make values, each over the latent.
-  void split_kv_b(const LoadJob& job) const {
-    std::vector<std::byte> raw = read_all(job);
-    BlockType type = job.tensor->type;
-    i64 row = row_bytes(type, h_.latent);
-    std::vector<f32> keys(static_cast<size_t>(h_.nope * h_.latent));
-    for (i64 head = 0; head < h_.heads; head++) {
-      const std::byte* from = raw.data() + head * (h_.nope + h_.v) * row;
-      leaf_table(IsaLevel::ref).dequantize[index(type)](from, keys.data(), h_.nope * h_.latent);
-      std::memcpy(job.to_v + head * h_.v * row, from + h_.nope * row, static_cast<size_t>(h_.v * row));
-      write_transposed(keys, Layout::derived_k_type(type), job.to, head);
-    }
-  }
-
-  // keys [nope, latent] -> k_b of one head [latent, nope]
-  void write_transposed(const std::vector<f32>& keys, BlockType type, std::byte* k_b, i64 head) const {
-    for (i64 r = 0; r < h_.latent; r++) {
-      for (i64 d = 0; d < h_.nope; d++) {
-        f32 value = keys[static_cast<size_t>(d * h_.latent + r)];
-        i64 at = (head * h_.latent + r) * h_.nope + d;
-        if (type == BlockType::F32)
-          reinterpret_cast<f32*>(k_b)[at] = value;
-        else
-          reinterpret_cast<u16*>(k_b)[at] = f32_to_f16(value);
-      }
-    }
-  }
-
-  const Gguf& gguf_;
-  const Hparams& h_;
-  std::vector<int> files_;
+struct Survey {
+  WeightPlaces places;  // with types and sizes and no data
+  i64 bytes = 0, file_bytes = 0;
 };
+Survey survey(const Gguf& gguf, const Hparams& h, const Homes& homes, i32 device) {
+  Layout layout(gguf, h, nullptr);
+  WeightPlaces places{.layers = {}, .head = head_parts(h, homes)};
+  place_home(layout, gguf, h, homes, device, places);
+  return {std::move(places), layout.used, layout.read_bytes};
+}
 
-void run_jobs(const JobRunner& runner, const std::vector<LoadJob>& jobs,
-              const std::function<bool(i64, i64)>& progress) {
-  i64 total = 0;
-  for (const LoadJob& job : jobs) total += job.bytes;
-  std::mutex mutex;
-  i64 done = 0;
-  std::atomic<bool> stopped{false};
-  tbb::parallel_for(size_t{0}, jobs.size(), [&](size_t i) {
-    if (stopped) return;
-    runner.run(jobs[i]);
-    std::lock_guard lock(mutex);
-    done += jobs[i].bytes;
-    if (progress && !progress(done, total)) stopped = true;
-  });
-  if (stopped) throw Interrupted();
-  // TBB has ordered what its threads wrote before what follows; taking the lock says so to ThreadSanitizer too, which does
-  // not see that.
-  std::lock_guard lock(mutex);
-  CHECK(done == total);
+Survey survey_all(const Gguf& gguf, const Hparams& h) {
+  return survey(gguf, h, all_on_cpu(h.layers), -1);
 }
 
 }  // namespace
@@ -304,20 +256,16 @@ FileMapping& FileMapping::operator=(FileMapping&& other) noexcept {
   return *this;
 }
 
-i64 Weights::bytes_needed(const Gguf& gguf, const Hparams& hparams) {
-  Layout layout(gguf, hparams, nullptr);
-  place_all(layout, gguf, hparams);
-  return layout.used;
+i64 Weights::bytes_needed(const Gguf& gguf, const Hparams& hparams, const Homes& homes) {
+  return survey(gguf, hparams, homes, -1).bytes;
 }
 
-Weights::Shapes Weights::shapes(const Gguf& gguf, const Hparams& hparams) {
-  Layout layout(gguf, hparams, nullptr);
-  Placed placed = place_all(layout, gguf, hparams);
-  return {std::move(placed.layers), placed.output};
-}
+i64 Weights::file_bytes(const Gguf& gguf, const Hparams& hparams) { return survey_all(gguf, hparams).file_bytes; }
 
-Weights::Weights(const Gguf& gguf, const Hparams& hparams, const std::function<bool(i64, i64)>& progress)
-    : memory_(bytes_needed(gguf, hparams), "the resident weights") {
+WeightPlaces Weights::shapes(const Gguf& gguf, const Hparams& hparams) { return survey_all(gguf, hparams).places; }
+
+Weights::Weights(const Gguf& gguf, const Hparams& hparams, const Homes& homes, const ReadProgress& progress)
+    : gguf_(gguf), h_(hparams), homes_(homes), reader_(gguf, hparams) {
   const GgufTensor& table = gguf.tensor("token_embd.weight");
   if (table.cols() != hparams.hidden)
     fail("{}: tensor 'token_embd.weight' has rows of {}, expected {}",
@@ -325,12 +273,77 @@ Weights::Weights(const Gguf& gguf, const Hparams& hparams, const std::function<b
   embedding_file_ = FileMapping(gguf.files()[static_cast<size_t>(table.file)].path, table.offset, table.bytes);
   embedding_ = {embedding_file_.data(), table.type, hparams.vocab, hparams.hidden};
 
-  Layout layout(gguf, hparams, memory_.data());
-  Placed placed = place_all(layout, gguf, hparams);
-  layers_ = std::move(placed.layers);
-  output_norm_ = placed.output_norm;
-  output_ = placed.output;
-  run_jobs(JobRunner(gguf, hparams), layout.jobs, progress);
+  places_.head = head_parts(hparams, homes);
+  Buffer memory(bytes_of(-1), "the resident weights");
+  read_home(-1, memory, progress);
+  memory_.push_back(std::move(memory));
+}
+
+void Weights::read_home(i32 device, const Buffer& memory, const ReadProgress& progress) {
+  Layout layout(gguf_, h_, memory.data());
+  WeightPlaces places = places_;
+  place_home(layout, gguf_, h_, homes_, device, places);
+  reader_.run(layout.reads, progress);
+  // In place: passes that are under way look at them.
+  places_.layers.resize(places.layers.size());
+  std::copy(places.layers.begin(), places.layers.end(), places_.layers.begin());
+  std::copy(places.head.begin(), places.head.end(), places_.head.begin());
+  places_.output_norm = places.output_norm;
+}
+
+i64 Weights::bytes() const {
+  auto add = [](i64 sum, const Buffer& b) { return sum + b.bytes(); };
+  return std::accumulate(memory_.begin(), memory_.end(), i64{0}, add);
+}
+
+i64 Weights::bytes_of(i32 device) const { return survey(gguf_, h_, homes_, device).bytes; }
+
+Status Weights::restore(i32 device, Buffer memory, const ReadProgress& progress) {
+  try {
+    read_home(device, memory, progress);
+    memory_.push_back(std::move(memory));
+  } catch (const Error& e) {
+    return Status::failure(e.what());
+  }
+  return {};
+}
+
+// `place(layout)` twice: to learn the size, and with memory of that size.
+template <class Place>
+void Weights::read_into(Buffer& memory, const ReadProgress& progress, Place&& place) const {
+  Layout counting(gguf_, h_, nullptr);
+  place(counting);
+  if (memory.bytes() < counting.used) {
+    memory = Buffer();
+    memory = Buffer(counting.used, "weights on their way to a device");
+  }
+  Layout layout(gguf_, h_, memory.data());
+  place(layout);
+  reader_.run(layout.reads, progress);
+}
+
+LayerWeights Weights::read_attention(LayerId layer, Buffer& memory, const ReadProgress& progress) const {
+  LayerWeights w = layers()[static_cast<size_t>(layer.value)];
+  read_into(memory, progress,
+            [&](Layout& layout) { place_attention(layout, h_, prefix(layer.value), false, true, w); });
+  return w;
+}
+
+LayerWeights Weights::read_ffn(LayerId layer, Buffer& memory, const ReadProgress& progress) const {
+  LayerWeights w = layers()[static_cast<size_t>(layer.value)];
+  read_into(memory, progress, [&](Layout& layout) {
+    place_ffn(layout, gguf_, h_, layer.value, prefix(layer.value), false, true, w);
+  });
+  return w;
+}
+
+HeadPart Weights::read_head(i64 first_row, i64 rows, Buffer& memory, const ReadProgress& progress) const {
+  HeadPart part{.weights = {nullptr, BlockType::F32, rows, h_.hidden}, .first_row = first_row};
+  read_into(memory, progress, [&](Layout& layout) {
+    layout.chosen = true;
+    place_head(layout, gguf_, h_, part);
+  });
+  return part;
 }
 
 }  // namespace stoker

@@ -1,19 +1,23 @@
-// Weights: everything outside the routed experts. Read once into huge-page memory that is never evicted; only the
-// embedding table stays mapped, for a token touches one row of it. Immutable after loading; any thread may read.
+// Weights: everything outside the routed experts. What has no device for its home (scheduler/home_devices.h) is read
+// once into huge-page memory that is never evicted; only the embedding table stays mapped, for a token touches one row
+// of it. What a device is home of goes there through a buffer, and is not in RAM, until the device is lost and restore()
+// reads it.
+// Owner: the engine thread, which alone calls restore(); otherwise immutable after loading.
 #pragma once
 
-#include <functional>
-#include <string_view>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/base/buffer.h"
+#include "kernels/base/error.h"
+#include "kernels/base/ids.h"
 #include "kernels/ops.h"
 #include "runtime/hparams.h"
+#include "runtime/tensor_reader.h"
+#include "scheduler/home_devices.h"
 
 namespace stoker {
-
-class Gguf;
-struct GgufTensor;
 
 struct LayerWeights {
   const f32* attention_norm = nullptr;  // [hidden]
@@ -34,6 +38,9 @@ struct LayerWeights {
   const f32* router_bias = nullptr;     // [experts] or nullptr
 
   bool is_moe() const { return router.rows > 0; }
+  // Whether the matrices are here, and not on their home alone.
+  bool has_attention() const { return kv_a.data != nullptr; }
+  bool has_ffn() const { return gate.rows == 0 || gate.data != nullptr; }
 };
 
 // A read-only mapping of a part of a file.
@@ -52,31 +59,63 @@ class FileMapping {
   const std::byte* data_ = nullptr;
 };
 
+// Rows of the output head.
+struct HeadPart {
+  Matrix weights;     // [rows, hidden]
+  i64 first_row = 0;  // of the vocabulary
+  i32 device = -1;    // its home, or none
+};
+
+// Where they are. Without data: a matrix that only its home has.
+struct WeightPlaces {
+  std::vector<LayerWeights> layers;
+  std::vector<HeadPart> head;  // all of the vocabulary, one after the other
+  const f32* output_norm = nullptr;
+};
+
 class Weights {
  public:
-  // progress(done, total) in bytes; returning false stops with Interrupted. Throws Error naming tensor and file.
-  Weights(const Gguf& gguf, const Hparams& hparams, const std::function<bool(i64, i64)>& progress);
+  // Reads into RAM what has no device for its home. Gguf and hparams must outlive it. Throws Error naming tensor and
+  // file, Interrupted when `progress` gives up.
+  Weights(const Gguf& gguf, const Hparams& hparams, const Homes& homes, const ReadProgress& progress);
 
-  static i64 bytes_needed(const Gguf& gguf, const Hparams& hparams);
+  // Of RAM, with these homes.
+  static i64 bytes_needed(const Gguf& gguf, const Hparams& hparams, const Homes& homes);
+  // That will be read, whoever has them.
+  static i64 file_bytes(const Gguf& gguf, const Hparams& hparams);
   // What there will be, with types and sizes and no data.
-  struct Shapes {
-    std::vector<LayerWeights> layers;
-    Matrix output;  // [vocab, hidden]
-  };
-  static Shapes shapes(const Gguf& gguf, const Hparams& hparams);
+  static WeightPlaces shapes(const Gguf& gguf, const Hparams& hparams);
 
-  const std::vector<LayerWeights>& layers() const { return layers_; }
+  // For a device: parts of a layer, or rows of the head, with data in `memory`, which grows as needed. Throw as the
+  // constructor.
+  LayerWeights read_attention(LayerId layer, Buffer& memory, const ReadProgress& progress) const;
+  LayerWeights read_ffn(LayerId layer, Buffer& memory, const ReadProgress& progress) const;
+  HeadPart read_head(i64 first_row, i64 rows, Buffer& memory, const ReadProgress& progress) const;
+
+  // The device is lost: what it was home of is read into RAM, once. `memory` has bytes_of() or more. Failure: a file cannot
+  // be read; nothing has changed. Passes that are under way may go on.
+  Status restore(i32 device, Buffer memory, const ReadProgress& progress);
+
+  const std::vector<LayerWeights>& layers() const { return places_.layers; }
   const Matrix& embedding() const { return embedding_; }  // [vocab, hidden], mapped
-  const f32* output_norm() const { return output_norm_; }
-  const Matrix& output() const { return output_; }  // [vocab, hidden]
-  i64 bytes() const { return memory_.bytes(); }
+  const f32* output_norm() const { return places_.output_norm; }
+  std::span<const HeadPart> head() const { return places_.head; }
+  i64 bytes_of(i32 device) const;
+  i64 bytes() const;  // of RAM
 
  private:
-  Buffer memory_;
+  void read_home(i32 device, const Buffer& memory, const ReadProgress& progress);
+  template <class Place>
+  void read_into(Buffer& memory, const ReadProgress& progress, Place&& place) const;
+
+  const Gguf& gguf_;
+  const Hparams& h_;
+  Homes homes_;
+  TensorReader reader_;
+  std::vector<Buffer> memory_;  // what is always here, then of each lost device
   FileMapping embedding_file_;
-  Matrix embedding_, output_;
-  const f32* output_norm_ = nullptr;
-  std::vector<LayerWeights> layers_;
+  Matrix embedding_;
+  WeightPlaces places_;
 };
 
 }  // namespace stoker

@@ -31,7 +31,7 @@ std::vector<LayerHome> layer_homes(std::span<const LayerBytes> layers, std::span
   for (bool attention : {true, false}) {
     for (size_t l = 0; l < layers.size(); l++) {
       bool wanted = homes[l].device < 0 && (!attention || layers[l].attention > 0);
-      bytes[l] = wanted ? layers[l].ffn + (attention ? layers[l].attention : 0) : 0;
+      bytes[l] = !wanted ? 0 : attention ? layers[l].whole() : layers[l].without_attention();
     }
     std::vector<i32> found = home_devices(bytes, left);
     for (size_t l = 0; l < layers.size(); l++) {
@@ -64,6 +64,10 @@ std::vector<i64> head_rows(i64 rows, i64 row_bytes, std::span<const i64> vram_by
   return parts;
 }
 
+Homes all_on_cpu(i64 layers) {
+  return {.layers = std::vector<LayerHome>(static_cast<size_t>(layers)), .head_rows = {}, .left_bytes = {}};
+}
+
 Homes place_resident(const ResidentBytes& resident, std::span<const i64> vram_bytes) {
   Homes homes;
   homes.left_bytes.assign(vram_bytes.begin(), vram_bytes.end());
@@ -75,9 +79,21 @@ Homes place_resident(const ResidentBytes& resident, std::span<const i64> vram_by
     const LayerHome& home = homes.layers[l];
     if (home.device < 0) continue;
     homes.left_bytes[static_cast<size_t>(home.device)] -=
-        resident.layers[l].ffn + (home.attention ? resident.layers[l].attention : 0);
+        home.attention ? resident.layers[l].whole() : resident.layers[l].without_attention();
   }
   return homes;
+}
+
+HomeBytes bytes_at_home(const ResidentBytes& resident, const Homes& homes, i32 device) {
+  HomeBytes bytes{.weights = homes.head_rows[static_cast<size_t>(device)] * resident.head_row_bytes};
+  for (size_t l = 0; l < homes.layers.size(); l++) {
+    const LayerHome& home = homes.layers[l];
+    if (home.device != device) continue;
+    bytes.weights += resident.layers[l].ffn + (home.attention ? resident.layers[l].attention : 0);
+    bytes.routers += resident.layers[l].router;
+    if (home.attention) bytes.cache += resident.layers[l].cache;
+  }
+  return bytes;
 }
 
 }  // namespace stoker

@@ -18,8 +18,13 @@ namespace stoker {
 std::vector<i32> home_devices(std::span<const i64> layer_bytes, std::span<const i64> vram_bytes);
 
 struct LayerBytes {
-  i64 attention = 0;  // weights and KV cache; 0: it stays where the CPU is
-  i64 ffn = 0;        // dense, or router and shared experts
+  i64 attention = 0;  // weights; 0: it stays where the CPU is
+  i64 cache = 0;      // KV, where attention is
+  i64 ffn = 0;        // dense, or shared experts
+  i64 router = 0;     // where the FFN is
+
+  i64 without_attention() const { return ffn + router; }
+  i64 whole() const { return attention + cache + ffn + router; }
 };
 struct LayerHome {
   i32 device = -1;         // or none
@@ -46,6 +51,15 @@ struct Homes {
   std::vector<i64> head_rows;   // [devices]
   std::vector<i64> left_bytes;  // [devices] for experts
 };
+// Without devices.
+Homes all_on_cpu(i64 layers);
 Homes place_resident(const ResidentBytes& resident, std::span<const i64> vram_bytes);
+
+// Of `resident`, what has this device for its home: weights are there alone, routers and the KV cache in RAM too.
+struct HomeBytes {
+  i64 weights = 0, routers = 0, cache = 0;
+  i64 all() const { return weights + routers + cache; }
+};
+HomeBytes bytes_at_home(const ResidentBytes& resident, const Homes& homes, i32 device);
 
 }  // namespace stoker

@@ -44,7 +44,7 @@ i64 full_budget(const ExpertTable& table, i64 alignment);
 std::string plan_warning(const ExpertTable& table, const Plan& plan);
 
 // What experts may use when the user does not say: what is available, less what the program is still going to
-// allocate (resident weights and KV that are not in memory yet) and a margin. 0 when nothing is left.
+// allocate (resident weights that no device will have and KV, which are not in memory yet) and a margin. 0 when nothing is left.
 i64 default_expert_budget(const Machine& machine, i64 resident_bytes, i64 kv_bytes);
 // Kept free for scratch buffers, page tables and the rest of the system: 1/16 of RAM, 512 MiB to 8 GiB.
 i64 memory_margin(const Machine& machine);

@@ -256,7 +256,7 @@ void note_details(const BenchModel& model, const Engine& engine, const std::vect
     if (perf && r.generated_tokens > 0) note_perf_table(engine, p, model.memory_gb_per_second);
     if (perf && r.generated_tokens == 0) note_lanes(p.lanes);
   }
-  note("memory {} peak RSS; {} resident weights, {} KV cache, {} scratch, {} budget for {} of {} experts",
+  note("memory {} peak RSS; {} resident weights in RAM, {} KV cache, {} scratch, {} budget for {} of {} experts",
        human_bytes(peak_rss_bytes()), human_bytes(f.resident_bytes), human_bytes(f.kv_bytes),
        human_bytes(f.scratch_bytes), human_bytes(f.expert_budget_bytes), f.expert_slots, f.expert_total);
   Phase all;

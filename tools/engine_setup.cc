@@ -82,7 +82,7 @@ std::unique_ptr<Engine> load_engine(const EngineOptions& options,
   auto engine = std::make_unique<Engine>(options, progress);
   clear_progress();
   EngineFootprint f = engine->footprint();
-  log_info("{} threads, {}, {}; {} resident weights, {} KV cache, {} for {} of {} experts", engine->threads(),
+  log_info("{} threads, {}, {}; {} resident weights in RAM, {} KV cache, {} for {} of {} experts", engine->threads(),
            name(engine->isa()), engine->io_description(), human_bytes(f.resident_bytes),
            human_bytes(f.kv_bytes), human_bytes(f.expert_budget_bytes), f.expert_slots, f.expert_total);
   for (const DeviceFootprint& d : f.devices)

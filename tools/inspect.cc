@@ -184,7 +184,7 @@ std::string fit_text(const Options& o, const Fit& f) {
   line("memory", human_bytes(f.machine.available_bytes),
        fmt::format("free of {} ({})", human_bytes(f.machine.total_ram_bytes), f.machine.limited_by));
   line("always in memory", human_bytes(f.beside_bytes),
-       fmt::format("with the KV cache of -c {}", kDefaultContext));
+       fmt::format("with the KV cache of -c {}, where no device has any of it", kDefaultContext));
   if (f.experts == 0) return text;
   line(o.ram.bytes > 0 ? "--ram" : "default --ram", human_bytes(f.budget_bytes),
        fmt::format("for experts; {} is the least, {} holds all", human_bytes(f.smallest_bytes),

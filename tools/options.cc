@@ -339,7 +339,9 @@ constexpr std::array kCommands = {
                "unpinned=refused lets copies of memory that is not pinned fail. delay-us=N and seed=N make copies late by "
                "chance; fail-copy=N, fail-allocation=N and lose-at=N (or D:N, for device D) make "
                "the N-th\n"
-               "fail."},
+               "fail. A model's weights that every token reads are in the memory of devices as far as they fit, and not in RAM; "
+               "of a device\n"
+               "that is lost they are read again."},
     CommandRow{Command::plan, "plan", "[--machine NAME] [--shape NAME | -m FILE]",
                "what of a model goes where on a machine, and what speed to expect",
                "The speed is that of `stoker simulate`, whose help says more, after its first 64 tokens."},

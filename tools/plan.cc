@@ -14,21 +14,16 @@ namespace {
 // Of what every token reads, what a GPU is home of.
 struct GpuHome {
   i64 attention_layers = 0, ffn_layers = 0, head_rows = 0;
-  i64 weight_bytes = 0, kv_bytes = 0;
+  HomeBytes bytes;
 };
 
 GpuHome home_on(const SimSetup& s, size_t gpu) {
-  ResidentBytes resident = s.resident.homeless();
-  GpuHome there{.head_rows = s.homes.head_rows[gpu], .weight_bytes = s.homes.head_rows[gpu] * resident.head_row_bytes};
-  for (size_t l = 0; l < s.homes.layers.size(); l++) {
-    const LayerHome& home = s.homes.layers[l];
+  GpuHome there{.head_rows = s.homes.head_rows[gpu],
+                .bytes = bytes_at_home(s.resident.homeless(), s.homes, static_cast<i32>(gpu))};
+  for (const LayerHome& home : s.homes.layers) {
     if (home.device != static_cast<i32>(gpu)) continue;
     there.ffn_layers++;
-    there.weight_bytes += resident.layers[l].ffn;
-    if (!home.attention) continue;
-    there.attention_layers++;
-    there.weight_bytes += s.resident.attention_bytes;
-    there.kv_bytes += s.resident.kv_layer_bytes();
+    there.attention_layers += home.attention;
   }
   return there;
 }
@@ -61,12 +56,14 @@ std::string text(const SimReport& r) {
   auto line = [&](std::string_view what, i64 bytes, const std::string& place) {
     text += fmt::format("  {:<28}{:>10}   {}\n", what, human_bytes(bytes), place);
   };
-  std::string copied = r.setup.machine.gpus.empty() ? "RAM" : "RAM; of what GPUs have, a copy";
-  line("weights of every token", p.weight_bytes, copied);
-  line(fmt::format("KV cache, -c {}", r.options.context), p.kv_bytes, copied);
+  bool gpus = !r.setup.machine.gpus.empty();
+  i64 on_gpus = bytes_on_gpus(r.setup.resident, r.setup.homes).weights;
+  line("weights of every token", p.weight_bytes,
+       gpus ? fmt::format("RAM, but for {} that GPUs have", human_bytes(on_gpus)) : "RAM");
+  line(fmt::format("KV cache, -c {}", r.options.context), p.kv_bytes, gpus ? "RAM; of what GPUs have, a copy" : "RAM");
   for (size_t d = 0; d < r.setup.machine.gpus.size(); d++) {
     GpuHome home = home_on(r.setup, d);
-    line("of these", home.weight_bytes + home.kv_bytes,
+    line("of these", home.bytes.all(),
          fmt::format("memory of GPU {}: attention of {} layers of {}, FFN of {}, {} rows of {} of the output head", d,
                      home.attention_layers, r.setup.resident.layers(), home.ffn_layers, home.head_rows, r.setup.resident.head_rows));
   }
@@ -96,7 +93,8 @@ std::string json(const SimReport& r) {
                                  {"machine", r.setup.machine.name},
                                  {"resident_bytes", p.weight_bytes},
                                  {"kv_bytes", p.kv_bytes},
-                                 {"resident_bytes_in_vram", bytes_on_gpus(r.setup.resident, r.setup.homes)},
+                                 {"resident_bytes_in_vram", bytes_on_gpus(r.setup.resident, r.setup.homes).all()},
+                                 {"resident_bytes_in_ram", bytes_in_ram(r.setup.resident, r.setup.homes)},
                                  {"expert_bytes", p.expert_bytes},
                                  {"expert_bytes_in_ram", p.in_ram_bytes},
                                  {"experts", p.experts},
@@ -112,8 +110,8 @@ std::string json(const SimReport& r) {
                             {"attention_layers", home.attention_layers},
                             {"home_layers", home.ffn_layers},
                             {"head_rows", home.head_rows},
-                            {"resident_bytes", home.weight_bytes},
-                            {"kv_bytes", home.kv_bytes}});
+                            {"resident_bytes", home.bytes.weights + home.bytes.routers},
+                            {"kv_bytes", home.bytes.cache}});
   }
   return json.dump(2) + "\n";
 }

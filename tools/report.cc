@@ -263,7 +263,7 @@ void note_run_report(const Engine& engine, const RunReport& report) {
     note("disk:    nothing read after loading: not the bottleneck");
   }
   note_prediction(engine, both);
-  note("memory:  {} resident weights, {} KV cache, {} peak RSS", human_bytes(f.resident_bytes),
+  note("memory:  {} resident weights in RAM, {} KV cache, {} peak RSS", human_bytes(f.resident_bytes),
        human_bytes(f.kv_bytes), human_bytes(peak_rss_bytes()));
   note("logits:  hash {:016x}, seed {}", report.logits_hash, report.seed);
 }

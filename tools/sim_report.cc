@@ -31,7 +31,7 @@ std::string head(const SimReport& r) {
                         s.plan.device_experts(d), all, 100 * share(s.plan.device_experts(d), all), s.machine.gpus[d].name);
   text += fmt::format("RAM       {} for experts: {} of {} ({:.1f} %), policy {}\n", human_bytes(s.plan.ram_bytes),
                       s.plan.ram_experts(), all, 100 * share(s.plan.ram_experts(), all), r.options.policy);
-  i64 on_gpus = bytes_on_gpus(s.resident, s.homes);
+  i64 on_gpus = bytes_on_gpus(s.resident, s.homes).all();
   text += fmt::format("resident  {} that every token reads: {} from the GPUs' memory, {} from RAM\n",
                       human_bytes(s.resident.total_bytes()), human_bytes(on_gpus), human_bytes(s.resident.total_bytes() - on_gpus));
   return text + fmt::format("routing   {}\n\n", r.routing);
@@ -155,7 +155,8 @@ std::string sim_json(const SimReport& r, f64 foreseen) {
                                  {"model", s.model},
                                  {"expert_bytes_total", s.table.total_bytes()},
                                  {"resident_bytes", s.resident.total_bytes()},
-                                 {"resident_bytes_in_vram", bytes_on_gpus(s.resident, s.homes)},
+                                 {"resident_bytes_in_vram", bytes_on_gpus(s.resident, s.homes).all()},
+                                 {"resident_bytes_in_ram", bytes_in_ram(s.resident, s.homes)},
                                  {"ram_bytes", s.plan.ram_bytes},
                                  {"slots", s.plan.ram_experts()},
                                  {"experts", s.table.moe_layers() * s.table.experts_per_layer()},

@@ -128,19 +128,19 @@ void set_shape(SimSetup& s, const Options& o) {
   s.resident = sim_resident(model, shape, o);
 }
 
-// As asked for, or as the planner would choose on that machine. What is on GPUs is in RAM too, as `run` keeps it.
+// As asked for, or as the planner would choose on that machine.
 i64 expert_budget(const Options& o, const SimSetup& s) {
-  i64 in_ram = s.resident.total_bytes();
+  i64 in_ram = bytes_in_ram(s.resident, s.homes);
   if (o.ram.bytes == 0) {
     Machine machine{.total_ram_bytes = s.machine.ram_bytes, .available_bytes = s.machine.ram_bytes, .limited_by = {}};
     i64 budget = default_expert_budget(machine, in_ram, 0);
     if (budget == 0)
-      fail("the {} that every token reads leave nothing of the machine's {} for experts; try a smaller --attn or -c",
+      fail("the {} of RAM for what every token reads leave nothing of the machine's {} for experts; try a smaller --attn or -c",
            human_bytes(in_ram), human_bytes(s.machine.ram_bytes));
     return budget;
   }
   if (o.ram.bytes + in_ram > s.machine.ram_bytes)
-    fail("--ram {} and {} of weights and KV cache that every token reads are more than the machine's {}",
+    fail("--ram {} and {} of RAM for weights and KV cache that every token reads are more than the machine's {}",
          human_bytes(o.ram.bytes), human_bytes(in_ram), human_bytes(s.machine.ram_bytes));
   return o.ram.bytes;
 }

@@ -56,18 +56,27 @@ ExpertTable sim_expert_table(const SimShape& s) {
 ResidentBytes SimResident::homeless() const {
   ResidentBytes bytes{.layers = {}, .head_rows = head_rows, .head_row_bytes = head_row_bytes};
   for (i64 l = 0; l < layers(); l++)
-    bytes.layers.push_back({.attention = attention_bytes + kv_layer_bytes(),
-                            .ffn = l < dense_layers ? dense_ffn_bytes : router_bytes + shared_bytes});
+    bytes.layers.push_back({.attention = attention_bytes,
+                            .cache = kv_layer_bytes(),
+                            .ffn = l < dense_layers ? dense_ffn_bytes : shared_bytes,
+                            .router = l < dense_layers ? 0 : router_bytes});
   return bytes;
 }
 
-i64 bytes_on_gpus(const SimResident& resident, const Homes& homes) {
+HomeBytes bytes_on_gpus(const SimResident& resident, const Homes& homes) {
   ResidentBytes all = resident.homeless();
-  i64 bytes = 0;
-  for (size_t l = 0; l < homes.layers.size(); l++)
-    if (homes.layers[l].device >= 0) bytes += all.layers[l].ffn + (homes.layers[l].attention ? all.layers[l].attention : 0);
-  for (i64 rows : homes.head_rows) bytes += rows * resident.head_row_bytes;
+  HomeBytes bytes;
+  for (size_t d = 0; d < homes.head_rows.size(); d++) {
+    HomeBytes there = bytes_at_home(all, homes, static_cast<i32>(d));
+    bytes.weights += there.weights;
+    bytes.routers += there.routers;
+    bytes.cache += there.cache;
+  }
   return bytes;
+}
+
+i64 bytes_in_ram(const SimResident& resident, const Homes& homes) {
+  return resident.total_bytes() - bytes_on_gpus(resident, homes).weights;
 }
 
 }  // namespace stoker

@@ -48,6 +48,8 @@ struct SimResident {
 };
 
 // Of these bytes, those on GPUs.
-i64 bytes_on_gpus(const SimResident& resident, const Homes& homes);
+HomeBytes bytes_on_gpus(const SimResident& resident, const Homes& homes);
+// What of them takes RAM: no weights that are on GPUs, but all routers and KV cache.
+i64 bytes_in_ram(const SimResident& resident, const Homes& homes);
 
 }  // namespace stoker

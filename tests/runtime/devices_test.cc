@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "kernels/base/rng.h"
 #include "runtime/engine.h"
@@ -99,6 +100,18 @@ i64 rows_of_the_head(const Engine& engine) {
 // [from, all) of logits that begin with token 0.
 std::span<const f32> logits_from(std::span<const f32> logits, i64 from, i64 vocab) {
   return logits.subspan(static_cast<size_t>(from * vocab));
+}
+
+// A vocabulary so large that devices read their parts of the head in several pieces.
+std::string many_words(const test::TempFolder& folder) {
+  test::EditedModel model(ember());
+  for (const char* name : {"output.weight", "token_embd.weight"}) {
+    test::EditedModel::Tensor& t = model.tensor(name);
+    const std::string once = t.bytes;
+    for (int i = 1; i < 6; i++) t.bytes += once;
+    t.shape[1] *= 6;
+  }
+  return model.write(folder.file("many-words.gguf"));
 }
 
 // Experts of 48 inner rows: a tile and a half. Only float matrices may have so many columns.
@@ -298,6 +311,59 @@ TEST_CASE("a device that is lost while it computes the head ends the pass, and t
     check_same(engine, want);
   }
   CHECK(lost_at_the_head > 0);
+}
+
+TEST_CASE("a part of the head is what the file has, however many pieces it is read in") {
+  test::TempFolder folder;
+  const std::string path = many_words(folder);
+  std::vector<f32> want = expected(on_cpu(path));
+  EngineOptions options = on_devices(path, 1, {});
+  for (bool packed : {false, true}) {
+    CAPTURE(packed);
+    options.devices.host[0].packed = packed;
+    Engine engine(options);
+    CHECK(rows_of_the_head(engine) == 6 * 4096);
+    check_same(engine, want);
+  }
+}
+
+TEST_CASE("RAM has no copy of what devices are home of, until they are lost") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  const i64 all = Engine(on_cpu(ember())).footprint().resident_bytes;
+  EngineOptions options = on_devices(ember(), 2, {});
+  options.devices.host[1].lose_at = 700;
+  Engine engine(options);
+  i64 there = 0;
+  for (const DeviceFootprint& device : engine.footprint().devices) there += device.resident_bytes;
+  CHECK(attention_layers(engine) == engine.hparams().layers);
+  const i64 before = engine.footprint().resident_bytes;
+  CHECK(before < all - there + 2 * kMiB);  // buffers are whole huge pages
+  CHECK_FALSE(answer(engine).status.ok());
+  CHECK(engine.footprint().resident_bytes == before);
+  check_same(engine, want);
+  CHECK(engine.footprint().resident_bytes > before);
+  CHECK(engine.footprint().resident_bytes < all);
+}
+
+TEST_CASE("while what a lost device had cannot be read again, requests end with what is missing; then they go on") {
+  test::TempFolder folder;
+  const std::string path = folder.file("model.gguf");
+  std::filesystem::copy_file(ember(), path);
+  std::vector<f32> want = expected(on_cpu(path));
+  EngineOptions options = on_devices(path, 2, {});
+  options.devices.host[0].lose_at = 700;
+  Engine engine(options);
+  CHECK_FALSE(answer(engine).status.ok());
+  std::filesystem::resize_file(path, 1000);
+  for (int i = 0; i < 2; i++) {
+    const Status status = answer(engine).status;
+    REQUIRE_FALSE(status.ok());
+    CHECK(status.message().find("host:0 is lost, and the weights that only it had ") == 0);
+    CHECK(status.message().find("cannot be read into RAM: " + path + ": cannot read tensor 'blk.") != std::string::npos);
+    CHECK(status.message().find("the file ends there") != std::string::npos);
+  }
+  std::filesystem::copy_file(ember(), path, std::filesystem::copy_options::overwrite_existing);
+  check_same(engine, want);
 }
 
 TEST_CASE("KV cache and attention's weights are counted: what has no room stays with the CPU") {

@@ -33,7 +33,7 @@ TEST_CASE("a layer's own gate on its own input names all that the router chooses
   Engine engine(options);
   Hparams h = engine.hparams();
   Gguf gguf = Gguf::open(model.path());
-  Weights weights(gguf, h, {});
+  Weights weights(gguf, h, all_on_cpu(h.layers), {});
   ExpertTable table = ExpertTable::from_gguf(gguf, h.expert_shape());
   for (bool groups : {false, true}) {
     CAPTURE(groups);
@@ -66,7 +66,7 @@ TEST_CASE("8-bit copies of gates rank nearly like the gates, and the same whoeve
   test::TinyModel model(test::tiny_options(BlockType::Q8_0));
   Gguf gguf = Gguf::open(model.path());
   Hparams h = read_deepseek2(gguf);
-  Weights weights(gguf, h, {});
+  Weights weights(gguf, h, all_on_cpu(h.layers), {});
   ExpertTable table = ExpertTable::from_gguf(gguf, h.expert_shape());
   std::unique_ptr<Reader> reader = open_reader({model.path()}, {});
   Plan plan = make_plan(table, {.ram_bytes = smallest_budget(table, 4096)});

@@ -61,6 +61,18 @@ TEST_CASE("the output head goes first, in parts by memory, and only as a whole; 
   CHECK(homes.layers == std::vector<LayerHome>{{0, true}, {0, false}});
 }
 
+TEST_CASE("what is at home on a device are its layers' weights, its rows of the head, and the caches of its attention") {
+  ResidentBytes resident{.layers = {{.attention = 4000, .cache = 50, .ffn = 1000, .router = 7}, {.attention = 4000, .cache = 50, .ffn = 1000}},
+                         .head_rows = 1000,
+                         .head_row_bytes = 10};
+  Homes homes{.layers = {{0, true}, {1, false}}, .head_rows = {320, 680}, .left_bytes = {}};
+  CHECK(bytes_at_home(resident, homes, 0).weights == 4000 + 1000 + 3200);
+  CHECK(bytes_at_home(resident, homes, 0).cache == 50);
+  CHECK(bytes_at_home(resident, homes, 0).routers == 7);
+  CHECK(bytes_at_home(resident, homes, 1).weights == 1000 + 6800);
+  CHECK(bytes_at_home(resident, homes, 1).all() == 1000 + 6800);
+}
+
 TEST_CASE("whatever the budgets, parts of the head add up and no device is given more than it has") {
   for (i64 first = 0; first < 9000; first += 700)
     for (i64 second = 0; second < 9000; second += 300) {

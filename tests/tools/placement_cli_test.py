@@ -472,12 +472,16 @@ default = 100
         self.assertEqual(plan["resident_bytes"] + plan["kv_bytes"], simulated["resident_bytes"])
         self.assertEqual(plan["experts_in_ram"], simulated["slots"])
         self.assertEqual(plan["resident_bytes_in_vram"], simulated["resident_bytes"])
+        # Of what GPUs have, RAM has the KV cache and routers alone.
+        routers = 58 * 256 * 7168 * 4
+        self.assertEqual(plan["resident_bytes_in_ram"], routers + plan["kv_bytes"])
+        self.assertEqual(simulated["resident_bytes_in_ram"], plan["resident_bytes_in_ram"])
         self.assertEqual(sum(g["resident_bytes"] + g["kv_bytes"] for g in plan["gpus"]), plan["resident_bytes_in_vram"])
         self.assertEqual([sum(g[what] for g in plan["gpus"]) for what in ("attention_layers", "home_layers", "head_rows")],
                          [61, 61, 129280])
         self.assertEqual(plan["kv_bytes"], 4096 * 61 * 576 * 2)
         text = expect(self, 0, "plan", "--experts", "IQ2_XXS", "--tokens", "100").stdout.decode()
-        for part in ("weights of every token", "KV cache, -c 4096", "disk", "held up by", "memory of GPU 0 (RTX 3090)", "memory of GPU 1", "simulated"):
+        for part in ("weights of every token", "RAM, but for 15.9 GiB that GPUs have", "KV cache, -c 4096", "disk", "held up by", "memory of GPU 0 (RTX 3090)", "memory of GPU 1", "simulated"):
             self.assertIn(part, text)
         # A long context on one card: some layers have room there, some FFNs, and the head has.
         some = json.loads(expect(self, 0, "plan", "--json", "--machine", "1x3090-64GB", "-c", "163840", "--tokens", "70").stdout)["gpus"][0]

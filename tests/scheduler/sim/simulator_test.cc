@@ -242,7 +242,8 @@ TEST_CASE("resident weights are the GPU's work as far as they fit there") {
   CHECK(homes.head_rows == std::vector<i64>{10'000});
   CHECK(std::count_if(homes.layers.begin(), homes.layers.end(), [](const LayerHome& h) { return h.attention; }) == 2);
   CHECK(std::count_if(homes.layers.begin(), homes.layers.end(), [](const LayerHome& h) { return h.device == 0; }) == 3);
-  CHECK(bytes_on_gpus(resident, homes) == 102'000'000);
+  CHECK(bytes_on_gpus(resident, homes).all() == 102'000'000);
+  CHECK(bytes_in_ram(resident, homes) == resident.total_bytes() - 98'000'000 + bytes_on_gpus(resident, homes).cache);
   run = simulate(machine, shape, resident, 1.0, 20, 1, true);
   f64 on_gpu = 40e6 + 2 * 18e6 + 12e6 + 2 * 2e6, on_cores = 5 * 18e6 + 4 * 2e6 + 4 * 5e6;
   CHECK(static_cast<f64>(run.totals.resident_ns) ==
