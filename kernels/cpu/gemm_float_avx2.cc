@@ -10,7 +10,6 @@ namespace {
 
 struct Avx2 {
   static constexpr int kLanes = 8, kRows = 3;
-  static constexpr i64 kPanelRows = 6;  // Zen 2 and 3 have 32 KiB of L1
   using Vector = __m256;
   static Vector load(const f32* p) { return _mm256_loadu_ps(p); }
   static Vector load_first(const f32* p, i64 count) {

@@ -99,7 +99,6 @@ void multiply_tile(const MatmulTile& tile) {
 
 struct Avx512 {
   static constexpr int kLanes = 16, kRows = 6;
-  static constexpr i64 kPanelRows = 12;
   using Vector = __m512;
   static Vector load(const f32* p) { return _mm512_loadu_ps(p); }
   static Vector load_first(const f32* p, i64 count) { return _mm512_maskz_loadu_ps(lanes_below(count), p); }
