@@ -146,6 +146,7 @@ struct Options {
   // simulate and plan; shape, formats and seed are synth's
   std::string machine = "tower-2x3090-4x32GB";
   i64 sim_tokens = 512;
+  i64 sim_prompt = 0;
   std::string sim_routing = "synthetic:default";
   bool packed = false;
   std::string sweep_ram;  // "8G..100G"

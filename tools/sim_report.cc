@@ -81,6 +81,7 @@ std::string table(const SimReport& r) {
   std::string text = fmt::format("{:<6}{:>7}{:>10}{:>10} |{:>10}{:>9}{:>11}{:>10}{:>7} |{:>10}{:>9}{:>9}{:>10}\n", "", "tokens",
                                  "tokens/s", "ms/token", "resident", "experts", "disk wait", "GPU wait", "rest", "disk busy",
                                  "overlap", "hits", "GB read");
+  if (!r.gpus.empty()) text.insert(text.size() - 1, fmt::format("{:>9}", "in VRAM"));
   for (const SimPhase& phase : r.phases) {
     const SimTotals& t = phase.totals;
     text += fmt::format("{:<6}{:>7}{:>10.2f}{:>10.1f} |{:>10.1f}{:>9.1f}{:>11.1f}{:>10.1f}{:>7.1f} |{:>9.0f}%{:>8.0f}%{:>8.1f}%{:>10.2f}\n",
@@ -88,6 +89,8 @@ std::string table(const SimReport& r) {
                         ms(t.expert_ns, t), ms(t.wait_ns, t), ms(t.gpu_wait_ns, t), ms(t.rest_ns + t.look_ns, t),
                         100 * share(t.stats.disk_busy_ns, t.total_ns), 100 * overlap(t),
                         100 * share(cache_hits(t), t.stats.requests), per_token(t.stats.bytes_read, t) * 1e-9);
+    if (!r.gpus.empty())
+      text.insert(text.size() - 1, fmt::format("{:>8.1f}%", 100 * share(t.stats.device_hits, t.stats.requests)));
   }
   return text;
 }

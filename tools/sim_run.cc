@@ -18,6 +18,10 @@ namespace {
 
 constexpr i64 kColdTokens = 64;
 
+void append(RoutingRecord& record, const RoutingRecord& more) {
+  record.routes.insert(record.routes.end(), more.routes.begin(), more.routes.end());
+}
+
 // Hits per token of a cache that knows the future: of everything in memory, and of VRAM alone.
 struct Belady {
   std::vector<i64> all, devices;
@@ -40,14 +44,15 @@ Belady belady_of(const SimReport& report) {
   return belady;
 }
 
-// Tokens [from, to) as a phase; none when there are no such tokens.
-void run_phase(Simulator& simulator, const Belady& belady, std::string_view name, i64 from, i64 to, SimReport& report) {
+// Tokens [from, to) as a phase, so many together; none when there are no such tokens.
+void run_phase(Simulator& simulator, const Belady& belady, std::string_view name, i64 from, i64 to, i64 together, SimReport& report) {
   if (from >= to) return;
   SimTotals before = simulator.totals();
-  for (i64 token = from; token < to; token++) {
+  for (i64 token = from; token < to; token += together) {
     if (interrupt_flag().load()) throw Interrupted();
-    simulator.run_token(report.record, token);
-    show_progress("simulating", token + 1, report.record.tokens(), ProgressUnit::tokens);
+    i64 count = std::min(together, to - token);
+    together == 1 ? simulator.run_token(report.record, token) : simulator.run_piece(report.record, token, count);
+    show_progress("simulating", token + count, report.record.tokens(), ProgressUnit::tokens);
   }
   auto sum = [&](const std::vector<i64>& hits) { return std::accumulate(hits.begin() + from, hits.begin() + to, i64{0}); };
   report.phases.push_back({name, simulator.totals() - before, sum(belady.all), sum(belady.devices)});
@@ -55,12 +60,13 @@ void run_phase(Simulator& simulator, const Belady& belady, std::string_view name
 
 void run_phases(Simulator& simulator, SimReport& report) {
   // With all experts in RAM nothing warms up; what is best in VRAM is still found out.
-  i64 tokens = report.record.tokens();
-  i64 cold = report.preloaded && report.setup.plan.devices.empty() ? 0 : std::min(kColdTokens, tokens);
+  i64 tokens = report.record.tokens(), prompt = report.options.sim_prompt;
+  i64 cold = report.preloaded && report.setup.plan.devices.empty() ? 0 : std::min(kColdTokens, tokens - prompt);
   if (report.preloaded) simulator.preload();
   Belady belady = belady_of(report);
-  run_phase(simulator, belady, "cold", 0, cold, report);
-  run_phase(simulator, belady, "warm", cold, tokens, report);
+  run_phase(simulator, belady, "prompt", 0, prompt, std::max<i64>(2, report.options.batch), report);
+  run_phase(simulator, belady, "cold", prompt, prompt + cold, 1, report);
+  run_phase(simulator, belady, "warm", prompt + cold, tokens, 1, report);
   clear_progress();
 }
 
@@ -77,9 +83,11 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
   PredictorKind kind = report.preloaded ? PredictorKind::none : predictor_kind(options);
   EmulatedLookahead gates(setup.routing, {.quality = gate_quality(kind), .distances = options.lookahead > 0 ? options.lookahead : Governor::kFarthest,
                                           .seed = static_cast<u64>(options.synth_seed)});
-  report.record = record_routing(*source, table.moe_layers(), table.top_k(), options.sim_tokens,
-                                 is_gate(kind) ? &gates : nullptr);
-  if (report.record.tokens() == 0) fail("--routing {}: has no tokens", options.sim_routing);
+  // Nobody looks ahead in a prompt.
+  report.record = record_routing(*source, table.moe_layers(), table.top_k(), options.sim_prompt);
+  append(report.record, record_routing(*source, table.moe_layers(), table.top_k(), options.sim_tokens, is_gate(kind) ? &gates : nullptr));
+  if (report.record.tokens() <= options.sim_prompt)
+    fail("--routing {}: has {} tokens, none to generate", options.sim_routing, report.record.tokens());
 
   Simulator simulator(setup.machine, table, setup.plan, setup.resident, setup.homes, sim_policy(options, setup));
   if (kind != PredictorKind::none)
@@ -104,11 +112,16 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
   return report;
 }
 
+const SimPhase* SimReport::phase(std::string_view name) const {
+  auto it = std::find_if(phases.begin(), phases.end(), [&](const SimPhase& p) { return p.name == name; });
+  return it == phases.end() ? nullptr : &*it;
+}
+
 f64 foreseen_tokens_per_second(const SimReport& report) {
   const SimSetup& setup = report.setup;
   EmulatedLookahead gates(setup.routing, {.quality = kPerfectQuality, .distances = Predictor::kMaxDistance});
   TraceRecord known;
-  for (i64 token = 0; token < report.record.tokens(); token++) {
+  for (i64 token = report.options.sim_prompt; token < report.record.tokens(); token++) {
     known.ids.clear();
     for (i64 layer = 0; layer < report.record.moe_layers; layer++)
       for (const RoutedExpert& route : report.record.layer(token, layer))

@@ -11,7 +11,7 @@
 
 namespace stoker {
 
-// The first tokens, which meet an empty cache, and the others.
+// The prompt, if there is one; the first tokens, which meet an empty cache or what the prompt left there; the others.
 struct SimPhase {
   std::string_view name;
   SimTotals totals;
@@ -24,7 +24,7 @@ struct SimReport {
   const SimSetup& setup;
   std::string routing;
   bool preloaded = false;  // all experts were in memory before the first token
-  RoutingRecord record;
+  RoutingRecord record;  // the prompt's tokens first
   std::vector<Simulator::Gpu> gpus = {};
   std::string_view predictor = "none", prefetch = "off";
   f32 threshold = 0;   // least probability that is worth a read, in the end
@@ -32,6 +32,8 @@ struct SimReport {
   std::array<ForecastScore, Predictor::kMaxDistance> forecasts{};
   std::vector<ForecastScore> layer_forecasts = {};  // [moe layers, Predictor::kMaxDistance]
   std::vector<SimPhase> phases;  // at least one; the last is the warmest
+
+  const SimPhase* phase(std::string_view name) const;  // null: there is none
   f64 real_seconds = 0;
 };
 

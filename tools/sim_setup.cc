@@ -208,8 +208,10 @@ std::unique_ptr<RoutingSource> sim_routing(const Options& options, const SimSetu
   }
   if (!text.starts_with("synthetic:") && !std::filesystem::exists(text))
     fail("--routing {}: must be uniform, zipf:S, synthetic:PROFILE or a trace's file", text);
-  std::unique_ptr<TraceSource> trace =
-      open_routing({.what = text, .shape = setup.routing, .tokens = options.sim_tokens, .seed = seed});
+  RoutingRequest request{.what = text, .shape = setup.routing, .tokens = options.sim_prompt + options.sim_tokens, .seed = seed};
+  // A prompt and its answer are of one subject.
+  if (options.sim_prompt > 0) request.prompt_tokens = request.tokens;
+  std::unique_ptr<TraceSource> trace = open_routing(request);
   return trace_routing(std::move(trace), text);
 }
 

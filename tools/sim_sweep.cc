@@ -34,9 +34,9 @@ Row simulate_with(const Options& options, i64 ram_bytes) {
   SimReport report = run_simulation(o, setup);
   const SimPhase& last = report.phases.back();
   const SchedulerStats& stats = last.totals.stats;
-  f64 cold = report.phases.size() > 1 ? tokens_per_second(report.phases[0].totals) : 0;
+  const SimPhase* cold = &last == report.phase("cold") ? nullptr : report.phase("cold");
   return {.ram_bytes = ram_bytes,
-          .cold = cold,
+          .cold = cold != nullptr ? tokens_per_second(cold->totals) : 0,
           .warm = tokens_per_second(last.totals),
           .hit_rate = static_cast<f64>(stats.hits + stats.device_hits) / static_cast<f64>(std::max<i64>(1, stats.requests)),
           .bounds = sim_bounds(report, last),

@@ -11,6 +11,8 @@ namespace stoker {
 namespace {
 
 constexpr i64 kGpuWorkspace = 2 * kGiB;  // per GPU: its context and buffers
+// That a GPU multiplies while it reads weights once. Estimated: 40 TFLOP/s and two bytes of Q8_0, or five of IQ2_XXS, per ns.
+constexpr i64 kGpuTokens = 16;
 
 // Address space alone: nothing is ever written into the slots.
 SlabOptions without_memory() {
@@ -34,6 +36,10 @@ std::vector<SimCopier::Link> links_of(const SimMachine& machine, const Plan& pla
   for (size_t d = 0; d < plan.devices.size(); d++)
     links.push_back({machine.gpus[d].link_gb_per_second, plan.device_arena_bytes(d)});
   return links;
+}
+
+f64 on_gpu_ns(i64 bytes, f64 gb_per_second, i64 tokens) {
+  return static_cast<f64>(bytes * div_up(tokens, kGpuTokens)) / gb_per_second;
 }
 
 void must_succeed(const Status& status) {
@@ -73,7 +79,8 @@ Simulator::Simulator(const SimMachine& machine, const ExpertTable& table, const 
       dram_(clock_, disk_, copier_, machine.dram_gb_per_second, machine.ssd_gb_per_second),
       scheduler_(table, plan, std::move(policy), disk_, clock_, without_memory(), &copier_),
       gpu_busy_until_(machine.gpus.size()),
-      gpu_expert_ns_(machine.gpus.size()) {}
+      gpu_expert_ns_(machine.gpus.size()),
+      by_expert_(static_cast<size_t>(table.experts_per_layer())) {}
 
 // The gates' time passes, and their rankings are emulated.
 class Simulator::Gates final : public GateRankings {
@@ -108,37 +115,66 @@ void Simulator::preload() {
 }
 
 void Simulator::run_token(const RoutingRecord& record, i64 token) {
+  if (gates_) gates_->set_token(gate_token_++);
+  run_pass(record, token, 1);
+}
+
+void Simulator::run_piece(const RoutingRecord& record, i64 first, i64 tokens) { run_pass(record, first, tokens); }
+
+void Simulator::run_pass(const RoutingRecord& record, i64 first, i64 tokens) {
   i64 begin = clock_.now_ns();
-  if (gates_) gates_->set_token(token);
+  rows_ = tokens;
+  if (!Forecaster::handles(tokens)) scheduler_.begin_piece(tokens);
   for (i64 l = 0; l < resident_.dense_layers; l++) {
     scheduler_.tend();
     attend(l);
     cross_link(home(l).device);
     read_resident(home(l).device, resident_.dense_ffn_bytes);
-    if (forecaster_) forecaster_->look(LayerId(l), 1, *gates_);
+    if (forecaster_ && rows_ == 1) forecaster_->look(LayerId(l), 1, *gates_);
     rest(machine_.layer_overhead_us * 1e3);
   }
-  for (i64 l = 0; l < table_.moe_layers(); l++) run_moe_layer(l, record.layer(token, l));
+  for (i64 l = 0; l < table_.moe_layers(); l++) run_moe_layer(record, first, l);
+  scheduler_.end_piece();
+  rows_ = 1;  // that wants logits
   output_head();
-  totals_.tokens++;
+  totals_.tokens += tokens;
   totals_.total_ns += clock_.now_ns() - begin;
-  for (i64 d = 0; d < copier_.devices(); d++) scheduler_.finish_epoch(d, scheduler_.epoch());
-  scheduler_.end_pass(1, clock_.now_ns() - begin, true);
+  finish_epoch();
+  scheduler_.end_pass(tokens, clock_.now_ns() - begin, tokens == 1);
   totals_.stats = scheduler_.stats() - before_;
 }
 
-void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes) {
+// All GPUs have been waited for.
+void Simulator::finish_epoch() {
+  for (i64 d = 0; d < copier_.devices(); d++) scheduler_.finish_epoch(d, scheduler_.epoch());
+}
+
+// Each expert that some token wants, once.
+void Simulator::count_requests(const RoutingRecord& record, i64 first, i64 moe_layer) {
+  for (size_t e = 0; e < by_expert_.size(); e++) by_expert_[e] = {ExpertId(static_cast<i32>(e)), 0, 0};
+  for (i64 token = first; token < first + rows_; token++) {
+    for (const RoutedExpert& route : record.layer(token, moe_layer)) {
+      ExpertRequest& request = by_expert_[static_cast<size_t>(route.expert.value)];
+      request.tokens++;
+      request.gate_weight += route.gate_weight;
+    }
+  }
+  requests_.clear();
+  for (const ExpertRequest& request : by_expert_)
+    if (request.tokens > 0) requests_.push_back(request);
+}
+
+void Simulator::run_moe_layer(const RoutingRecord& record, i64 first, i64 moe_layer) {
   scheduler_.tend();
   const i64 layer = resident_.dense_layers + moe_layer;
   attend(layer);
   read_resident(home(layer).device, resident_.router_bytes);
-  requests_.clear();
-  for (const RoutedExpert& route : routes) requests_.push_back({route.expert, 1, route.gate_weight});
+  count_requests(record, first, moe_layer);
   Scheduler::Lease lease =
       scheduler_.acquire(table_.layers()[static_cast<size_t>(moe_layer)].layer, requests_);
   start_gpus(moe_layer, lease.on_devices());
   if (home(layer).device < 0) read_on_cores(resident_.shared_bytes, totals_.resident_ns);
-  if (forecaster_) look(moe_layer, routes);
+  if (forecaster_ && rows_ == 1) look(moe_layer, record.layer(first, moe_layer));
   while (lease.pending() > 0) {
     ready_.clear();
     i64 begin = clock_.now_ns();
@@ -146,8 +182,10 @@ void Simulator::run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> route
     i64 waited_ns = clock_.now_ns() - begin;
     totals_.wait_ns += waited_ns;
     if (waited_ns > 0) rest(machine_.wake_us * 1e3);
-    compute(moe_layer);
-    for (const ReadyExpert& expert : ready_) lease.release(expert);
+    for (const ReadyExpert& expert : ready_) {
+      compute(moe_layer, requests_[static_cast<size_t>(expert.request)].tokens);
+      lease.release(expert);
+    }
   }
   join_gpus();
   rest(machine_.layer_overhead_us * 1e3);
@@ -159,12 +197,13 @@ void Simulator::start_gpus(i64 moe_layer, std::span<const DeviceExpert> experts)
   for (i64& until : gpu_busy_until_) until = clock_.now_ns();
   if (i32 device = home(resident_.dense_layers + moe_layer).device; device >= 0) {
     size_t gpu = static_cast<size_t>(device);
-    gpu_busy_until_[gpu] += std::llround(static_cast<f64>(resident_.shared_bytes) / machine_.gpus[gpu].gb_per_second);
+    gpu_busy_until_[gpu] += std::llround(on_gpu_ns(resident_.shared_bytes, machine_.gpus[gpu].gb_per_second, rows_));
   }
   i64 bytes = table_.expert_bytes(table_.layers()[static_cast<size_t>(moe_layer)].layer);
   for (const DeviceExpert& expert : experts) {
     size_t gpu = static_cast<size_t>(expert.device);
-    i64 ns = std::llround(static_cast<f64>(bytes) / machine_.gpus[gpu].expert_gb_per_second);
+    i64 tokens = requests_[static_cast<size_t>(expert.request)].tokens;
+    i64 ns = std::llround(on_gpu_ns(bytes, machine_.gpus[gpu].expert_gb_per_second, tokens));
     gpu_busy_until_[gpu] += ns;
     gpu_expert_ns_[gpu] += ns;
     totals_.expert_bytes += bytes;
@@ -197,27 +236,32 @@ void Simulator::look(i64 moe_layer, std::span<const RoutedExpert> routes) {
   forecaster_->look(layer, 1, *gates_);
 }
 
-void Simulator::compute(i64 moe_layer) {
+// One expert.
+void Simulator::compute(i64 moe_layer, i64 tokens) {
   i64 begin = clock_.now_ns();
-  for (size_t i = 0; i < ready_.size(); i++) {
-    for (const Extent& matrix : table_.layers()[static_cast<size_t>(moe_layer)].base) {
-      dram_.read(matrix.bytes, kernel(matrix.type));
-      totals_.expert_bytes += matrix.bytes;
-    }
+  for (const Extent& matrix : table_.layers()[static_cast<size_t>(moe_layer)].base) {
+    multiply(matrix.bytes, kernel(matrix.type), tokens);
+    totals_.expert_bytes += matrix.bytes;
   }
   totals_.expert_ns += clock_.now_ns() - begin;
 }
 
 void Simulator::read_on_cores(i64 bytes, i64& spent_ns) {
   i64 begin = clock_.now_ns();
-  dram_.read(bytes, kernel(resident_.type));
+  multiply(bytes, kernel(resident_.type), rows_);
   spent_ns += clock_.now_ns() - begin;
+}
+
+void Simulator::multiply(i64 bytes, const SimKernel& with, i64 tokens) {
+  i64 begin = clock_.now_ns();
+  dram_.read(bytes, with);
+  if (tokens > 1) clock_.advance_to(begin + std::llround(static_cast<f64>(bytes * tokens) / with.most));
 }
 
 // A layer's weights are on one GPU: others wait.
 void Simulator::read_resident(i32 device, i64 bytes) {
   if (device < 0) return read_on_cores(bytes, totals_.resident_ns);
-  i64 ns = std::llround(static_cast<f64>(bytes) / machine_.gpus[static_cast<size_t>(device)].gb_per_second);
+  i64 ns = std::llround(on_gpu_ns(bytes, machine_.gpus[static_cast<size_t>(device)].gb_per_second, rows_));
   clock_.advance(ns);
   totals_.resident_ns += ns;
 }
@@ -230,7 +274,7 @@ void Simulator::attend(i64 layer) {
   }
   bool multiplies = machine_.attention_gflops > 0;
   if (multiplies) {
-    i64 ns = attention_ns(machine_, resident_);
+    i64 ns = rows_ * attention_ns(machine_, resident_);
     clock_.advance(ns);
     totals_.resident_ns += ns;
   }
@@ -249,7 +293,7 @@ void Simulator::output_head() {
 
 // There and back, if there is a GPU.
 void Simulator::cross_link(i32 device) {
-  if (device >= 0) rest(static_cast<f64>(resident_.hidden_bytes) / machine_.gpus[static_cast<size_t>(device)].link_gb_per_second);
+  if (device >= 0) rest(static_cast<f64>(rows_ * resident_.hidden_bytes) / machine_.gpus[static_cast<size_t>(device)].link_gb_per_second);
 }
 
 void Simulator::rest(f64 ns) {

@@ -1,7 +1,11 @@
 // Simulator: decodes tokens on a virtual machine. Scheduler, policy and streamer are the real ones; clock, drive, links,
-// memory and arithmetic are speeds. One token at a time, the way runtime/forward.cc goes through the layers: attention on the
-// layer's home or the cores, the router where the layer is at home or on the cores; then GPUs get their experts and, where the
-// layer is at home, the shared one; the cores compute the others meanwhile; then they meet.
+// memory and arithmetic are speeds. One token at a time, or a piece of a prompt, the way runtime/forward.cc goes through the
+// layers: attention on the layer's home or the cores, the router where the layer is at home or on the cores; then GPUs get their
+// experts and, where the layer is at home, the shared one; the cores compute the others meanwhile; then they meet.
+//
+// Many tokens take as long as reading the weights once or as multiplying, whichever is longer. The cores multiply as fast as
+// with one token and weights in their caches, GPUs sixteen tokens while they read: real products of many tokens are faster
+// on the cores, so a prompt here is slower than it would be. Each row's attention is that of the context's last position.
 #pragma once
 
 #include <memory>
@@ -52,6 +56,8 @@ class Simulator {
   void fill_empty_slots() { scheduler_.fill_empty_slots(); }
   // The token's routes, one after the other in `record`.
   void run_token(const RoutingRecord& record, i64 token);
+  // A piece of a prompt: so many tokens of the record, in one pass.
+  void run_piece(const RoutingRecord& record, i64 first, i64 tokens);
   const SimTotals& totals() const { return totals_; }
   const Governor& governor() const { return scheduler_.governor(); }
   const Predictor* predictor() const { return forecaster_ ? &forecaster_->predictor() : nullptr; }
@@ -64,7 +70,10 @@ class Simulator {
 
  private:
   class Gates;
-  void run_moe_layer(i64 moe_layer, std::span<const RoutedExpert> routes);
+  void run_pass(const RoutingRecord& record, i64 first, i64 tokens);
+  void finish_epoch();
+  void run_moe_layer(const RoutingRecord& record, i64 first, i64 moe_layer);
+  void count_requests(const RoutingRecord& record, i64 first, i64 moe_layer);
   void look(i64 moe_layer, std::span<const RoutedExpert> routes);
   const LayerHome& home(i64 layer) const { return homes_.layers[static_cast<size_t>(layer)]; }
   void start_gpus(i64 moe_layer, std::span<const DeviceExpert> experts);
@@ -76,7 +85,8 @@ class Simulator {
   void cross_link(i32 device);
   void rest(f64 ns);
   SimKernel kernel(BlockType type) const { return {machine_.kernel_speed(type), machine_.streamed_speed(type)}; }
-  void compute(i64 moe_layer);
+  void compute(i64 moe_layer, i64 tokens);
+  void multiply(i64 bytes, const SimKernel& with, i64 tokens);
 
   SimMachine machine_;
   const ExpertTable& table_;
@@ -93,7 +103,10 @@ class Simulator {
   SchedulerStats before_;  // the preload's
   std::vector<i64> gpu_busy_until_;  // [GPUs]
   std::vector<i64> gpu_expert_ns_;   // [GPUs]
+  i64 rows_ = 1;        // of the pass
+  i64 gate_token_ = 0;  // tokens that gates have been asked about
   std::vector<ExpertRequest> requests_;
+  std::vector<ExpertRequest> by_expert_;  // [experts] scratch
   std::vector<ReadyExpert> ready_;
   std::vector<i32> ids_;       // [top_k] of the layer
   std::vector<f32> weights_;   // [top_k]

@@ -9,14 +9,13 @@ namespace stoker {
 namespace {
 
 constexpr std::string_view kSynthetic = "synthetic:";
-constexpr i64 kPromptTokens = 512;
 
 std::unique_ptr<TraceSource> open(const RoutingRequest& r) {
   if (!r.what.starts_with(kSynthetic)) return std::make_unique<TraceReader>(r.what);
   // Whole prompts, so that the first tokens do not depend on how many there are.
-  i64 prompts = div_up(r.tokens, kPromptTokens);
+  i64 prompts = div_up(r.tokens, r.prompt_tokens);
   SyntheticOptions options{.shape = r.shape, .profile = std::string_view(r.what).substr(kSynthetic.size()),
-                           .tokens = prompts * kPromptTokens, .prompts = prompts, .seed = r.seed};
+                           .tokens = prompts * r.prompt_tokens, .prompts = prompts, .seed = r.seed};
   return std::make_unique<SyntheticRouting>(options);
 }
 

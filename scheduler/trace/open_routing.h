@@ -11,7 +11,8 @@ namespace stoker {
 struct RoutingRequest {
   std::string what;   // as given with --routing
   TraceHeader shape;  // of the model that is to follow it
-  i64 tokens = 2048;  // at least, of synthetic routing; a prompt has 512
+  i64 tokens = 2048;  // at least, of synthetic routing
+  i64 prompt_tokens = 512;  // of synthetic routing: so long they have a subject in common
   u64 seed = 1;
 };
 

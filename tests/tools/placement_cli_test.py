@@ -417,6 +417,21 @@ class Simulate(Folder):
         self.assertEqual(recorded["warm"], self.simulate(*whole, "--routing", "synthetic:default")["warm"])
         self.assertIn("of 256 experts", self.error("simulate", "--shape", "tiny", "--routing", path))
 
+    def test_a_prompt_comes_before_the_tokens_and_is_read_in_pieces(self):
+        small = self.SMALL + ("--ram", "6G", "--tokens", "80", "--no-preload")
+        without = self.simulate(*small)
+        self.assertNotIn("prompt", without)
+        one, four = (self.simulate(*small, "--prompt", "240", "-b", b) for b in ("240", "60"))
+        for facts in (one, four):
+            self.assertEqual([facts[phase]["tokens"] for phase in ("prompt", "cold", "warm")], [240, 64, 16])
+            self.assertGreater(facts["cold"]["hit_rate"], without["cold"]["hit_rate"])
+            self.assertLessEqual(facts["cold"]["hit_rate"], facts["cold"]["belady_hit_rate"])
+        # 40 of a layer's 256 experts have no slot: each piece reads them again.
+        self.assertGreater(four["prompt"]["bytes_read"], one["prompt"]["bytes_read"])
+        path = self.path("v3.trace")
+        expect(self, 0, "trace", "synth", "-o", path, "--tokens", "128", "--prompts", "1")
+        self.assertIn("has 128 tokens, none to generate", self.error("simulate", *small, "--routing", path, "--prompt", "128"))
+
     def test_gpus_hold_hot_experts_and_make_it_faster(self):
         whole = ("--experts", "IQ2_XXS", "--attn", "IQ4_XS", "--tokens", "100")
         without, some, full = (self.simulate(*whole, "--vram", v) for v in ("0", "8G,2G", "14G"))

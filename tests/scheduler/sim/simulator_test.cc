@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <set>
 
 #include "scheduler/planner.h"
 #include "scheduler/policy/lru_cache.h"
@@ -291,6 +292,48 @@ TEST_CASE("with GPUs no run beats its bound") {
       }
     }
   }
+}
+
+TEST_CASE("a piece of a prompt reads what its tokens want once, and multiplies for each of them") {
+  SimShape shape = small_shape();
+  SimResident resident = resident_of(shape);
+  SimMachine machine = machine_of(50, kInfinite);
+  constexpr i64 kTokens = 40;
+  auto source = zipf_routing(shape.moe_layers, shape.experts, 0.5, 1);
+  RoutingRecord record = record_routing(*source, shape.moe_layers, shape.top_k, kTokens);
+  i64 wanted = 0;  // experts, each layer's once
+  for (i64 l = 0; l < shape.moe_layers; l++) {
+    std::set<i32> experts;
+    for (i64 t = 0; t < kTokens; t++)
+      for (const RoutedExpert& route : record.layer(t, l)) experts.insert(route.expert.value);
+    wanted += static_cast<i64>(experts.size());
+  }
+  ExpertTable table = sim_expert_table(shape);
+  auto run = [&](f64 ram_share, bool preload) {
+    Plan plan = make_plan(table, {.ram_bytes = static_cast<i64>(ram_share * static_cast<f64>(full_budget(table, 4096)))});
+    Simulator simulator(machine, table, plan, resident, homes_of(machine, resident),
+                        std::make_unique<LruCache>(plan, table.experts_per_layer(), table.top_k()));
+    if (preload) simulator.preload();
+    simulator.run_piece(record, 0, kTokens);
+    return simulator.totals();
+  };
+  f64 expert = 3.0 * 2048 * 1024 / 256 * 144, head = 40e6;
+  f64 layers = static_cast<f64>(resident.total_bytes()) - head;
+  SimTotals t = run(1.0, true);
+  CHECK(t.tokens == kTokens);
+  CHECK(t.stats.requests == wanted);
+  CHECK(static_cast<f64>(t.total_ns) == doctest::Approx((layers + head + static_cast<f64>(wanted) * expert) / 50).epsilon(0.001));
+  // Cores that multiply slowly: each pair of token and expert, every token's resident weights, one token's head.
+  machine.kernel_gb_per_second.fill(20);
+  t = run(1.0, true);
+  f64 slow = (layers * kTokens + head + kTokens * 6 * 4 * expert) / 20;
+  CHECK(static_cast<f64>(t.total_ns) == doctest::Approx(slow).epsilon(0.001));
+  // From a drive: each once, though not all fit.
+  machine.ssd_gb_per_second = 1;
+  t = run(0.3, false);
+  CHECK(t.stats.misses == wanted);
+  CHECK(t.stats.bytes_read >= wanted * static_cast<i64>(expert));
+  CHECK(t.stats.bytes_read < wanted * static_cast<i64>(expert + 3 * 4096));
 }
 
 TEST_CASE("copies take their time on their link, and their bandwidth from the cores") {
