@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/gemm_float.h"
 #include "kernels/cpu/matmul_avx512.h"
+#include "kernels/cpu/totals_avx512.h"
 
 namespace stoker {
 namespace {
@@ -39,13 +40,10 @@ __attribute__((noinline)) void multiply_rows(const std::byte* w, i64 w_row_bytes
                                              const f32* const (&x)[kTokens], f32* const (&y)[kTokens], i64 row) {
   using Element = typename Weight::Element;
   const Element* rows[kRows];
-  __m512 sum[kRows][kTokens];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; r++) {
-    rows[r] = reinterpret_cast<const Element*>(w + r * w_row_bytes);
-#pragma GCC unroll 4
-    for (int t = 0; t < kTokens; t++) sum[r][t] = _mm512_setzero_ps();
-  }
+  __m512 sum[kTokens * kRows];
+#pragma GCC unroll 16
+  for (__m512& s : sum) s = _mm512_setzero_ps();
+  for (int r = 0; r < kRows; r++) rows[r] = reinterpret_cast<const Element*>(w + r * w_row_bytes);
   auto step = [&](i64 col, __mmask16 lanes) __attribute__((always_inline)) {
     __m512 weights[kRows];
 #pragma GCC unroll 4
@@ -57,16 +55,17 @@ __attribute__((noinline)) void multiply_rows(const std::byte* w, i64 w_row_bytes
     for (int t = 0; t < kTokens; t++) {
       __m512 activations = _mm512_maskz_loadu_ps(lanes, x[t] + col);
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; r++) sum[r][t] = _mm512_fmadd_ps(weights[r], activations, sum[r][t]);
+      for (int r = 0; r < kRows; r++) sum[t * kRows + r] = _mm512_fmadd_ps(weights[r], activations, sum[t * kRows + r]);
     }
   };
   i64 col = 0;
   for (; col + 16 <= cols; col += 16) step(col, 0xffff);
   if (col < cols) step(col, lanes_below(cols - col));
+  if constexpr (kTokens == 1) return store_totals(sum, y[0] + row);
+  f32 out[kTokens][kRows];
+  store_totals(sum, out[0]);
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; r++)
-#pragma GCC unroll 4
-    for (int t = 0; t < kTokens; t++) y[t][row + r] = _mm512_reduce_add_ps(sum[r][t]);
+  for (int t = 0; t < kTokens; t++) __builtin_memcpy(y[t] + row, out[t], sizeof out[t]);
 }
 
 template <class Weight, int kTokens>

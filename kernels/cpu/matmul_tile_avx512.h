@@ -27,6 +27,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/leaf.h"
+#include "kernels/cpu/totals_avx512.h"
 
 namespace stoker {
 namespace {
@@ -63,17 +64,15 @@ struct Chunk {
 };
 
 // Rows that are taken together. More sums than registers would go through memory.
-constexpr int rows_together(int tokens) { return tokens == 1 ? 4 : 2; }
+constexpr int rows_together(int tokens) { return tokens <= 4 ? 4 : 2; }
 
 // kRows rows of the same columns, `step_bytes` apart.
 template <class Format, int kTokens, int kRows>
 __attribute__((noinline, flatten)) void multiply_rows(const std::byte* w, i64 step_bytes, i64 columns,
                                                       const Chunk<Format, kTokens>& chunk, f32 (&out)[kRows][kTokens]) {
-  __m512 sum[kRows][kTokens];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; r++)
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; t++) sum[r][t] = _mm512_setzero_ps();
+  __m512 sum[kRows * kTokens];
+#pragma GCC unroll 16
+  for (__m512& s : sum) s = _mm512_setzero_ps();
   i64 unit = 0;
   for (i64 left = columns; left > 0; left -= kUnitColumns, unit++, w += Format::kUnitBytes) {
 #pragma GCC unroll 4
@@ -84,13 +83,10 @@ __attribute__((noinline, flatten)) void multiply_rows(const std::byte* w, i64 st
       for (i64 line = 0; line < Format::kUnitBytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
       const typename Format::Unpacked unpacked = Format::unpack(at, left);
 #pragma GCC unroll 8
-      for (int t = 0; t < kTokens; t++) Format::add(unpacked, chunk.x[t][unit], sum[r][t]);
+      for (int t = 0; t < kTokens; t++) Format::add(unpacked, chunk.x[t][unit], sum[r * kTokens + t]);
     }
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; r++)
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; t++) out[r][t] = _mm512_reduce_add_ps(sum[r][t]);
+  store_totals(sum, out[0]);
 }
 
 // Rows row, row + step, ... of the tile.
