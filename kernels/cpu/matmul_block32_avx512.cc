@@ -49,13 +49,18 @@ inline void add_blocks(const CodeBlocks& w, const TurnedBlocks& x, __m512& sum) 
   sum = _mm512_fmadd_ps(_mm512_zextps256_ps512(w.offset), _mm512_zextps256_ps512(_mm256_loadu_ps(x.minus_sums)), sum);
 }
 
-// f16 numbers, one of each block, as floats.
+// f16 numbers, one of each block, as floats. Put together in scalar registers: vector ports have enough to do.
 template <class Block>
 inline __m256 halves(const Block* w, u16 Block::* which) {
-  return _mm256_cvtph_ps(_mm_setr_epi16(
-      static_cast<short>(w[0].*which), static_cast<short>(w[1].*which), static_cast<short>(w[2].*which),
-      static_cast<short>(w[3].*which), static_cast<short>(w[4].*which), static_cast<short>(w[5].*which),
-      static_cast<short>(w[6].*which), static_cast<short>(w[7].*which)));
+  u64 four[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; i++) {
+    const Block* b = w + 4 * i;
+    u64 low = b[0].*which | static_cast<u64>(b[1].*which) << 16, high = b[2].*which | static_cast<u64>(b[3].*which) << 16;
+    __asm__("" : "+r"(low), "+r"(high));  // GCC would insert them into a vector one by one
+    four[i] = low | high << 32;
+  }
+  return _mm256_cvtph_ps(_mm_set_epi64x(static_cast<long long>(four[1]), static_cast<long long>(four[0])));
 }
 
 // Codes of blocks whose bytes are nibbles.
