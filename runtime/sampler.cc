@@ -1,23 +1,54 @@
 #include "runtime/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 namespace stoker {
 
 static constexpr f32 kInfinity = std::numeric_limits<f32>::infinity();
 
+// Of so many logits the largest is found before any is looked at: a draw wants a few of a vocabulary's 129,000, and the
+// largest of many are found by vector instructions.
+static constexpr size_t kBlock = 64;
+
+static size_t block_count(size_t logits) { return (logits + kBlock - 1) / kBlock; }
+
+static std::span<const f32> block_of(std::span<const f32> logits, size_t index) {
+  return logits.subspan(index * kBlock, std::min(kBlock, logits.size() - index * kBlock));
+}
+
+// -infinity where there is no number.
+static f32 largest(std::span<const f32> block) {
+  constexpr size_t kLanes = 16;
+  std::array<f32, kLanes> best;
+  best.fill(-kInfinity);
+  size_t i = 0;
+  for (; i + kLanes <= block.size(); i += kLanes)
+    for (size_t k = 0; k < kLanes; k++) best[k] = block[i + k] > best[k] ? block[i + k] : best[k];
+  for (; i < block.size(); i++) best[0] = block[i] > best[0] ? block[i] : best[0];
+  return *std::max_element(best.begin(), best.end());
+}
+
 i32 argmax(std::span<const f32> logits) {
   size_t best = 0;
-  for (size_t i = 1; i < logits.size(); i++)
-    if (logits[i] > logits[best] || (std::isnan(logits[best]) && !std::isnan(logits[i]))) best = i;
-  return static_cast<i32>(best);
+  f32 best_logit = -kInfinity;
+  for (size_t b = 0; b < block_count(logits.size()); b++) {
+    f32 logit = largest(block_of(logits, b));
+    if (logit > best_logit) best = b;
+    best_logit = std::max(best_logit, logit);
+  }
+  for (size_t i = best * kBlock; i < logits.size(); i++)
+    if (logits[i] == best_logit) return static_cast<i32>(i);
+  return 0;
 }
 
 Sampler::Sampler(const SamplerOptions& options, i64 vocab)
-    : options_(options), rng_(options.seed), penalised_(static_cast<size_t>(vocab)) {
-  candidates_.reserve(static_cast<size_t>(vocab));
+    : options_(options), rng_(options.seed), changed_(static_cast<size_t>(vocab)), best_(block_count(changed_.size())) {
+  candidates_.reserve(changed_.size());
+  ranked_.reserve(best_.size());
 }
 
 // The repeat penalty divides positive and multiplies negative logits of recent tokens (arXiv 1909.05858, section 4.1),
@@ -27,7 +58,7 @@ void Sampler::penalise(std::span<const i32> recent) {
   std::sort(recent_.begin(), recent_.end());
   for (auto begin = recent_.begin(); begin != recent_.end();) {
     auto end = std::upper_bound(begin, recent_.end(), *begin);
-    f32& logit = penalised_[static_cast<size_t>(*begin)];
+    f32& logit = changed_[static_cast<size_t>(*begin)];
     logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
     logit -= options_.presence_penalty + static_cast<f32>(end - begin) * options_.frequency_penalty;
     begin = end;
@@ -35,26 +66,51 @@ void Sampler::penalise(std::span<const i32> recent) {
 }
 
 i32 Sampler::sample(std::span<const f32> logits, std::span<const i32> history, TokenFilter* filter) {
-  std::copy(logits.begin(), logits.end(), penalised_.begin());
-  for (auto [token, bias] : options_.logit_bias) penalised_[static_cast<size_t>(token)] += bias;
-  if (options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0) {
+  bool penalties = options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0;
+  if (penalties || !options_.logit_bias.empty()) {
+    std::copy(logits.begin(), logits.end(), changed_.begin());
+    logits = changed_;
+  }
+  for (auto [token, bias] : options_.logit_bias) changed_[static_cast<size_t>(token)] += bias;
+  if (penalties) {
     size_t window = history.size();
     if (options_.repeat_window >= 0) window = std::min(window, static_cast<size_t>(options_.repeat_window));
     penalise(history.last(window));
   }
-  i32 token = choose();
+  i32 token = choose(logits);
   if (filter == nullptr || filter->allows(token)) return token;
-  filter->mask(penalised_);
-  return choose();
+  if (logits.data() != changed_.data()) std::copy(logits.begin(), logits.end(), changed_.begin());
+  filter->mask(changed_);
+  return choose(changed_);
 }
 
-i32 Sampler::choose() {
-  if (options_.temperature <= 0 || options_.top_k == 1) return argmax(penalised_);
-  candidates_.clear();
-  for (size_t i = 0; i < penalised_.size(); i++)
-    if (!std::isnan(penalised_[i]) && penalised_[i] != -kInfinity) candidates_.push_back({static_cast<i32>(i), penalised_[i]});
-  if (candidates_.empty()) return argmax(penalised_);
+i32 Sampler::choose(std::span<const f32> logits) {
+  if (options_.temperature <= 0 || options_.top_k == 1) return argmax(logits);
+  collect(logits);
+  if (candidates_.empty()) return argmax(logits);
   return draw(candidates_);
+}
+
+// All numbers, or those from which the best top-k are taken: so many blocks have one that is as large as the last of these
+// blocks' best, so what is smaller is not among them.
+void Sampler::collect(std::span<const f32> logits) {
+  candidates_.clear();
+  f32 least = -kInfinity;
+  size_t wanted = static_cast<size_t>(std::max<i64>(0, options_.top_k));
+  bool few = wanted > 0 && wanted < best_.size();
+  if (few) {
+    for (size_t b = 0; b < best_.size(); b++) best_[b] = largest(block_of(logits, b));
+    ranked_.assign(best_.begin(), best_.end());
+    auto last = ranked_.begin() + static_cast<i64>(wanted - 1);
+    std::nth_element(ranked_.begin(), last, ranked_.end(), std::greater<>());
+    least = *last;
+  }
+  for (size_t b = 0; b < best_.size(); b++) {
+    if (few && best_[b] < least) continue;
+    std::span<const f32> block = block_of(logits, b);
+    for (size_t i = 0; i < block.size(); i++)
+      if (block[i] >= least && block[i] != -kInfinity) candidates_.push_back({static_cast<i32>(b * kBlock + i), block[i]});
+  }
 }
 
 // Candidates from the best down. Sorted as far as somebody asks, in growing steps: a draw seldom wants more than a few of a

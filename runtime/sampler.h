@@ -41,14 +41,16 @@ class Sampler {
   class Ranking;
 
   void penalise(std::span<const i32> recent);
-  i32 choose();
+  i32 choose(std::span<const f32> logits);
+  void collect(std::span<const f32> logits);
   size_t count_kept(Ranking& ranking) const;
   i32 draw(std::vector<Candidate>& candidates);
 
   SamplerOptions options_;
   Rng rng_;
-  std::vector<f32> penalised_;         // [vocab]
+  std::vector<f32> changed_;           // [vocab]; by bias, penalties or the filter
   std::vector<i32> recent_;            // sorted
+  std::vector<f32> best_, ranked_;     // [blocks of the vocabulary]
   std::vector<Candidate> candidates_;  // [vocab]
 };
 

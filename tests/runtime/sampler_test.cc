@@ -53,6 +53,7 @@ class SortingSampler {
     std::vector<i32> ids(logits.size());
     std::iota(ids.begin(), ids.end(), 0);
     auto logit = [&](i32 id) { return logits[static_cast<size_t>(id)]; };
+    ids.erase(std::remove_if(ids.begin(), ids.end(), [&](i32 id) { return std::isnan(logit(id)) || logit(id) == -kInf; }), ids.end());
     std::stable_sort(ids.begin(), ids.end(), [&](i32 a, i32 b) { return logit(a) > logit(b); });
     if (options_.top_k > 0) ids.resize(std::min(ids.size(), static_cast<size_t>(options_.top_k)));
     auto softmax = [&](f64 temperature) {
@@ -93,15 +94,30 @@ TEST_CASE("sorting no further than needed draws what sorting everything draws") 
   for (u64 round = 0; round < 200; round++) {
     SamplerOptions options = plain(round);
     options.temperature = one_of(std::vector<f32>{0.3f, 1, 2, 20});
-    options.top_k = one_of(std::vector<i64>{0, 0, 1, 40, 1000, 1 << 20});
+    options.top_k = one_of(std::vector<i64>{0, 0, 1, 5, 40, 1000, 1 << 20});
     options.top_p = one_of(std::vector<f32>{1, 0.95f, 0.5f, 0});
     options.min_p = one_of(std::vector<f32>{0, 0.05f, 1e-4f});
     std::vector<f32> logits(static_cast<size_t>(1 + rng.below(3000)));
     f64 scale = rng.below(2) == 0 ? 0.5 : 5;
     for (f32& logit : logits) logit = static_cast<f32>(std::round(rng.normal() * 50) / 50 * scale);  // some are equal
+    i64 left = one_of(std::vector<i64>{3000, 30, 0}), apart = 97;  // of few numbers some lie far from each other
+    for (i64 i = left; i < static_cast<i64>(logits.size()); i++)
+      if (i % apart != 0) logits[static_cast<size_t>(i)] = rng.below(2) == 0 ? kNaN : -kInf;
     Sampler sampler(options, static_cast<i64>(logits.size()));
     SortingSampler sorting(options);
     for (i64 i = 0; i < 20; i++) CHECK(sampler.sample(logits, {}) == sorting.sample(logits));
+  }
+}
+
+TEST_CASE("the largest logit of many is found wherever it is") {
+  Rng rng(5);
+  for (int round = 0; round < 300; round++) {
+    std::vector<f32> logits(static_cast<size_t>(1 + rng.below(500)));
+    for (f32& logit : logits) logit = rng.below(4) == 0 ? kNaN : static_cast<f32>(std::round(rng.normal() * 2) - 3);
+    size_t best = logits.size();
+    for (size_t i = 0; i < logits.size(); i++)
+      if (!std::isnan(logits[i]) && (best == logits.size() || logits[i] > logits[best])) best = i;
+    CHECK(argmax(logits) == static_cast<i32>(best == logits.size() ? 0 : best));
   }
 }
 
