@@ -9,9 +9,7 @@ namespace stoker {
 
 namespace {
 
-constexpr i64 kFloat = sizeof(f32);
-
-constexpr i64 kIndex = sizeof(i32);
+constexpr i64 kFloat = sizeof(f32), kIndex = sizeof(i32);
 
 // With positions, ids and weights.
 i64 x_bytes(const Hparams& h, const DeviceAttention::Limits& l) {

@@ -1,9 +1,8 @@
-// DeviceAttention: attention of the layers whose home is a device, computed there, and the router behind it: the rows that it
-// wants are there, and its choice comes back with them. The residual stream goes up and comes
-// back; weights and the rows of the KV cache are the device's. What attention stores is copied into the sequence's own
-// cache (KvCache) too, a kilobyte per token and layer: slots are saved and restored there, and with it the CPU goes on
-// when the device is lost. Rows that came into that cache in another way than by a pass are brought up before they are
-// needed.
+// DeviceAttention: attention of the layers whose home is a device, computed there, and behind it the router, whose rows are
+// there then. The residual stream goes up and comes back, with the experts that were chosen behind it; weights and the rows of
+// the KV cache are the device's. What attention stores is copied into the sequence's own cache (KvCache) too, a kilobyte per
+// token and layer: slots are saved and restored there, and with it the CPU goes on when the device is lost. Rows that came into
+// that cache in another way than by a pass are brought up before they are needed.
 //
 // Owner: the engine thread. Nothing is allocated after construction.
 #pragma once

@@ -28,7 +28,7 @@ struct ResidentRouter {
 class DeviceWeights {
  public:
   // What a layer takes of its home. The weights' data need not be there.
-  static i64 ffn_bytes(const LayerWeights& layer);     // with its router
+  static i64 ffn_bytes(const LayerWeights& layer);  // with its router
   static i64 attention_bytes(const LayerWeights& layer);
 
   // Of what has device `index` for its home. Throws Error when the device has no room, a copy fails or a file cannot be

@@ -99,7 +99,8 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
   return {};
 }
 
-// By the layer's home, which then asks the gate too, or the CPU. Failure: it was interrupted, or the device is lost, which the scheduler then knows.
+// By the layer's home, which asks the gate too, or the CPU. Failure: it was interrupted, or the device is lost, which the
+// scheduler then knows.
 Status Forward::attend(LayerId layer, i64 rows, StageTimer& timer, PassBreaks& breaks) {
   AttentionLayer::Batch batch{runs_, positions_.data(), rows};
   moe_.choice().made = false;

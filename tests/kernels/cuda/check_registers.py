@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""The matrix-vector kernels must keep everything in registers on sm_86: no spills, at most 128 registers, so that two
-blocks of 256 threads share a multiprocessor. Reads what ptxas -v said. usage: check_registers.py KERNELS REPORT..."""
+"""The matrix-vector kernels, those of floats included, and the router must keep everything in registers on sm_86: no spills, at
+most 128 registers, so that two blocks of 256 threads share a multiprocessor. Reads what ptxas -v said.
+usage: check_registers.py KERNELS REPORT..."""
 
 import re
 import sys
 
 MOST_REGISTERS = 128
+CHECKED = re.compile(r"\d(float_)?matvec_kernel|\droute_kernel")
 ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(sm_\d+)'")
 SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
@@ -29,7 +31,7 @@ def main():
     for path in sys.argv[2:]:
         with open(path, encoding="utf-8") as file:
             for name, architecture, spilled, registers in kernels(file.read()):
-                if architecture != "sm_86" or "13matvec_kernel" not in name:
+                if architecture != "sm_86" or not CHECKED.search(name):
                     continue
                 seen += 1
                 most = max(most, registers)
