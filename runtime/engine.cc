@@ -332,7 +332,7 @@ KvCache& Engine::sequence(SequenceId id) {
 
 Status Engine::forward(std::span<const BatchRow> rows, std::span<f32> logits, const std::atomic<bool>* interrupt,
                        const std::function<void()>& between) {
-  Status ready = impl_->devices->restore_lost(*impl_->weights, interrupt);
+  Status ready = impl_->devices->restore_lost(*impl_->weights, *impl_->scheduler, interrupt);
   return ready.ok() ? impl_->forward->run(rows, impl_->caches, logits, impl_->timer, interrupt, between) : ready;
 }
 
@@ -345,7 +345,7 @@ bool Engine::has_between() const { return impl_->between != nullptr; }
 Status Engine::forward_between(std::span<const BatchRow> rows, std::span<f32> logits) {
   CHECK(has_between());
   impl_->scheduler->end_pass(0, 0, false);  // what it has counted until here is the outer pass's
-  Status ready = impl_->devices->restore_lost(*impl_->weights, nullptr);
+  Status ready = impl_->devices->restore_lost(*impl_->weights, *impl_->scheduler, nullptr);
   return ready.ok() ? impl_->between->run(rows, impl_->caches, logits, impl_->timer, nullptr) : ready;
 }
 

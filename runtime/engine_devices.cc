@@ -99,6 +99,7 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
   std::vector<DeviceCopier::Arena> arenas;
   lanes_.reserve(devices_.size());
   restored_.resize(devices_.size());
+  made_room_.resize(devices_.size());
   for (size_t i = 0; i < devices_.size(); i++) {
     Device& device = *devices_[i];
     const Ops& ops = device_ops(device);
@@ -128,10 +129,10 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
   if (!devices_.empty()) copier_ = std::make_unique<DeviceCopier>(arenas);
 }
 
-Status EngineDevices::restore_lost(Weights& weights, const std::atomic<bool>* interrupt) {
+Status EngineDevices::restore_lost(Weights& weights, Scheduler& scheduler, const std::atomic<bool>* interrupt) {
   for (size_t d = 0; d < lanes_.size(); d++) {
     if (!lanes_[d].lane->failed() || restored_[d]) continue;
-    Status status = restore(static_cast<i32>(d), weights, interrupt);
+    Status status = restore(d, weights, scheduler, interrupt);
     if (!status.ok())
       return Status::failure(
           fmt::format("{} is lost, and the weights that only it had cannot be read into RAM: {}", id(d), status.message()));
@@ -140,11 +141,21 @@ Status EngineDevices::restore_lost(Weights& weights, const std::atomic<bool>* in
   return {};
 }
 
-Status EngineDevices::restore(i32 device, Weights& weights, const std::atomic<bool>* interrupt) const {
-  const i64 bytes = weights.bytes_of(device);
+// As much as experts must leave. Once: what that does not help, more of it would not.
+void EngineDevices::make_room(size_t device, i64 bytes, Scheduler& scheduler) {
+  const i64 missing = bytes + kFaultReserve - read_machine().available_bytes;
+  if (missing <= 0 || made_room_[device]) return;
+  made_room_[device] = true;
+  const i64 given = scheduler.give_up_memory(missing);
+  log_warning("{:.1f} MiB of the memory for experts make room", static_cast<f64>(given) / kMiB);
+}
+
+Status EngineDevices::restore(size_t device, Weights& weights, Scheduler& scheduler, const std::atomic<bool>* interrupt) {
+  const i64 bytes = weights.bytes_of(static_cast<i32>(device));
   if (bytes == 0) return {};
   const std::string size = fmt::format("{:.1f} MiB", static_cast<f64>(bytes) / kMiB);
-  log_warning("{} is lost: {} of weights that only it had are read into RAM", id(static_cast<size_t>(device)), size);
+  log_warning("{} is lost: {} of weights that only it had are read into RAM", id(device), size);
+  make_room(device, bytes, scheduler);
   Buffer memory;
   try {
     memory = Buffer(bytes, "them");
@@ -153,7 +164,7 @@ Status EngineDevices::restore(i32 device, Weights& weights, const std::atomic<bo
   }
   if (!fault_in_if_available(memory.data(), memory.bytes()))
     return Status::failure(fmt::format("the machine has no {} left; a smaller --ram leaves more", size));
-  return weights.restore(device, std::move(memory), [&](i64) { return interrupt == nullptr || !interrupt->load(); });
+  return weights.restore(static_cast<i32>(device), std::move(memory), [&](i64) { return interrupt == nullptr || !interrupt->load(); });
 }
 
 i64 EngineDevices::host_bytes() const {

@@ -13,6 +13,7 @@
 #include "runtime/engine_packing.h"
 #include "scheduler/plan.h"
 #include "scheduler/planner.h"
+#include "scheduler/scheduler.h"
 #include "scheduler/tiers/device_copier.h"
 
 namespace stoker {
@@ -34,9 +35,9 @@ class EngineDevices {
   // Reads what every row passes into the devices that are its home. Throws Error when a device has less memory than that,
   // or fails; and as Weights does.
   void allocate(const Plan& plan, const Weights& weights, IsaLevel level, const ReadProgress& progress);
-  // What lost devices were home of comes to RAM. To be called before a pass; cheap when there is nothing to do. Failure:
-  // it cannot be had; the next call tries again.
-  Status restore_lost(Weights& weights, const std::atomic<bool>* interrupt);
+  // What lost devices were home of comes to RAM, in place of experts if there is no other. To be called before a pass;
+  // cheap when there is nothing to do. Failure: it cannot be had; the next call tries again.
+  Status restore_lost(Weights& weights, Scheduler& scheduler, const std::atomic<bool>* interrupt);
 
   // Before allocate(). The timeline must outlive this.
   void record(Timeline& timeline);
@@ -51,7 +52,8 @@ class EngineDevices {
   i64 staging_bytes(const Device& device) const;
 
   i64 scratch_bytes(const Device& device) const;
-  Status restore(i32 device, Weights& weights, const std::atomic<bool>* interrupt) const;
+  Status restore(size_t device, Weights& weights, Scheduler& scheduler, const std::atomic<bool>* interrupt);
+  void make_room(size_t device, i64 bytes, Scheduler& scheduler);
   void give_homes(const WeightPlaces& shapes, std::vector<DeviceRequest>& requests);
   bool attends() const;
 
@@ -65,7 +67,7 @@ class EngineDevices {
   Homes homes_;
   i64 host_device_bytes_ = 0;
   std::vector<DeviceLayers> lanes_;
-  std::vector<bool> restored_;  // [devices] lost ones
+  std::vector<bool> restored_, made_room_;  // [devices] lost ones
   std::vector<std::unique_ptr<EnginePacking>> packings_;  // [devices], none where the file's order is the device's
   std::unique_ptr<DeviceCopier> copier_;
 };

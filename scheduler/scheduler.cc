@@ -57,16 +57,7 @@ Scheduler::Impl::Impl(const ExpertTable& t, const Plan& p, std::unique_ptr<Resid
 }
 
 Scheduler::Impl::~Impl() {
-  CHECK(!leased);
-  while (streamer.under_way() > 0) {
-    poll();
-    if (streamer.under_way() > 0) streamer.wait(kWaitSliceNs);
-  }
-  while (devices && devices->under_way() > 0) {
-    devices->poll();
-    settle_exchanges(true);
-    if (devices->under_way() > 0) devices->wait(kWaitSliceNs);
-  }
+  drain();
   check_slots();
 }
 
@@ -111,6 +102,7 @@ void Scheduler::finish_epoch(i64 device, i64 epoch) {
   if (impl_->devices) impl_->devices->vram().finish(device, epoch);
 }
 void Scheduler::lose_device(i64 device) { impl_->lose_device(device); }
+i64 Scheduler::give_up_memory(i64 bytes) { return impl_->give_up_memory(bytes); }
 i64 Scheduler::experts_on_device(i64 device) const {
   return impl_->devices ? impl_->devices->placement().experts(device) : 0;
 }

@@ -119,6 +119,10 @@ class Scheduler {
   void finish_epoch(i64 device, i64 epoch);
   // The device has failed: its experts are on disk alone from now on, and it gets no more. Copies may find out as well.
   void lose_device(i64 device);
+  // Something else needs memory: at least so many bytes of the arena go back to the machine, if it has as many beside the
+  // least that works, and it does not grow any more. Waits for reads and copies that are under way; experts that were there
+  // are on disk alone. Bytes given back. No lease may exist.
+  i64 give_up_memory(i64 bytes);
   // Experts in the device's memory; 0 when it is lost.
   i64 experts_on_device(i64 device) const;
   const Governor& governor() const;

@@ -18,10 +18,13 @@ constexpr i64 kMostExchanges = 256;  // under way at a time, of a class of slots
 }  // namespace
 
 // What the least that works leaves; the plan says how many at most.
+i64 Scheduler::Impl::most_kept(size_t c) const {
+  return std::clamp<i64>(slab.usable_slots(static_cast<i64>(c)) - std::min(table.top_k(), table.experts_per_layer()), 0,
+                         plan.classes[c].exchange_slots);
+}
+
 void Scheduler::Impl::keep_exchange_slots(size_t c) {
-  i64 wanted = std::clamp<i64>(slab.usable_slots(static_cast<i64>(c)) - std::min(table.top_k(), table.experts_per_layer()),
-                               0, plan.classes[c].exchange_slots);
-  while (kept_slots[c] < wanted) {
+  while (kept_slots[c] < most_kept(c)) {
     SlotId slot = slab.take(static_cast<i64>(c));
     if (!slot.valid()) return;
     exchange_slots[c].push_back(slot);

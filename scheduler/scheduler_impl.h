@@ -60,6 +60,10 @@ struct Scheduler::Impl {
   void poll();
   void block();
   void check_slots();  // aborts when one is nobody's
+  void drain();
+  i64 give_up_memory(i64 bytes);
+  void vacate(SlotId slot, i64 holder);
+  void lower_capacity(size_t slot_class);
 
   // --- the lease: scheduler_lease.cc
   void begin_lease(i64 moe_layer, std::span<const ExpertRequest> requests);
@@ -87,6 +91,7 @@ struct Scheduler::Impl {
   void fill_ahead();
 
   // --- devices, nothing of this happens without them: scheduler_devices.cc
+  i64 most_kept(size_t slot_class) const;
   void keep_exchange_slots(size_t slot_class);
   DeviceTier::RamPlace ram_place(ExpertKey key, SlotId slot) const;
   void poll_devices();

@@ -93,6 +93,63 @@ void Scheduler::Impl::poll() {
   if (devices) poll_devices();
 }
 
+// Until no read and no copy is under way.
+void Scheduler::Impl::drain() {
+  CHECK(!leased);
+  while (streamer.under_way() > 0) {
+    poll();
+    if (streamer.under_way() > 0) streamer.wait(kWaitSliceNs);
+  }
+  while (devices && devices->under_way() > 0) {
+    devices->poll();
+    settle_exchanges(true);
+    if (devices->under_way() > 0) devices->wait(kWaitSliceNs);
+  }
+}
+
+i64 Scheduler::Impl::give_up_memory(i64 bytes) {
+  slab.stop_growing();
+  drain();
+  collect_memory();
+  std::vector<i64> holders(static_cast<size_t>(slab.planned_slots()), -1);  // entries
+  for (size_t i = 0; i < entries.size(); i++)
+    if (entries[i].slot.valid()) holders[static_cast<size_t>(entries[i].slot.value)] = static_cast<i64>(i);
+  i64 given = 0;
+  while (given < bytes) {
+    const Slab::Range range = slab.last_piece();
+    if (range.count == 0) break;
+    for (i64 i = 0; i < range.count; i++) {
+      SlotId slot(range.first.value + i);
+      vacate(slot, holders[static_cast<size_t>(slot.value)]);
+    }
+    given += slab.drop_last_piece();
+  }
+  for (size_t c = 0; c < plan.classes.size(); c++) lower_capacity(c);
+  return given;
+}
+
+// Nothing is under way: a slot is free, kept free for exchanges, or has an expert that is not pinned.
+void Scheduler::Impl::vacate(SlotId slot, i64 holder) {
+  if (holder >= 0) {
+    stats.evictions++;
+    evict(key_of(static_cast<size_t>(holder)));
+  }
+  size_t c = static_cast<size_t>(slab.slot_class(slot));
+  if (std::erase(exchange_slots[c], slot) == 0) return;
+  kept_slots[c]--;
+  slab.give_back(slot);
+}
+
+// No more is kept for exchanges than of so many slots would have been.
+void Scheduler::Impl::lower_capacity(size_t c) {
+  while (kept_slots[c] > most_kept(c)) {
+    slab.give_back(exchange_slots[c].back());
+    exchange_slots[c].pop_back();
+    kept_slots[c]--;
+  }
+  policy->on_capacity(static_cast<i64>(c), slab.usable_slots(static_cast<i64>(c)) - kept_slots[c]);
+}
+
 // Every slot is free, or an expert's. To be asked when nothing is under way.
 void Scheduler::Impl::check_slots() {
   for (size_t c = 0; c < plan.classes.size(); c++) {

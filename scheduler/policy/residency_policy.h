@@ -26,7 +26,8 @@ class ResidencyPolicy {
  public:
   virtual ~ResidencyPolicy() = default;
 
-  // The class has this many slots from now on. Rises while the arena grows, never falls.
+  // The class has this many slots from now on. Rises while the arena grows; falls when memory is given back, after those
+  // that have to go have gone.
   virtual void on_capacity(i64 slot_class, i64 slots) = 0;
   // A batch of `tokens` rows comes to this layer: its uses follow, and what was expected of it is over.
   virtual void on_layer(i64 moe_layer, i64 tokens) = 0;

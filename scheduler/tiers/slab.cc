@@ -1,5 +1,7 @@
 #include "scheduler/tiers/slab.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -53,6 +55,7 @@ struct Slab::Impl {
   i64 grown = 0;      // pieces that exist; guarded by mutex
   bool done = false;  // no more will come; guarded by mutex
   i64 collected = 0;  // pieces, of the owner
+  i64 minimum_pieces = 0;  // the first ones
   std::atomic<bool> stop{false};
   std::thread thread;
 };
@@ -61,14 +64,14 @@ void Slab::Impl::start(const Plan& plan) {
   if (!options.fault_in) options.fault_in = fault_in;
   lay_out(plan);
   cut_pieces();
-  i64 next = grow_minimum();
+  minimum_pieces = grow_minimum();
   if (options.background)
-    thread = std::thread([this, next] {
+    thread = std::thread([this] {
       unpin_this_thread();
-      grow_rest(next);
+      grow_rest(minimum_pieces);
     });
   else
-    grow_rest(next);
+    grow_rest(minimum_pieces);
 }
 
 void Slab::Impl::lay_out(const Plan& plan) {
@@ -235,6 +238,37 @@ i64 Slab::free_slots(i64 slot_class) const {
 bool Slab::growing() const {
   std::lock_guard lock(impl_->mutex);
   return !impl_->done || impl_->collected < impl_->grown;
+}
+
+void Slab::stop_growing() {
+  impl_->stop.store(true);
+  if (impl_->thread.joinable()) impl_->thread.join();
+}
+
+Slab::Range Slab::last_piece() const {
+  const Impl& s = *impl_;
+  CHECK(!growing());
+  if (s.collected <= s.minimum_pieces) return {};
+  const Impl::Piece& piece = s.pieces[static_cast<size_t>(s.collected - 1)];
+  return {SlotId(s.classes[static_cast<size_t>(piece.slot_class)].first_slot + piece.first), piece.count};
+}
+
+i64 Slab::drop_last_piece() {
+  Impl& s = *impl_;
+  const Range range = last_piece();
+  CHECK(range.count > 0);
+  const Impl::Piece& piece = s.pieces[static_cast<size_t>(s.collected - 1)];
+  Impl::Class& c = s.classes[static_cast<size_t>(piece.slot_class)];
+  auto goes = [&](i32 slot) { return slot >= range.first.value && slot < range.first.value + range.count; };
+  CHECK(static_cast<i64>(std::erase_if(c.free, goes)) == range.count);
+  c.usable -= range.count;
+  auto [data, bytes] = s.memory_of(piece);
+  if (s.options.on_piece_gone) s.options.on_piece_gone(data, bytes);
+  madvise(data, static_cast<size_t>(bytes), MADV_DONTNEED);
+  std::lock_guard lock(s.mutex);
+  s.grown--;
+  s.collected--;
+  return bytes;
 }
 
 void Slab::wait_growth(i64 timeout_ns) const {

@@ -4,7 +4,7 @@
 // the slab faults the arena in piece by piece while work starts, and slots become usable as their pieces
 // exist. A piece is a whole number of slots and at most kPieceBytes (or one slot), so that it can be
 // registered with the kernel, which takes 1 GiB at a time, and no slot crosses a border. When the machine
-// refuses memory the arena stays as large as it got.
+// refuses memory the arena stays as large as it got. Pieces can be given back, the last ones first.
 //
 // Owner: the scheduler's thread calls everything; only fault_in and on_piece are called from the growing
 // thread.
@@ -55,6 +55,18 @@ class Slab {
   i64 usable_slots(i64 slot_class) const;
   i64 free_slots(i64 slot_class) const;  // of these
   bool growing() const;  // false: collect() has seen all there will be
+  // Ends it, as if the machine refused the rest. Waits for the piece that is under way.
+  void stop_growing();
+
+  // The way back, piece by piece, of an arena that no longer grows.
+  struct Range {
+    SlotId first;
+    i64 count = 0;
+  };
+  // The slots that would go next; none: only the minimum is left.
+  Range last_piece() const;
+  // They go, all free: they are not usable any more, their memory is the machine's. Bytes of it.
+  i64 drop_last_piece();
   // Blocks until collect() would find something or the arena stops growing, or for `timeout_ns`.
   void wait_growth(i64 timeout_ns) const;
 

@@ -155,6 +155,10 @@ class Life {
       }
       if (options_.patient) end_copies();
       end_pass(prompt);
+      if (rng_.below(24) == 0) {
+        const i64 before = reader_->memory_bytes(), given = scheduler_->give_up_memory(rng_.below(plan_.arena_bytes() / 3));
+        if (options_.patient) CHECK(reader_->memory_bytes() == before - given);  // in others the arena may grow meanwhile
+      }
     }
     settle(true);
     const SchedulerStats& s = scheduler_->stats();

@@ -114,8 +114,8 @@ std::vector<ExpertRequest> random_experts(Rng& rng, i64 of, i64 count) {
   return all;
 }
 
-// A random life: tokens and prompt pieces that read ahead, leases held and dropped, failing reads. Returns a digest of what
-// happened.
+// A random life: tokens and prompt pieces that read ahead, leases held and dropped, failing reads, memory given up. Returns a
+// digest of what happened.
 std::string random_life(u64 seed, f64 failure_rate) {
   Rng rng(seed);
   Rig::Options o;
@@ -163,6 +163,13 @@ std::string random_life(u64 seed, f64 failure_rate) {
       piece_layer = -1;
     }
     if (rng.below(2) == 0) rig.scheduler->tend();
+    if (rng.below(40) == 0) {
+      i64 before = rig.reader.memory_bytes(), wanted = rng.below(rig.plan.arena_bytes() / 4);
+      i64 given = rig.scheduler->give_up_memory(wanted);
+      CHECK(rig.reader.memory_bytes() == before - given);
+      CHECK((given >= wanted || rig.reader.memory_bytes() < least + 4 * 256 * kKiB));
+      CHECK(rig.reader.in_flight() == 0);
+    }
     i64 slots =
         rig.plan.classes[static_cast<size_t>(rig.plan.class_of_moe_layer[static_cast<size_t>(moe_layer)])]
             .slots;
@@ -634,6 +641,32 @@ TEST_CASE("work starts while the arena grows in the background, and goes on when
     } else {
       CHECK(scheduler.stats().evictions > 0);
     }
+  }
+}
+
+TEST_CASE("memory that is given up is the last of the arena, and what works goes on working, down to the least that does") {
+  for (const char* policy : {"lru", "auto", "s3fifo"}) {
+    CAPTURE(policy);
+    Rng rng(1);
+    Rig::Options o;
+    o.policy = policy;
+    o.budget = full_budget(small_table(o.model), 4096);
+    Rig rig(o);
+    REQUIRE(rig.scheduler->preload(nullptr, nullptr).ok());
+    const i64 all = rig.reader.memory_bytes(), read = rig.scheduler->stats().bytes_read;
+    CHECK(rig.scheduler->give_up_memory(0) == 0);
+    const i64 given = rig.scheduler->give_up_memory(300 * kKiB);
+    CHECK(given >= 300 * kKiB);
+    CHECK(given < 300 * kKiB + 256 * kKiB);
+    CHECK(rig.reader.memory_bytes() == all - given);
+    for (int round = 0; round < 3; round++)
+      for (i64 l = 0; l < rig.table.moe_layers(); l++) rig.use_all(l, random_experts(rng, o.model.experts, o.model.top_k));
+    CHECK(rig.scheduler->stats().hits > 0);
+    CHECK(rig.scheduler->stats().bytes_read > read);
+    CHECK(rig.scheduler->give_up_memory(kGiB) > 0);
+    CHECK(rig.scheduler->give_up_memory(kGiB) == 0);
+    CHECK(rig.reader.memory_bytes() < all / 4);
+    for (i64 l = 0; l < rig.table.moe_layers(); l++) CHECK(rig.use_all(l, random_experts(rng, o.model.experts, o.model.experts)) > 0);
   }
 }
 

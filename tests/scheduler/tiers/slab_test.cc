@@ -132,3 +132,40 @@ TEST_CASE("a machine that runs out of memory gives fewer slots and a warning, be
     CHECK(pieces == 0);
   }
 }
+
+TEST_CASE("pieces go the way they came, with their memory, and the minimum stays") {
+  Pieces pieces;
+  SlabOptions options{.minimum_slots = 4, .piece_bytes = 40 * 4096};
+  options.on_piece = [&](std::byte* data, i64 bytes) { pieces[data] = bytes; };
+  options.on_piece_gone = [&](std::byte* data, i64 bytes) {
+    CHECK(pieces.at(data) == bytes);
+    pieces.erase(data);
+  };
+  Slab slab(two_classes(), options);
+  while (usable(slab) < 50) {
+    slab.wait_growth(1'000'000'000);
+    slab.collect();
+  }
+  slab.stop_growing();
+  slab.collect();
+  CHECK(slab.last_piece().count > 0);
+  CHECK(!slab.growing());
+  i64 before = usable(slab);
+  while (slab.last_piece().count > 0) {
+    const Slab::Range range = slab.last_piece();
+    const i64 slot_class = slab.slot_class(range.first);
+    std::byte* data = slab.data(range.first);
+    *data = std::byte{90};
+    const size_t left = pieces.size() - 1;
+    CHECK(slab.drop_last_piece() == range.count * two_classes().classes[static_cast<size_t>(slot_class)].slot_bytes);
+    CHECK(*data == std::byte{0});  // another page
+    CHECK(pieces.size() == left);
+    CHECK(usable(slab) == before - range.count);
+    before = usable(slab);
+    for (const auto& [gone, bytes] : pieces) CHECK((data < gone || data >= gone + bytes));
+  }
+  CHECK(slab.usable_slots(0) == 4);
+  CHECK(slab.usable_slots(1) == 4);
+  for (i64 c : {0, 1})
+    for (i64 i = 0; i < 5; i++) CHECK(slab.take(c).valid() == (i < 4));
+}
