@@ -83,7 +83,7 @@ class EmulatedBlock {
   explicit EmulatedBlock(const Launch& launch)
       : launch_(launch),
         shared_(launch.shared_bytes),
-        exchange_(static_cast<size_t>(launch.threads)),
+        exchange_(static_cast<size_t>(2 * launch.threads)),
         fibers_(static_cast<size_t>(launch.threads)),
         threads_(static_cast<size_t>(launch.threads)),
         warps_(static_cast<size_t>(launch.threads / kWarp)) {}
@@ -118,19 +118,18 @@ class EmulatedBlock {
   // Every thread waits here until all have come. On a card those that have ended may not count; a kernel should not need that.
   void barrier() { wait_for_all(whole_, launch_.threads); }
 
-  // Puts this lane's words up, waits for the warp's others, reads theirs, waits until all have.
+  // Puts this lane's words up, waits for the warp's others, reads theirs. Words of one turn are in one half, those of the next
+  // in the other: no lane begins a third before all have read the first.
   template <class Read>
   void exchange(int thread, const Exchange& mine, Read&& read) {
-    const int first = thread / kWarp * kWarp;
     Meeting& warp = warps_[static_cast<size_t>(thread / kWarp)];
-    exchange_[static_cast<size_t>(thread)] = mine;
+    Exchange* lanes = exchange_.data() + warp.turn % 2 * launch_.threads + thread / kWarp * kWarp;
+    lanes[thread % kWarp] = mine;
     wait_for_all(warp, kWarp);
-    const Exchange* lanes = exchange_.data() + first;
     if (lanes->operation == mine.operation && lanes->bits == mine.bits)
       read(lanes);
     else
       refuse("lanes of a warp meet in different operations");
-    wait_for_all(warp, kWarp);
   }
 
   // What a card does not do; the first is told.
@@ -205,7 +204,7 @@ class EmulatedBlock {
   i64 index_ = 0;
   const std::function<void(const EmulatedThread&)>* body_ = nullptr;
   SharedMemory shared_;
-  std::vector<Exchange> exchange_;
+  std::vector<Exchange> exchange_;  // [2, threads]
   std::vector<ucontext_t> fibers_;
   std::vector<Thread> threads_;
   ucontext_t main_;

@@ -3,6 +3,9 @@
 #include <doctest/doctest.h>
 
 #include "kernels/device/cuda_device.h"
+#include "tests/kernels/cuda/which_card.h"
+
+const bool stoker::test::kEmulatedCard = false;
 
 int main(int argc, char** argv) {
   if (stoker::cuda_presence().cards == 0) {
