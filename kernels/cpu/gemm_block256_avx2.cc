@@ -1,9 +1,9 @@
-// AVX2 GEMM of the formats with super-blocks of 256.
+// AVX2 GEMM of the k-quants and IQ4_XS.
 //
 // Sums of (token, row) are those of the leaves for few tokens (matmul_*_avx2.cc) bit for bit: the same integers in the
 // same eight lanes, the same float operations per block. Only unpacking is done elsewhere, once for all tokens.
 #include "kernels/cpu/gemm_avx2.h"
-#include "kernels/cpu/gemm_unpack_book.h"
+#include "kernels/cpu/gemm_unpack_linear.h"
 #include "kernels/cpu/gemm_walk.h"
 
 namespace stoker {
@@ -90,14 +90,7 @@ void fill_gemm_block256_avx2(LeafTable& table) {
   set(BlockType::Q4_K, gemm_tile<Gemm256<BlockQ4_K, Kind256::minimum>>);
   set(BlockType::Q5_K, gemm_tile<Gemm256<BlockQ5_K, Kind256::minimum>>);
   set(BlockType::Q6_K, gemm_tile<Gemm256<BlockQ6_K, Kind256::offset>>);
-  set(BlockType::IQ2_XXS, gemm_tile<Gemm256<BlockIQ2_XXS, Kind256::sign>>);
-  set(BlockType::IQ2_XS, gemm_tile<Gemm256<BlockIQ2_XS, Kind256::sign>>);
-  set(BlockType::IQ2_S, gemm_tile<Gemm256<BlockIQ2_S, Kind256::sign>>);
-  set(BlockType::IQ3_XXS, gemm_tile<Gemm256<BlockIQ3_XXS, Kind256::sign>>);
-  set(BlockType::IQ3_S, gemm_tile<Gemm256<BlockIQ3_S, Kind256::sign>>);
   set(BlockType::IQ4_XS, gemm_tile<Gemm256<BlockIQ4_XS, Kind256::sign>>);
-  set(BlockType::IQ1_S, gemm_tile<Gemm256<BlockIQ1_S, Kind256::offset>>);
-  set(BlockType::IQ1_M, gemm_tile<Gemm256<BlockIQ1_M, Kind256::offset>>);
 }
 
 }  // namespace stoker

@@ -13,8 +13,6 @@
 namespace stoker {
 namespace {
 
-inline void store_256(void* p, __m256i v) { _mm256_store_si256(static_cast<__m256i*>(p), v); }
-
 // The lane of four bytes at p in all lanes.
 inline __m256i broadcast_lane(const void* p) {
   return _mm256_castps_si256(_mm256_broadcast_ss(static_cast<const f32*>(p)));

@@ -7,8 +7,9 @@ namespace stoker {
 void fill_matmul_avx2(LeafTable& table) {
   fill_matmul_block32_avx2(table);
   fill_matmul_k_avx2(table);
-  fill_matmul_iq_avx2(table);
   fill_matmul_iq1_avx2(table);
+  fill_matmul_iq2_avx2(table);
+  fill_matmul_iq3_avx2(table);
   fill_matmul_float_avx2(table);
 }
 

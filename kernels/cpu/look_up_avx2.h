@@ -1,8 +1,8 @@
 // Code book look-ups of the i-quants.
 //
 // A look-up is an ordinary 8- or 4-byte load: vpgather is slower than that on Zen, and elsewhere for books of 8 bytes.
-// Eight entries of 4 bytes may be a gather, where a CPU is faster with that. Indices wider than a byte are put together
-// 16 at a time in vector registers when a block is prepared, and go through memory, where the loads pick them up.
+// Indices wider than a byte are put together 16 at a time in vector registers when a block is prepared, and go through
+// memory, where the loads pick them up.
 #pragma once
 
 #include <immintrin.h>
@@ -36,21 +36,6 @@ inline __m256i look_up(const u32* book, const Index* index) {
   __m256i third = _mm256_blend_epi32(everywhere(book[index[4]]), everywhere(book[index[5]]), 0x20);
   __m256i fourth = _mm256_blend_epi32(everywhere(book[index[6]]), everywhere(book[index[7]]), 0x80);
   return _mm256_blend_epi32(_mm256_blend_epi32(first, second, 0x0c), _mm256_blend_epi32(third, fourth, 0xc0), 0xf0);
-}
-
-// A book of four weights per entry that is gathered from.
-struct GatheredBook {
-  const u32* of;
-};
-inline __m256i eight_indices(const u8* index) {
-  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(index)));
-}
-inline __m256i eight_indices(const u16* index) {
-  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index)));
-}
-template <class Index>
-inline __m256i look_up(GatheredBook book, const Index* index) {
-  return _mm256_i32gather_epi32(reinterpret_cast<const int*>(book.of), eight_indices(index), 4);
 }
 
 }  // namespace

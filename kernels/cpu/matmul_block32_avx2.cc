@@ -106,13 +106,13 @@ struct Block32Turn {
 
 void fill_matmul_block32_avx2(LeafTable& table) {
   auto set = [&table](BlockType type, MatmulLeaf leaf) { table.matmul_q8[static_cast<i64>(type)] = leaf; };
-  set(BlockType::Q4_0, walk_tile<Block32Turn<Q4_0>>);
-  set(BlockType::Q4_1, walk_tile<Block32Turn<Q4_1>>);
-  set(BlockType::Q5_0, walk_tile<Block32Turn<Q5_0>>);
-  set(BlockType::Q5_1, walk_tile<Block32Turn<Q5_1>>);
-  set(BlockType::Q8_0, walk_tile<Block32Turn<Q8_0>>);
-  set(BlockType::IQ4_NL, walk_tile<Block32Turn<IQ4_NL>>);
-  set(BlockType::MXFP4, walk_tile<Block32Turn<MXFP4>>);
+  set(BlockType::Q4_0, walk_rows<Block32Turn<Q4_0>>);
+  set(BlockType::Q4_1, walk_rows<Block32Turn<Q4_1>>);
+  set(BlockType::Q5_0, walk_rows<Block32Turn<Q5_0>>);
+  set(BlockType::Q5_1, walk_rows<Block32Turn<Q5_1>>);
+  set(BlockType::Q8_0, walk_rows<Block32Turn<Q8_0>>);
+  set(BlockType::IQ4_NL, walk_rows<Block32Turn<IQ4_NL>>);
+  set(BlockType::MXFP4, walk_rows<Block32Turn<MXFP4>>);
 }
 
 }  // namespace stoker

@@ -1,9 +1,10 @@
 // AVX2 matmul of the k-quants: super-blocks of 256 whose codes are plain unsigned integers of 2 to 6 bits. A
 // constant offset of the codes (Q3_K, Q6_K) or a minimum per group (Q2_K, Q4_K, Q5_K) is taken off through
-// the sums of x per 16, which costs one madd per super-block.
+// the sums of x per 16, which costs one madd per super-block. And of IQ4_XS, whose nibbles are looked up in a register.
 #include "kernels/cpu/matmul_avx2.h"
 #include "kernels/cpu/matmul_scales_avx2.h"
 #include "kernels/format/blocks.h"
+#include "kernels/format/codebooks.h"
 
 namespace stoker {
 namespace {
@@ -208,6 +209,39 @@ struct Q6K {
   }
 };
 
+// A code book of -127 .. 113: i16 sums stay below 2 * 127 * 127 = 32258.
+struct IQ4_XS {
+  using Block = BlockIQ4_XS;
+  using Activation = ActQ8_256;
+
+  static StepScales unpack_scales(const Block& w) {
+    __m256i low = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(load_u32(w.scales_l))),
+                                    _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    __m256i high =
+        _mm256_srlv_epi32(_mm256_set1_epi32(w.scales_h), _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+    low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+    high = _mm256_slli_epi32(_mm256_and_si256(high, _mm256_set1_epi32(3)), 4);
+    return step_scales_of_lanes(_mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32)));
+  }
+
+  template <int kTokens>
+  static void accumulate(const Block& w, const Activation* const (&x)[kTokens], i64 b,
+                         __m256 (&sum)[kTokens]) {
+    __m256i book = _mm256_broadcastsi128_si256(load_128(&kIq4Nl));
+    StepScales scales = unpack_scales(w);
+    __m256i total[kTokens];
+    clear(total);
+#pragma GCC unroll 8
+    for (int step = 0; step < 8; step++) {
+      __m256i weights = _mm256_shuffle_epi8(book, nibbles(load_128(w.qs + 16 * step)));
+      add_signed_step(_mm256_abs_epi8(weights), weights, step_scale(scales, step), x, b, step, total);
+    }
+    __m256 d = broadcast_half(w.d);
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; t++) sum[t] = add_scaled(d, x[t][b], total[t], sum[t]);
+  }
+};
+
 }  // namespace
 
 void fill_matmul_k_avx2(LeafTable& table) {
@@ -217,6 +251,7 @@ void fill_matmul_k_avx2(LeafTable& table) {
   set(BlockType::Q4_K, multiply_tile<Q4K>);
   set(BlockType::Q5_K, multiply_tile<Q5K>);
   set(BlockType::Q6_K, multiply_tile<Q6K>);
+  set(BlockType::IQ4_XS, multiply_tile<IQ4_XS>);
 }
 
 }  // namespace stoker

@@ -22,13 +22,6 @@ inline __m128i even_then_odd(__m128i bytes) {
   return _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
 }
 
-// The same for words.
-inline __m256i even_then_odd_words(__m256i words) {
-  const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8,
-                                         9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-  return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(words, order), 0b11'01'10'00);
-}
-
 // Eight scales in 32-bit lanes -> words in both halves.
 inline StepScales step_scales_of_lanes(__m256i lanes) {
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(lanes, lanes), 0b10'00'10'00);
@@ -38,21 +31,6 @@ inline StepScales step_scales_of_lanes(__m256i lanes) {
 inline __m256i step_scale(StepScales scales, int step) {
   const __m256i word = _mm256_set1_epi16(static_cast<short>(0x0100 + 0x0202 * step));
   return _mm256_shuffle_epi8(scales, word);
-}
-
-// One scale per 32 weights, in both words of a lane. In memory, because a load that fills all lanes leaves the
-// shuffling port alone.
-struct LaneScales {
-  alignas(32) u32 pair[8];
-
-  // Eight scales in 32-bit lanes.
-  void store(__m256i lanes) {
-    _mm256_store_si256(reinterpret_cast<__m256i*>(pair),
-                       _mm256_blend_epi16(lanes, _mm256_slli_epi32(lanes, 16), 0xaa));
-  }
-};
-inline __m256i step_scale(const LaneScales& scales, int step) {
-  return _mm256_set1_epi32(static_cast<int>(scales.pair[step]));
 }
 
 // total[t] += scale * (codes . x[t]) for one step. Codes are unsigned.

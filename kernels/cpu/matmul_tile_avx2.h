@@ -12,16 +12,6 @@
 // part, so it is done once for up to four tokens. Integer products are exact and each token has its own float
 // operations in an order fixed by the columns alone: the value of (token, row) is the same in every tile.
 //
-// A format whose unpacking is a long chain of dependent steps (code book indices, signs) splits it off:
-//
-//     struct Prepared;
-//     static void prepare(const Block& w, Prepared& out);
-//     ... accumulate(const Block& w, const Prepared& prepared, x, b, sum);
-//
-// and some blocks are prepared before the first of them is multiplied. In one piece, the chain of a block is
-// so long that the next block does not fit into the window of the CPU, and its latency shows: IQ1_S took 77
-// cycles a block on Zen 3 instead of 47.
-//
 // Everything is in an unnamed namespace: this header is compiled with -mavx2 and nothing of it may be shared
 // with files that are not. For the same reason no inline function of the standard library is used here.
 #pragma once
@@ -42,17 +32,20 @@ constexpr i64 kPassBytes = 192 * kKiB;
 // tile apart, each a long stream of its own, which memory likes.
 constexpr int kRowsPerTurn = 4;
 
-// Blocks that are prepared at once.
-constexpr i64 kPrepareAhead = 8;
-
 // The hardware prefetchers stop at 4 KiB pages; one long stream per thread needs to be asked for across them.
 constexpr i64 kPrefetchBytes = 2048;
 
 inline __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void store_256(void* p, __m256i v) { _mm256_store_si256(static_cast<__m256i*>(p), v); }
 inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m128i load_64(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
 inline u32 load_u32(const void* p) {
   u32 value;
+  __builtin_memcpy(&value, p, sizeof value);
+  return value;
+}
+inline u64 load_u64(const void* p) {
+  u64 value;
   __builtin_memcpy(&value, p, sizeof value);
   return value;
 }
@@ -123,32 +116,15 @@ __attribute__((noinline)) void multiply_rows(const MatmulTile& tile, i64 row, i6
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; t++) sum[r][t] = _mm256_setzero_ps();
-  if constexpr (requires { typename Format::Prepared; }) {
-    constexpr i64 kAhead = kPrepareAhead / kRows;
-    typename Format::Prepared prepared[kAhead][kRows];
-    for (i64 first = 0; first < blocks; first += kAhead) {
-      const i64 count = blocks - first < kAhead ? blocks - first : kAhead;
-      for (i64 i = 0; i < count; i++)
-#pragma GCC unroll 1
-        for (int r = 0; r < kRows; r++)
-          Format::prepare(fetch<Block>(w + r * step_bytes, first + i), prepared[i][r]);
-      for (i64 i = 0; i < count; i++)
-#pragma GCC unroll 1
-        for (int r = 0; r < kRows; r++)
-          Format::accumulate(block_at<Block>(w + r * step_bytes, first + i), prepared[i][r], x, first + i,
-                             sum[r]);
-    }
-  } else {
-    for (i64 b = 0; b < blocks; b++)
-      if constexpr (kTokens == 1) {
+  for (i64 b = 0; b < blocks; b++)
+    if constexpr (kTokens == 1) {
 #pragma GCC unroll 4
-        for (int r = 0; r < kRows; r++) Format::accumulate(fetch<Block>(w + r * step_bytes, b), x, b, sum[r]);
-      } else {
+      for (int r = 0; r < kRows; r++) Format::accumulate(fetch<Block>(w + r * step_bytes, b), x, b, sum[r]);
+    } else {
 #pragma GCC unroll 1
-        for (int r = 0; r < kRows; r++)  // not unrolled: 4 x 4 sums are too many registers
-          Format::accumulate(fetch<Block>(w + r * step_bytes, b), x, b, sum[r]);
-      }
-  }
+      for (int r = 0; r < kRows; r++)  // not unrolled: 4 x 4 sums are too many registers
+        Format::accumulate(fetch<Block>(w + r * step_bytes, b), x, b, sum[r]);
+    }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; r++)
 #pragma GCC unroll 4
@@ -189,22 +165,30 @@ void walk_pass(const MatmulTile& tile, i64 first_row, i64 last_row, i64 first_to
   if (rest < last_row) Rows::template multiply<kTokens>(tile, rest, 1, last_row - rest, blocks, x, y);
 }
 
-template <class Rows>
-void walk_tile(const MatmulTile& tile) {
+// Calls pass<kTokens>(first_row, last_row, first_token) for up to four tokens at a time.
+template <class Pass>
+inline void walk_tile(const MatmulTile& tile, const Pass& pass) {
   i64 rows_per_pass = tile.rows;
   if (tile.tokens > 4) rows_per_pass = round_up(kPassBytes / (tile.w_row_bytes + 1) + 1, kRowsPerTurn);
   for (i64 row = 0; row < tile.rows; row += rows_per_pass) {
     i64 last = row + rows_per_pass < tile.rows ? row + rows_per_pass : tile.rows;
     i64 token = 0;
-    for (; token + 4 <= tile.tokens; token += 4) walk_pass<Rows, 4>(tile, row, last, token);
-    for (; token + 2 <= tile.tokens; token += 2) walk_pass<Rows, 2>(tile, row, last, token);
-    if (token < tile.tokens) walk_pass<Rows, 1>(tile, row, last, token);
+    for (; token + 4 <= tile.tokens; token += 4) pass.template operator()<4>(row, last, token);
+    for (; token + 2 <= tile.tokens; token += 2) pass.template operator()<2>(row, last, token);
+    if (token < tile.tokens) pass.template operator()<1>(row, last, token);
   }
+}
+
+template <class Rows>
+void walk_rows(const MatmulTile& tile) {
+  walk_tile(tile, [&]<int kTokens>(i64 first_row, i64 last_row, i64 token) {
+    walk_pass<Rows, kTokens>(tile, first_row, last_row, token);
+  });
 }
 
 template <class Format>
 void multiply_tile(const MatmulTile& tile) {
-  walk_tile<RowsOf<Format>>(tile);
+  walk_rows<RowsOf<Format>>(tile);
 }
 
 }  // namespace
