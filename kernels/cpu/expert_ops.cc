@@ -50,9 +50,7 @@ class ExpertFfn {
     up_ = gate_ + tokens * a_.ffn;
     inner_ = reinterpret_cast<std::byte*>(up_ + tokens * a_.ffn);
     inner_bytes_ = inner_row_bytes(a_.ffn);
-    // Long streams, but pieces enough for all workers to end together.
-    const i64 rows_each = count() * a_.ffn / (kBlocksPerWorker * stream.workers().size());
-    block_rows_ = std::clamp(rows_each / kTileRows * kTileRows, kTileRows, kMaxBlockRows);
+    block_rows_ = choose_block_rows();
     progress_ = reinterpret_cast<Progress*>(inner_ + tokens * inner_bytes_);
     i64 first = 0;
     for (i64 i = 0; i < count(); first += work(i++).tokens)
@@ -79,6 +77,15 @@ class ExpertFfn {
 
   i64 inner_blocks() const { return div_up(a_.ffn, block_rows_); }
   i64 first_token(i64 expert) const { return progress_[expert].first_token; }
+
+  // Long streams, but pieces enough for all workers to end together: fewer where rows are so short that taking a piece and
+  // turning its activations would cost a good part of what it computes.
+  i64 choose_block_rows() const {
+    const i64 rows = count() * a_.ffn / stream_.workers().size();
+    const i64 worth_taking = kLeastBlockBytes / row_bytes(work(0).gate.type, work(0).gate.cols);
+    const i64 wanted = std::max(rows / kBlocksPerWorker, std::min(worth_taking, rows / kLeastBlocksPerWorker));
+    return std::clamp(wanted / kTileRows * kTileRows, kTileRows, kMaxBlockRows);
+  }
 
   ActivationForm form(BlockType type) const { return weight_input(type, a_.exact); }
 
@@ -157,7 +164,8 @@ class ExpertFfn {
     run_tiles(matmul_leaf(stream_, w.down.type, x_form), whole, row, std::min(row + block_rows_, a_.hidden));
   }
 
-  static constexpr i64 kMaxBlockRows = 128, kBlocksPerWorker = 32;
+  static constexpr i64 kMaxBlockRows = 128, kBlocksPerWorker = 32, kLeastBlocksPerWorker = 8;
+  static constexpr i64 kLeastBlockBytes = 16 * kKiB;
 
   Stream& stream_;
   const LeafTable& leaves_ = leaf_table(stream_.level());
