@@ -68,10 +68,13 @@ void Scheduler::Impl::use_predicted(Entry& e, ExpertKey key) {
   useful += bytes;
 }
 
-// The layer has come, and does not want these.
+// The layer has come, and does not want these. While there are empty slots what has begun is read to its end, and fills one.
 void Scheduler::Impl::drop_predicted(i64 moe_layer) {
-  for (size_t i = predicted.size(); i > 0; i--)
-    if (predicted[i - 1].moe_layer == moe_layer) cancel(predicted, predicted[i - 1]);
+  bool full = slab.free_slots(class_of(moe_layer)) == 0;
+  for (size_t i = predicted.size(); i > 0; i--) {
+    ExpertKey key = predicted[i - 1];
+    if (key.moe_layer == moe_layer && !cancel(predicted, key) && full) streamer.abandon(entry(key).slot);
+  }
 }
 
 // Frees the slot of the latest of these that nobody waits for and whose read has not begun. False when there is none.

@@ -57,7 +57,11 @@ void Scheduler::Impl::evict(ExpertKey key) {
 void Scheduler::Impl::land(const FetchDone& done) {
   ExpertKey key{table.moe_index(done.layer), done.expert};
   Entry& e = entry(key);
-  if (e.predicted) std::erase(predicted, key);
+  if (e.predicted) {
+    std::erase(predicted, key);
+    i64 bytes = done.status.ok() ? table.expert_bytes(done.layer) : done.bytes_read;
+    (e.ahead ? stats.ahead_bytes : stats.predicted_bytes) += bytes;
+  }
   bool filled_it = e.fills;
   if (filled_it) land_fill(done, key);
   if (std::exchange(e.retry, false) && !done.status.ok() && e.want >= 0) {
@@ -68,7 +72,6 @@ void Scheduler::Impl::land(const FetchDone& done) {
   policy->on_unpin(key);
   if (done.status.ok()) {
     e.state = State::resident;
-    if (e.predicted) (e.ahead ? stats.ahead_bytes : stats.predicted_bytes) += table.expert_bytes(done.layer);
     if (want < 0) return;
     wants[static_cast<size_t>(want)].phase = Phase::ready;
     landed.push_back(want);

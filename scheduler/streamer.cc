@@ -94,13 +94,28 @@ bool Streamer::cancel(SlotId slot) {
   return true;
 }
 
+void Streamer::abandon(SlotId slot) {
+  Transfer& t = transfers_[static_cast<size_t>(slot.value)];
+  CHECK(t.fetch.slot == slot);
+  bool queued = !exhausted(t);
+  reader_.recall(t.fetch.priority, owner_of(make_tag(slot, 0, 0)));
+  if (!queued) return;
+  remove(queue_of(t), slot.value);
+  t.error = kRecalled;
+  end_if_complete(slot.value);
+}
+
 bool Streamer::upgrade(SlotId slot) {
   Transfer& t = transfers_[static_cast<size_t>(slot.value)];
   CHECK(t.fetch.slot == slot);
-  bool queued = !exhausted(t) && t.fetch.priority != ReadPriority::demand;
+  if (t.fetch.priority == ReadPriority::demand) return t.submitted;
+  bool queued = !exhausted(t);
   if (queued) remove(queue_of(t), slot.value);
-  t.fetch.priority = ReadPriority::demand;
+  ReadPriority before = std::exchange(t.fetch.priority, ReadPriority::demand);
   if (queued) push(queue_of(t), slot.value);
+  i64 promoted = reader_.promote(before, owner_of(make_tag(slot, 0, 0)));
+  in_flight_[static_cast<size_t>(before)] -= promoted;
+  in_flight_[static_cast<size_t>(ReadPriority::demand)] += promoted;
   return t.submitted;
 }
 
@@ -116,7 +131,7 @@ bool Streamer::next(FetchDone& done) {
     ended_.clear();
     ended_head_ = 0;
   }
-  done = {t.fetch.layer, t.fetch.expert, t.fetch.slot, status_of(t)};
+  done = {t.fetch.layer, t.fetch.expert, t.fetch.slot, status_of(t), t.bytes_read};
   if (t.checked && t.error == 0) proven_[index_of(t.fetch)] = true;
   t.fetch.slot = {};
   under_way_--;
@@ -158,6 +173,7 @@ void Streamer::take_results() {
       t.in_flight--;
       in_flight_[static_cast<size_t>(done.priority)]--;
       last_ns = std::max(last_ns, done.finished_ns);
+      if (done.error == kRecalled) take_back(t, done.tag);
       if (done.error != 0 && t.error == 0) {
         bool queued = !exhausted(t);
         t.error = done.error;
@@ -169,11 +185,21 @@ void Streamer::take_results() {
     }
     pieces_in_flight_ -= n;
     // The drive was busy until the last of these landed, which may be long before anybody looked.
-    if (pieces_in_flight_ == 0 && timeline_ != nullptr) timeline_->add({busy_from_ns_, last_ns, "read", lane_});
     busy_ns_ += std::max<i64>(0, last_ns - busy_since_ns_);
     busy_since_ns_ = std::max(last_ns, busy_since_ns_);
+    bool was_busy = busy_since_ns_ > busy_from_ns_;  // not when all was recalled
+    if (pieces_in_flight_ == 0 && was_busy && timeline_ != nullptr) timeline_->add({busy_from_ns_, busy_since_ns_, "read", lane_});
     measure_bandwidth();
   }
+}
+
+// Bytes that were asked for are not read.
+void Streamer::take_back(Transfer& t, u64 tag) {
+  ExpertReads reads = expert_reads(table_, t.fetch.layer, t.fetch.expert, plan_.alignment);
+  i64 left = reads.ranges[static_cast<size_t>(tag_range(tag))].bytes - tag_unit(tag) * plan_.alignment;
+  i64 bytes = std::min(piece_bytes_, left);
+  t.bytes_read -= bytes;
+  bytes_read_ -= bytes;
 }
 
 // What has landed took busy_ns_.
@@ -239,6 +265,7 @@ bool Streamer::make_piece(i32 index, ReadPiece& piece) {
   }
   t.in_flight++;
   t.submitted = true;
+  t.bytes_read += bytes;
   bytes_read_ += bytes;
   return t.range < t.ranges;
 }
@@ -250,6 +277,7 @@ void Streamer::end_if_complete(i32 index) {
 
 Status Streamer::status_of(const Transfer& t) const {
   if (t.error == 0) return {};
+  if (t.error == kRecalled) return Status::failure("not read: nobody wants it");
   ExpertReads reads = expert_reads(table_, t.fetch.layer, t.fetch.expert, plan_.alignment);
   const ExpertReads::Range& range = reads.ranges[static_cast<size_t>(t.error_range)];
   if (t.error == kChecksumMismatch)

@@ -5,7 +5,7 @@
 // while the next one lands.
 //
 // Predicted reads may turn out useless, so only a few milliseconds' worth of them is given to the reader, and of that
-// what the drive does in 2 ms may be with the kernel: all else can still be cancelled, and a demand overtakes it. Of spare
+// what the drive does in 2 ms may be with the kernel: all else can still be had back, and a demand overtakes it. Of spare
 // ones, for which nobody will wait soon, it is half a millisecond.
 //
 // Owner: the scheduler's thread. Nothing is allocated after construction except the text of a failure.
@@ -40,6 +40,7 @@ struct FetchDone {
   ExpertId expert;
   SlotId slot;
   Status status;
+  i64 bytes_read = 0;
 };
 
 class Streamer {
@@ -56,6 +57,8 @@ class Streamer {
   void start(const Fetch& fetch);
   // Forgets the fetch of this slot if no byte of it has been asked for yet; false when it must be waited for.
   bool cancel(SlotId slot);
+  // Nobody will want this fetch: what the drive has not been asked for is not read. If that is any of it, the fetch fails.
+  void abandon(SlotId slot);
   // Somebody waits for this fetch now: what is left of it goes with demand. Returns whether a byte of it had been
   // asked for already.
   bool upgrade(SlotId slot);
@@ -85,6 +88,7 @@ class Streamer {
     i64 offset = 0;
     i64 ranges = 0;  // of this expert
     i64 in_flight = 0;       // pieces
+    i64 bytes_read = 0;      // or being read
     bool checked = false;    // its bytes are compared with a checksum
     bool submitted = false;  // at least one piece has been
     i32 error = 0;           // first failure and where
@@ -103,6 +107,7 @@ class Streamer {
   void measure_bandwidth();
   void limit(ReadPriority priority, i64 depth);
   void take_results();
+  void take_back(Transfer& transfer, u64 tag);
   void hand_out();
   size_t index_of(const Fetch& fetch) const;
   bool needs_check(const Fetch& fetch) const;

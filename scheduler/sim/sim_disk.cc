@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "kernels/base/check.h"
@@ -31,6 +33,32 @@ i64 SimDisk::submit(std::span<const ReadPiece> pieces) {
   outstanding_ += taken;
   issue(clock_.now_ns());
   return taken;
+}
+
+// What is not with the drive.
+std::vector<ReadPiece> SimDisk::take_out(ReadPriority from, u32 owner) {
+  run_until(clock_.now_ns());
+  std::vector<ReadPiece> taken;
+  std::deque<ReadPiece>& queue = queues_[static_cast<size_t>(from)];
+  auto mine = [owner](const ReadPiece& piece) { return owner_of(piece.tag) == owner; };
+  std::copy_if(queue.begin(), queue.end(), std::back_inserter(taken), mine);
+  std::erase_if(queue, mine);
+  return taken;
+}
+
+i64 SimDisk::promote(ReadPriority from, u32 owner) {
+  std::vector<ReadPiece> taken = take_out(from, owner);
+  for (ReadPiece& piece : taken) {
+    piece.priority = ReadPriority::demand;
+    queues_[static_cast<size_t>(ReadPriority::demand)].push_back(piece);
+  }
+  issue(clock_.now_ns());
+  return static_cast<i64>(taken.size());
+}
+
+void SimDisk::recall(ReadPriority from, u32 owner) {
+  for (const ReadPiece& piece : take_out(from, owner))
+    done_.push_back({.tag = piece.tag, .error = kRecalled, .priority = piece.priority});
 }
 
 i64 SimDisk::poll(std::span<ReadDone> done) {

@@ -35,6 +35,8 @@ class SimDisk final : public Reader {
 
   i64 submit(std::span<const ReadPiece> pieces) override;
   void limit(ReadPriority priority, i64 pieces) override { held_limits_[static_cast<size_t>(priority)] = pieces; }
+  i64 promote(ReadPriority from, u32 owner) override;
+  void recall(ReadPriority from, u32 owner) override;
   i64 poll(std::span<ReadDone> done) override;
   // Advances the clock to when the next read lands, or by the timeout.
   bool wait(i64 timeout_ns) override;
@@ -56,6 +58,7 @@ class SimDisk final : public Reader {
     i64 start_ns, finish_ns;  // of the transfer
   };
   void run_until(i64 ns);
+  std::vector<ReadPiece> take_out(ReadPriority from, u32 owner);
   void issue(i64 at_ns);
 
   VirtualClock& clock_;

@@ -354,6 +354,13 @@ i64 Disk::submit(std::span<const ReadPiece> pieces) {
 }
 
 void Disk::limit(ReadPriority priority, i64 pieces) { impl_->queue.limit(priority, pieces); }
+i64 Disk::promote(ReadPriority from, u32 owner) {
+  i64 moved = impl_->queue.promote(from, owner);
+  if (moved > 0) impl_->wake();
+  return moved;
+}
+
+void Disk::recall(ReadPriority from, u32 owner) { impl_->queue.recall(from, owner); }
 i64 Disk::poll(std::span<ReadDone> done) { return impl_->queue.poll(done); }
 bool Disk::wait(i64 timeout_ns) { return impl_->queue.wait(timeout_ns); }
 

@@ -40,6 +40,8 @@ class Disk final : public Reader {
   i64 max_piece_bytes() const override;
   i64 submit(std::span<const ReadPiece> pieces) override;
   void limit(ReadPriority priority, i64 pieces) override;
+  i64 promote(ReadPriority from, u32 owner) override;
+  void recall(ReadPriority from, u32 owner) override;
   i64 poll(std::span<ReadDone> done) override;
   bool wait(i64 timeout_ns) override;
   void add_memory(std::byte* data, i64 bytes) override;

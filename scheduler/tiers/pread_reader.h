@@ -29,6 +29,8 @@ class PreadReader final : public Reader {
   i64 max_piece_bytes() const override { return options_.max_piece_bytes; }
   i64 submit(std::span<const ReadPiece> pieces) override { return queue_.submit(pieces); }
   void limit(ReadPriority priority, i64 pieces) override { queue_.limit(priority, pieces); }
+  i64 promote(ReadPriority from, u32 owner) override { return queue_.promote(from, owner); }
+  void recall(ReadPriority from, u32 owner) override { queue_.recall(from, owner); }
   i64 poll(std::span<ReadDone> done) override { return queue_.poll(done); }
   bool wait(i64 timeout_ns) override { return queue_.wait(timeout_ns); }
   void add_memory(std::byte*, i64) override {}

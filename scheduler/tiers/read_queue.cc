@@ -67,6 +67,44 @@ void ReadQueue::limit(ReadPriority priority, i64 pieces) {
   pieces_arrived_.notify_all();
 }
 
+// Calls `move` for each of the owner's pieces, first to last, and leaves the others as they are.
+template <class Move>
+i64 ReadQueue::take_out(ReadPriority from, u32 owner, Move move) {
+  Ring<ReadPiece>& ring = pieces_[static_cast<size_t>(from)];
+  i64 before = ring.count, taken = 0;
+  for (i64 i = 0; i < before; i++) {
+    ReadPiece piece = ring.pop();
+    if (owner_of(piece.tag) != owner) {
+      ring.push(piece);
+      continue;
+    }
+    move(piece);
+    taken++;
+  }
+  return taken;
+}
+
+i64 ReadQueue::promote(ReadPriority from, u32 owner) {
+  CHECK(from != ReadPriority::demand);
+  i64 moved = 0;
+  {
+    std::lock_guard lock(mutex_);
+    moved = take_out(from, owner, [this](ReadPiece& piece) {
+      piece.priority = ReadPriority::demand;
+      pieces_[static_cast<size_t>(ReadPriority::demand)].push(piece);
+    });
+  }
+  if (moved > 0) pieces_arrived_.notify_all();
+  return moved;
+}
+
+void ReadQueue::recall(ReadPriority from, u32 owner) {
+  std::lock_guard lock(mutex_);
+  take_out(from, owner, [this](const ReadPiece& piece) {
+    done_.push({.tag = piece.tag, .error = kRecalled, .priority = piece.priority});
+  });
+}
+
 void ReadQueue::stop() {
   {
     std::lock_guard lock(mutex_);

@@ -24,6 +24,8 @@ class ReadQueue {
   i64 poll(std::span<ReadDone> done);
   bool wait(i64 timeout_ns);
   void limit(ReadPriority priority, i64 pieces);  // see Reader
+  i64 promote(ReadPriority from, u32 owner);
+  void recall(ReadPriority from, u32 owner);
   void stop();  // take() gives nothing and take_blocking() returns false from now on
 
   // --- I/O threads
@@ -42,6 +44,8 @@ class ReadQueue {
     void push(const T& value);
     T pop();
   };
+  template <class Move>
+  i64 take_out(ReadPriority from, u32 owner, Move move);
   bool may_start(size_t priority) const;
   bool any_may_start() const;
   bool pop_piece(ReadPiece& piece);

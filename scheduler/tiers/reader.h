@@ -33,7 +33,7 @@ struct ReadCheck {
 // The range may reach past the end of the file by less than one alignment unit (slices are rounded outwards
 // to it): what the file does not have stays as it was in memory.
 struct ReadPiece {
-  u64 tag = 0;
+  u64 tag = 0;  // the upper half says whose piece it is
   i32 file = 0;
   ReadPriority priority = ReadPriority::demand;
   i64 offset = 0;
@@ -42,12 +42,14 @@ struct ReadPiece {
   ReadCheck* check = nullptr;  // or none
 };
 
-constexpr i32 kChecksumMismatch = -1;
+constexpr u32 owner_of(u64 tag) { return static_cast<u32>(tag >> 32); }
+
+constexpr i32 kChecksumMismatch = -1, kRecalled = -2;
 
 struct ReadDone {
   u64 tag = 0;
   // 0; an errno, EIO for a file that ends earlier than it did when it was opened; or, for the last piece of a
-  // check, kChecksumMismatch.
+  // check, kChecksumMismatch; kRecalled: it was not read.
   i32 error = 0;
   i64 finished_ns = 0;  // when the last byte landed, on the clock that the owner uses too
   ReadPriority priority = ReadPriority::demand;  // the piece's
@@ -75,6 +77,11 @@ class Reader {
   // Most pieces of a priority that is held back that may be with the kernel at a time, where a demand that comes later
   // cannot overtake them; 1 until told. Readers that hold none back ignore it.
   virtual void limit(ReadPriority /*priority*/, i64 /*pieces*/) {}
+  // Pieces of this owner and priority that are not with the kernel yet: they go with demand from now on, behind what is there.
+  // How many. Never blocks.
+  virtual i64 promote(ReadPriority from, u32 owner) = 0;
+  // The same pieces are not read: poll() gives them back. Never blocks.
+  virtual void recall(ReadPriority from, u32 owner) = 0;
   // Finished pieces since the last poll, in any order; returns how many were written to `done`. Never blocks.
   virtual i64 poll(std::span<ReadDone> done) = 0;
   // Blocks until poll() has something to say or `timeout_ns` has passed. False on timeout.

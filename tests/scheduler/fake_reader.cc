@@ -10,8 +10,29 @@
 namespace stoker::test {
 
 i64 FakeReader::submit(std::span<const ReadPiece> pieces) {
-  i64 taken = std::min(static_cast<i64>(pieces.size()), options_.capacity - in_flight());
-  for (const ReadPiece& p : pieces.first(static_cast<size_t>(taken))) {
+  run();
+  i64 taken = queue_.submit(pieces);
+  history.insert(history.end(), pieces.begin(), pieces.begin() + static_cast<std::ptrdiff_t>(taken));
+  start(clock_.now_ns());
+  return taken;
+}
+
+i64 FakeReader::promote(ReadPriority from, u32 owner) {
+  run();
+  i64 moved = queue_.promote(from, owner);
+  start(clock_.now_ns());
+  return moved;
+}
+
+void FakeReader::recall(ReadPriority from, u32 owner) {
+  run();
+  queue_.recall(from, owner);
+}
+
+// The drive takes what it may.
+void FakeReader::start(i64 at_ns) {
+  ReadPiece p;
+  while (in_flight() < depth() && queue_.take(p)) {
     bool aligned =
         (p.offset | p.bytes | static_cast<i64>(reinterpret_cast<u64>(p.to))) % options_.alignment == 0;
     REQUIRE(aligned);
@@ -27,41 +48,42 @@ i64 FakeReader::submit(std::span<const ReadPiece> pieces) {
       error = EIO;
       fail_file_ = -1;
     }
-    i64 now = clock_.now_ns(), due = now + delay;
-    busy_ns_ += std::max<i64>(0, due - std::max(now, busy_until_ns_));
+    i64 due = at_ns + delay;
+    busy_ns_ += std::max<i64>(0, due - std::max(at_ns, busy_until_ns_));
     busy_until_ns_ = std::max(busy_until_ns_, due);
     flights_.push_back({p, due, error});
-    history.push_back(p);
+    begun.push_back(p);
   }
-  return taken;
+}
+
+// What is due lands, each at its time, and lets the drive take more.
+void FakeReader::run() {
+  for (;;) {
+    auto next = std::min_element(flights_.begin(), flights_.end(), [](const Flight& a, const Flight& b) { return a.due_ns < b.due_ns; });
+    if (next == flights_.end() || next->due_ns > clock_.now_ns()) return;
+    Flight landed = *next;
+    flights_.erase(next);
+    deliver(landed);
+    ReadDone done{landed.piece.tag, landed.error, landed.due_ns, landed.piece.priority};
+    if (completes(landed.piece, landed.error)) done.error = compare(*landed.piece.check);
+    queue_.finish({&done, 1});
+    start(landed.due_ns);
+  }
 }
 
 i64 FakeReader::poll(std::span<ReadDone> done) {
-  i64 n = 0;
-  for (size_t i = 0; i < flights_.size() && n < static_cast<i64>(done.size());) {
-    if (flights_[i].due_ns > clock_.now_ns()) {
-      i++;
-      continue;
-    }
-    deliver(flights_[i]);
-    i32 error = flights_[i].error;
-    if (completes(flights_[i].piece, error)) error = compare(*flights_[i].piece.check);
-    done[static_cast<size_t>(n++)] = {flights_[i].piece.tag, error, flights_[i].due_ns,
-                                       flights_[i].piece.priority};
-    flights_.erase(flights_.begin() + static_cast<std::ptrdiff_t>(i));
-  }
-  return n;
+  run();
+  return queue_.poll(done);
 }
 
 bool FakeReader::wait(i64 timeout_ns) {
+  run();
+  if (queue_.wait(0)) return true;
   i64 due = clock_.now_ns() + timeout_ns;
-  bool any = false;
-  for (const Flight& f : flights_) {
-    any |= f.due_ns <= due;
-    due = std::min(due, f.due_ns);
-  }
+  for (const Flight& f : flights_) due = std::min(due, f.due_ns);
   clock_.set(due);
-  return any;
+  run();
+  return queue_.wait(0);
 }
 
 void FakeReader::add_memory(std::byte*, i64 bytes) { memory_bytes_ += bytes; }

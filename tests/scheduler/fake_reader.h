@@ -1,13 +1,13 @@
 // FakeReader: a drive on a virtual clock, with seeded delays and failures, that delivers pattern bytes. It
 // checks what a real one would suffer from: misaligned or overlapping reads, reads outside the file, too many
-// at once.
+// at once. Pieces wait in the real readers' queue until fewer than `depth` are with the drive.
 #pragma once
 
 #include <vector>
 
 #include "kernels/base/clock.h"
 #include "kernels/base/rng.h"
-#include "scheduler/tiers/reader.h"
+#include "scheduler/tiers/read_queue.h"
 
 namespace stoker::test {
 
@@ -28,19 +28,24 @@ class FakeReader final : public Reader {
     u64 seed = 1;
     i64 alignment = 512;
     i64 capacity = 16;
+    i64 depth = 0;  // as the capacity
     i64 max_piece_bytes = 8192;
     i64 longest_ns = 1000;  // of one read, from its submission; 0: at once
     f64 failure_rate = 0;   // of pieces
   };
-  FakeReader(Options options, VirtualClock& clock) : options_(options), clock_(clock), rng_(options.seed) {}
+  FakeReader(Options options, VirtualClock& clock)
+      : options_(options), clock_(clock), rng_(options.seed), queue_(options.capacity) {}
 
   i64 alignment(i32) const override { return options_.alignment; }
   i64 file_bytes(i32 file) const override { return options_.file_bytes[static_cast<size_t>(file)]; }
   std::string file_name(i32 file) const override { return "fake" + std::to_string(file) + ".gguf"; }
-  i64 depth() const override { return options_.capacity; }
+  i64 depth() const override { return options_.depth > 0 ? options_.depth : options_.capacity; }
   i64 capacity() const override { return options_.capacity; }
   i64 max_piece_bytes() const override { return options_.max_piece_bytes; }
   i64 submit(std::span<const ReadPiece> pieces) override;
+  void limit(ReadPriority priority, i64 pieces) override { queue_.limit(priority, pieces); }
+  i64 promote(ReadPriority from, u32 owner) override;
+  void recall(ReadPriority from, u32 owner) override;
   i64 poll(std::span<ReadDone> done) override;
   bool wait(i64 timeout_ns) override;  // moves the clock
   void add_memory(std::byte* data, i64 bytes) override;
@@ -57,6 +62,7 @@ class FakeReader final : public Reader {
   i64 busy_ns() const { return busy_ns_; }  // by its own bookkeeping
   i64 memory_bytes() const { return memory_bytes_; }
   std::vector<ReadPiece> history;  // everything submitted
+  std::vector<ReadPiece> begun;    // of it, what the drive has taken
 
  private:
   struct Flight {
@@ -64,12 +70,15 @@ class FakeReader final : public Reader {
     i64 due_ns;
     i32 error;
   };
+  void start(i64 at_ns);
+  void run();
   void deliver(const Flight& flight);
 
   Options options_;
   VirtualClock& clock_;
   Rng rng_;
-  std::vector<Flight> flights_;
+  ReadQueue queue_;
+  std::vector<Flight> flights_;  // with the drive
   i64 failures_ = 0, busy_ns_ = 0, busy_until_ns_ = 0, memory_bytes_ = 0;
   i32 fail_file_ = -1;
   i64 fail_offset_ = 0;

@@ -21,9 +21,10 @@ namespace {
 
 // Prefetch is on. All experts have slots, or as few as may be, or, with a policy that has probabilities, a share of them.
 struct Rig {
-  explicit Rig(PrefetchMode mode = PrefetchMode::on, i64 capacity = 64, bool smallest = false, f64 share = 1)
+  explicit Rig(PrefetchMode mode = PrefetchMode::on, i64 capacity = 64, bool smallest = false, f64 share = 1,
+               i64 longest_ns = 1000, i64 depth = 0)
       : table(small_table({.layers = 4, .sizes = 1})),
-        reader({.file_bytes = table.file_bytes(), .capacity = capacity, .longest_ns = 1000}, clock) {
+        reader({.file_bytes = table.file_bytes(), .capacity = capacity, .depth = depth, .longest_ns = longest_ns}, clock) {
     i64 budget = smallest ? smallest_budget(table, 4096) : static_cast<i64>(share * static_cast<f64>(full_budget(table, 4096)));
     plan = make_plan(table, {.ram_bytes = budget, .piece_bytes = 8192});
     scheduler = std::make_unique<Scheduler>(
@@ -117,6 +118,58 @@ TEST_CASE("a predicted read that is wanted goes on as demand and reads nothing t
   for (const ReadPiece& p : rig.reader.history) bytes += p.bytes;
   CHECK(bytes == rig.stats().bytes_read);
   CHECK(bytes < rig.table.expert_bytes(rig.layer(1)) + 3 * 2 * 4096);
+}
+
+namespace {
+
+constexpr i64 kPieceNs = 4'000'000;  // at most, one after the other
+
+}  // namespace
+
+TEST_CASE("what the reader holds back of a prediction goes with demand when it is wanted") {
+  Rig rig(PrefetchMode::on, 64, false, 1, kPieceNs, 1);
+  CHECK(rig.use(0, {1, 2, 3}));  // a bandwidth is known
+  size_t submitted = rig.reader.history.size(), begun = rig.reader.begun.size();
+  rig.hint(1, {{ExpertId(4), 0.9f}});
+  REQUIRE(rig.reader.history.size() > submitted + 1);
+  CHECK(rig.reader.begun.size() == begun + 1);
+  CHECK(rig.use(1, {4}));
+  CHECK(rig.reader.begun.size() > begun + 2);
+  for (size_t i = begun + 1; i < rig.reader.begun.size(); i++) CHECK(rig.reader.begun[i].priority == ReadPriority::demand);
+}
+
+TEST_CASE("a layer that passes without it ends an expert's read, unless there is a slot that would stay empty") {
+  for (bool full : {true, false}) {
+    CAPTURE(full);
+    Rig rig(PrefetchMode::on, 64, full, 1, kPieceNs, 1);
+    for (i64 l = 0; l < 4; l++) CHECK(rig.use(l, {1, 2, 3}));
+    i64 bytes = rig.table.expert_bytes(rig.layer(1)), before = rig.stats().bytes_read;
+    rig.hint(1, {{ExpertId(4), 0.9f}});
+    CHECK(rig.use(1, {1}));
+    for (int i = 0; i < 20; i++) {
+      rig.clock.advance(kPieceNs);
+      rig.scheduler->tend();
+    }
+    i64 again = full ? rig.table.expert_bytes(rig.layer(1)) : 0;  // the smallest budget keeps no layer
+    i64 read = rig.stats().bytes_read - before - again;
+    CHECK(rig.scheduler->tier(rig.layer(1), ExpertId(4)) == (full ? ExpertTier::disk : ExpertTier::ram));
+    CHECK(read > 0);
+    CHECK((read < bytes) == full);
+    CHECK((rig.stats().predicted_bytes < bytes) == full);
+    CHECK(rig.stats().predicted_bytes > 0);
+    CHECK(rig.stats().useful_bytes == 0);
+    CHECK(rig.use(1, {4, 5}));
+  }
+}
+
+TEST_CASE("an expert whose read has just been ended can be wanted") {
+  Rig rig(PrefetchMode::on, 64, true, 1, kPieceNs, 1);
+  for (i64 l = 0; l < 4; l++) CHECK(rig.use(l, {1, 2, 3}));
+  rig.hint(1, {{ExpertId(4), 0.9f}});
+  std::vector<ExpertRequest> requests{{ExpertId(1)}};
+  { auto lease = rig.scheduler->acquire(rig.layer(1), requests); }
+  CHECK(rig.scheduler->tier(rig.layer(1), ExpertId(4)) == ExpertTier::arriving);  // a piece is with the drive
+  CHECK(rig.use(1, {4}));
 }
 
 TEST_CASE("demand overtakes predictions") {

@@ -73,6 +73,24 @@ TEST_CASE("demand goes before background that has not begun") {
   CHECK(order == std::vector<u64>{0, 100, 101, 1, 2, 3, 4});
 }
 
+TEST_CASE("what the drive has not begun can be promoted or had back, by whose it is") {
+  Drive d({.gb_per_second = 1, .latency_ns = 0, .depth = 4, .capacity = 20});
+  constexpr u64 kOne = u64{1} << 32, kTwo = u64{2} << 32;
+  d.submit(2, ReadPriority::predicted, kOne);  // the first is with the drive
+  d.submit(2, ReadPriority::predicted, kTwo);
+  CHECK(d.disk.promote(ReadPriority::predicted, 2) == 2);
+  d.disk.recall(ReadPriority::predicted, 1);
+  std::vector<ReadDone> done = d.drain();
+  REQUIRE(done.size() == 4);
+  CHECK(done[0].tag == kOne + 1);
+  CHECK(done[0].error == kRecalled);
+  CHECK(done[1].tag == kOne);
+  CHECK(done[2].tag == kTwo);
+  CHECK(done[2].priority == ReadPriority::demand);
+  CHECK(done[3].finished_ns == 3 * kPiece);
+  CHECK(d.disk.submit(std::vector<ReadPiece>(20, ReadPiece{.bytes = kPiece})) == 20);
+}
+
 TEST_CASE("no more is taken than the capacity, and waiting ends in time") {
   Drive d({.gb_per_second = 1, .latency_ns = 0, .depth = 1, .capacity = 3});
   std::vector<ReadPiece> pieces(5, ReadPiece{.bytes = kPiece});

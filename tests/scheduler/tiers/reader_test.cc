@@ -26,6 +26,7 @@
 #include "scheduler/tiers/disk.h"
 #include "scheduler/tiers/open_reader.h"
 #include "scheduler/tiers/pread_reader.h"
+#include "scheduler/tiers/read_queue.h"
 #include "tests/scheduler/pattern_file.h"
 
 using namespace stoker;
@@ -209,6 +210,39 @@ TEST_CASE("no more pieces are taken than the capacity, until some are polled") {
     CHECK(polled == 4);
     CHECK(reader->submit(std::span(pieces).subspan(4)) == 4);
   }
+}
+
+TEST_CASE("pieces that are not with the kernel can be promoted or had back, by whose they are") {
+  ReadQueue queue(8);
+  std::vector<ReadPiece> pieces;
+  for (u64 i = 0; i < 6; i++) pieces.push_back({.tag = (1 + i % 2) << 32 | i, .priority = ReadPriority::predicted});
+  CHECK(queue.submit(pieces) == 6);
+  ReadPiece first, piece;
+  REQUIRE(queue.take(first));
+  CHECK(first.tag == pieces[0].tag);
+  CHECK(!queue.take(piece));  // one may be with the kernel
+  CHECK(queue.promote(ReadPriority::spare, 2) == 0);
+  CHECK(queue.promote(ReadPriority::predicted, 2) == 3);
+  for (size_t i : {1u, 3u}) {
+    REQUIRE(queue.take(piece));
+    CHECK(piece.tag == pieces[i].tag);
+    CHECK(piece.priority == ReadPriority::demand);
+  }
+  queue.recall(ReadPriority::predicted, 1);
+  ReadDone done[8];
+  REQUIRE(queue.poll(done) == 2);
+  for (i64 i : {0, 1}) {
+    CHECK(done[i].tag == pieces[static_cast<size_t>(2 + 2 * i)].tag);
+    CHECK(done[i].error == kRecalled);
+    CHECK(done[i].priority == ReadPriority::predicted);
+  }
+  REQUIRE(queue.take(piece));
+  CHECK(piece.tag == pieces[5].tag);
+  CHECK(!queue.take(piece));
+  ReadDone landed{.tag = first.tag, .priority = first.priority};
+  queue.finish({&landed, 1});
+  CHECK(queue.poll(done) == 1);
+  CHECK(done[0].error == 0);
 }
 
 TEST_CASE("a file that was truncated after it was opened gives EIO") {
