@@ -232,7 +232,7 @@ struct Engine::Impl {
 
   std::optional<EmulatedLookahead::Options> emulated_gates() const {
     if (plan.all_resident || !is_gate(options.predictor)) return {};
-    return EmulatedLookahead::Options{.quality = gate_quality(options.predictor), .distances = options.lookahead > 0 ? options.lookahead : Governor::kFarthest};
+    return EmulatedLookahead::Options{.quality = gate_quality(options.predictor), .distances = Predictor::kMaxDistance};
   }
 
   // With all experts in memory there is nothing to fetch early.

@@ -33,12 +33,21 @@ Lookahead::Lookahead(const Ops& ops, Stream& stream, const Hparams& hparams, con
 
 void Lookahead::look(Stream& stream, LayerId layer, const f32* x, const f32* more, i64 rows) {
   if (!forecaster_.looks(rows)) return;
-  if (forecaster_.uses_gates()) {
-    std::copy_n(x, rows * h_.hidden, input_.data());
-    if (more != nullptr) ops_.add(stream, input_.data(), more, rows * h_.hidden);
-  }
-  stream_ = &stream;
+  take_input(stream, x, more, rows);
   forecaster_.look(layer, rows, *this);
+}
+
+void Lookahead::look_before_ffn(Stream& stream, LayerId layer, const f32* x, i64 rows) {
+  if (!forecaster_.looks(rows)) return;
+  take_input(stream, x, nullptr, rows);
+  forecaster_.look_before_ffn(layer, rows, *this);
+}
+
+void Lookahead::take_input(Stream& stream, const f32* x, const f32* more, i64 rows) {
+  stream_ = &stream;
+  if (!forecaster_.uses_gates()) return;
+  std::copy_n(x, rows * h_.hidden, input_.data());
+  if (more != nullptr) ops_.add(stream, input_.data(), more, rows * h_.hidden);
 }
 
 void Lookahead::begin(LayerId target, i64 distance, i64 rows) {

@@ -34,6 +34,8 @@ class Lookahead final : private GateRankings {
   }
   // Hints what the next layers will want. x [rows, hidden] is the residual stream; `more` is added to it, or null.
   void look(Stream& stream, LayerId layer, const f32* x, const f32* more, i64 rows);
+  // The same before the FFN of a layer without experts.
+  void look_before_ffn(Stream& stream, LayerId layer, const f32* x, i64 rows);
 
   // Applies a layer's router [experts, hidden] to normed [rows, hidden].
   void score(Stream& stream, const Matrix& router, const f32* normed, i64 rows);
@@ -49,6 +51,7 @@ class Lookahead final : private GateRankings {
   const Predictor& predictor() const { return forecaster_.predictor(); }
 
  private:
+  void take_input(Stream& stream, const f32* x, const f32* more, i64 rows);
   void begin(LayerId target, i64 distance, i64 rows) override;
   std::span<const RankedExpert> rank(i64 row, i64 width) override;
   const LayerWeights& weights_of(LayerId layer) const { return weights_.layers()[static_cast<size_t>(layer.value)]; }

@@ -67,7 +67,7 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
   input_ = normed;
   inputs_.set(normed, rows, h_.hidden);
   if (!w.is_moe()) {
-    Status computed = dense({stream, layer, w, rows, timer, breaks});
+    Status computed = dense({stream, layer, w, rows, timer, breaks}, x);
     if (!computed.ok()) return computed;
     ops_.add(stream, x, floats(shared_rows_), rows * h_.hidden);
     if (lookahead_ != nullptr) lookahead_->look(stream, layer, x, nullptr, rows);
@@ -100,8 +100,9 @@ Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 r
 }
 
 // The FFN of a layer without experts, by its home.
-Status MoeLayer::dense(const Pass& pass) {
+Status MoeLayer::dense(const Pass& pass, const f32* x) {
   DeviceLane* home = post_to_home(pass.layer, pass.rows);
+  if (lookahead_ != nullptr) lookahead_->look_before_ffn(pass.stream, pass.layer, x, pass.rows);
   if (home == nullptr) {
     if (!pass.w.has_ffn()) return Status::failure(kNotInRam);
     resident_ffn(pass.stream, pass.w, pass.rows, floats(shared_rows_));

@@ -67,7 +67,7 @@ class MoeLayer {
     bool looked;
   };
 
-  Status dense(const Pass& pass);
+  Status dense(const Pass& pass, const f32* x);
   Status routed(const Pass& pass, const f32* x, bool shared, DeviceLane* home);
   Status compute_as_they_land(const Pass& pass, Scheduler::Lease& lease, Ahead& ahead);
   size_t end_of_part(const Pass& pass, size_t begin) const;

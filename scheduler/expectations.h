@@ -25,6 +25,8 @@ class Expectations {
   void end(i64 moe_layer);
 
   f32 probability(ExpertKey key) const;
+  // Those that something is expected of, in the order in which they were given.
+  std::span<const ExpertId> of_layer(i64 moe_layer) const { return of_layer_[static_cast<size_t>(moe_layer)]; }
 
  private:
   std::vector<std::vector<ExpertId>> of_layer_;  // [moe layers]: those with a probability

@@ -23,11 +23,18 @@ void Forecaster::observe(LayerId layer, std::span<const i32> ids, std::span<cons
 }
 
 void Forecaster::look(LayerId layer, i64 rows, GateRankings& gates) {
-  if (!looks(rows)) return;
   i64 gates_ahead = options_.distance > 0 ? options_.distance : scheduler_.governor().lookahead();
-  i64 farthest = uses_gates() ? gates_ahead : 1;
+  look(layer, 1, uses_gates() ? gates_ahead : 1, rows, gates);
+}
+
+void Forecaster::look_before_ffn(LayerId layer, i64 rows, GateRankings& gates) {
+  if (uses_gates()) look(LayerId(layer.value - 1), 2, Predictor::kMaxDistance, rows, gates);
+}
+
+void Forecaster::look(LayerId layer, i64 nearest, i64 farthest, i64 rows, GateRankings& gates) {
+  if (!looks(rows)) return;
   // The nearest first: its reads are wanted sooner.
-  for (i64 distance = 1; distance <= farthest; distance++) {
+  for (i64 distance = nearest; distance <= farthest; distance++) {
     LayerId target(layer.value + distance);
     i64 moe_layer = scheduler_.table().moe_index(target);
     if (moe_layer < 0) continue;

@@ -41,6 +41,9 @@ class Forecaster {
   void observe(LayerId layer, std::span<const i32> ids, std::span<const f32> gate_weights, i64 rows);
   // Hints what the layers after this one will want.
   void look(LayerId layer, i64 rows, GateRankings& gates);
+  // The same before the FFN of a layer without experts, in whose time nothing else can be read: what is known then is taken for
+  // what the layer before knows, so the next layer is two ahead.
+  void look_before_ffn(LayerId layer, i64 rows, GateRankings& gates);
 
   // The forecast from the layer before, for one of its rows.
   std::span<const LikelyExpert> guesses(i64 moe_layer, i64 row, i64 count) {
@@ -50,6 +53,7 @@ class Forecaster {
   const Predictor& predictor() const { return predictor_; }
 
  private:
+  void look(LayerId layer, i64 nearest, i64 farthest, i64 rows, GateRankings& gates);
   void forecast(LayerId target, i64 moe_layer, i64 distance, i64 rows, GateRankings& gates);
 
   Scheduler& scheduler_;

@@ -113,6 +113,7 @@ void Scheduler::tend() {
   impl_->poll();
   impl_->fill_ahead();
   impl_->streamer.pump();
+  impl_->read_hinted();
   impl_->fill();
 }
 void Scheduler::fill_empty_slots() {

@@ -11,25 +11,36 @@ namespace stoker {
 
 namespace {
 
-constexpr i64 kPredictedPerHint = 4;  // reads that one hint may start
+constexpr i64 kLeastAhead = 2;  // reads of hinted experts under way at a time
 
 }  // namespace
 
 void Scheduler::Impl::hint(i64 moe_layer, std::span<const ExpertExpectation> expected) {
   expectations.replace(moe_layer, expected, *policy);
   if (moe_layer == piece.ahead) piece.told = false;
-  if (!governor.prefetching()) return;
+  read_hinted();
+}
+
+// What is likely of the coming layers, the nearest first, but no more at a time than the drive reads until somebody asks again:
+// what waits in a queue holds a slot, and the next hint may know better.
+void Scheduler::Impl::read_hinted() {
   // Wants without a slot come first; what is free or given up goes to them.
-  if (lease_is_short()) return;
-  i64 started = 0;
-  for (const ExpertExpectation& e : expected) {
-    if (started == kPredictedPerHint) break;
-    ExpertKey key{moe_layer, e.expert};
-    if (e.probability < governor.threshold() || entry(key).state != State::absent) continue;
-    if (!predict(key, e.probability)) break;
-    started++;
+  if (!governor.prefetching() || lease_is_short()) return;
+  i64 most = std::max(streamer.window_bytes() / table.expert_bytes(layer_of(0)), kLeastAhead);
+  i64 room = most - std::count_if(predicted.begin(), predicted.end(), [this](ExpertKey key) { return !entry(key).ahead; });
+  bool started = false;
+  for (i64 distance = 0; distance < Governor::kFarthest; distance++) {
+    i64 moe_layer = (next_layer + distance) % table.moe_layers();
+    for (ExpertId expert : expectations.of_layer(moe_layer)) {
+      ExpertKey key{moe_layer, expert};
+      f32 probability = expectations.probability(key);
+      if (probability < governor.threshold() || entry(key).state != State::absent) continue;
+      if (room == 0 || !predict(key, probability)) break;
+      started = true;
+      room--;
+    }
   }
-  if (started > 0) streamer.pump();
+  if (started) streamer.pump();
 }
 
 // Starts the read of an expert that nobody waits for, if it is worth more than what it replaces.

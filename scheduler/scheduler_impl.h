@@ -76,6 +76,7 @@ struct Scheduler::Impl {
 
   // --- predictions: scheduler_hints.cc
   void hint(i64 moe_layer, std::span<const ExpertExpectation> expected);
+  void read_hinted();
   bool predict(ExpertKey key, f32 probability);
   void use_predicted(Entry& e, ExpertKey key);
   void drop_predicted(i64 moe_layer);
@@ -161,6 +162,7 @@ struct Scheduler::Impl {
 
   bool leased = false;
   i64 lease_layer = 0;      // moe index
+  i64 next_layer = 0;       // the one after the last lease's
   std::vector<Want> wants;  // in the order of the requests
   std::vector<DeviceExpert> on_devices;  // of the lease
   size_t next_queued = 0;   // wants before this one are not queued

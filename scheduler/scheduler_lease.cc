@@ -12,6 +12,7 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
   CHECK(!leased && moe_layer >= 0);
   leased = true;
   lease_layer = moe_layer;
+  next_layer = (moe_layer + 1) % table.moe_layers();
   wants.clear();
   landed.clear();
   on_devices.clear();
@@ -64,6 +65,7 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
   if (moe_layer == piece.ahead) piece.told = false;
   start_queued();
   if (of_piece) aim_piece(moe_layer + 1);
+  read_hinted();
   fill();
 }
 
@@ -110,6 +112,7 @@ Status Scheduler::Impl::wait(std::vector<ReadyExpert>& ready) {
     poll();
     if (!lease_failure.ok()) return lease_failure;
     start_queued();
+    read_hinted();
     if (!landed.empty()) {
       hand_out(ready);
       return {};

@@ -81,7 +81,7 @@ SimReport run_simulation(const Options& options, const SimSetup& setup) {
   SimReport report{.options = options, .setup = setup, .routing = source->describe(),
                    .preloaded = setup.plan.all_resident && !options.no_preload, .record = {}, .phases = {}};
   PredictorKind kind = report.preloaded ? PredictorKind::none : predictor_kind(options);
-  EmulatedLookahead gates(setup.routing, {.quality = gate_quality(kind), .distances = options.lookahead > 0 ? options.lookahead : Governor::kFarthest,
+  EmulatedLookahead gates(setup.routing, {.quality = gate_quality(kind), .distances = Predictor::kMaxDistance,
                                           .seed = static_cast<u64>(options.synth_seed)});
   // Nobody looks ahead in a prompt.
   report.record = record_routing(*source, table.moe_layers(), table.top_k(), options.sim_prompt);

@@ -129,6 +129,7 @@ void Simulator::run_pass(const RoutingRecord& record, i64 first, i64 tokens) {
     scheduler_.tend();
     attend(l);
     cross_link(home(l).device);
+    if (forecaster_) forecaster_->look_before_ffn(LayerId(l), 1, *gates_);
     read_resident(home(l).device, resident_.dense_ffn_bytes);
     if (forecaster_ && rows_ == 1) forecaster_->look(LayerId(l), 1, *gates_);
     rest(machine_.layer_overhead_us * 1e3);

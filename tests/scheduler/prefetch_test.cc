@@ -96,13 +96,32 @@ TEST_CASE("what is unlikely, or hinted while prefetch is off, is not read") {
   CHECK(off.reader.history.empty());
 }
 
-TEST_CASE("a hint starts a few reads, not all it could") {
+TEST_CASE("what is hinted is read a few at a time, the nearest layer first") {
   Rig rig;
+  CHECK(rig.use(0, {1}));
   std::vector<ExpertExpectation> all;
   for (i64 e = 0; e < 12; e++) all.push_back({ExpertId(e), 1.f});
+  rig.hint(2, all);
+  auto there = [&](i64 moe_layer, ExpertTier tier) {
+    i64 n = 0;
+    for (i64 e = 0; e < 12; e++) n += rig.scheduler->tier(rig.layer(moe_layer), ExpertId(e)) == tier;
+    return n;
+  };
+  i64 at_once = there(2, ExpertTier::arriving);
+  CHECK(at_once >= 2);
+  CHECK(at_once < 12);
   rig.hint(1, all);
+  CHECK(there(1, ExpertTier::arriving) == 0);
+  for (int i = 0; i < 1000 && there(1, ExpertTier::ram) < 12; i++) {
+    rig.clock.advance(100);
+    rig.scheduler->tend();
+    CHECK(there(1, ExpertTier::arriving) + there(2, ExpertTier::arriving) <= at_once);
+    // Of the farther layer no more is begun before all of the nearer one is.
+    if (there(1, ExpertTier::disk) > 0) CHECK(there(2, ExpertTier::disk) == 12 - at_once);
+  }
+  CHECK(there(1, ExpertTier::ram) == 12);
   rig.let_land();
-  CHECK(rig.stats().predicted_bytes == 4 * rig.table.expert_bytes(rig.layer(1)));
+  CHECK(there(2, ExpertTier::ram) == 12);
 }
 
 TEST_CASE("a predicted read that is wanted goes on as demand and reads nothing twice") {
@@ -228,9 +247,10 @@ TEST_CASE("a hint takes no slot that the lease still needs") {
     std::vector<ReadyExpert> ready;
     REQUIRE(lease.wait(ready).ok());
     for (const ReadyExpert& r : ready) lease.release(r);
-    if (lease.pending() > rig.plan.total_slots()) rig.hint(1, {{ExpertId(4), 1.f}});
+    if (lease.pending() <= rig.plan.total_slots()) continue;
+    rig.hint(1, {{ExpertId(4), 1.f}});
+    CHECK(rig.pieces(ReadPriority::predicted) == 0);
   }
-  CHECK(rig.pieces(ReadPriority::predicted) == 0);
 }
 
 TEST_CASE("what is expected itself is not given up for something less likely") {
