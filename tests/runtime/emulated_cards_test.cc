@@ -79,6 +79,24 @@ TEST_CASE("emulated cards: in halves, a model says what it says on the CPU") {
   CHECK(engine.footprint().devices[0].attention_layers == engine.hparams().layers);
 }
 
+TEST_CASE("emulated cards: a generated token takes as many launches and copies as ARCHITECTURE says") {
+  const test::TinyModel model;
+  Runtime runtime;
+  Engine engine(on(model.path(), {0}, {8 * kMiB}));
+  REQUIRE(engine.footprint().devices[0].attention_layers == engine.hparams().layers);
+  std::vector<f32> logits(static_cast<size_t>(engine.hparams().vocab));
+  auto pass = [&](i32 position) {
+    const BatchRow row{SequenceId(0), position, 7, true, RowRole::generated};
+    REQUIRE(engine.forward({&row, 1}, logits).ok());
+  };
+  pass(0);
+  const i64 launches = fake::launches(), copies = fake::copies();
+  pass(1);
+  // A dense layer, two of experts, the head; k_b is in blocks here.
+  CHECK(fake::launches() - launches == (20 + 4) + 2 * (20 + 3 + 4 + 3) + 2);
+  CHECK(fake::copies() - copies == (3 + 2) + 2 * (3 + 2 + 2) + 2);
+}
+
 TEST_CASE("emulated cards: which card computes, and who exchanges what meanwhile, does not show in a bit") {
   const test::TinyModel model;
   const std::vector<f32> cpu = on_cpu(model.path());

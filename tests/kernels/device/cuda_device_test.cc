@@ -184,7 +184,9 @@ TEST_CASE("cards: a timeline has what a stream did, and costs no failed launch i
     std::unique_ptr<DeviceStream> stream = device->make_stream();
     std::unique_ptr<DeviceEvent> event = device->make_event();
     std::vector<u8> x(kBytes);
-    stream->label("experts");
+    stream->label("attention");
+    CHECK(stream->copy_to_device(memory.data(), x.data(), kBytes).ok());
+    stream->label("router");
     CHECK(stream->copy_to_device(memory.data(), x.data(), kBytes).ok());
     CHECK(stream->record(*event).ok());
     fake::fail_launch(cudaErrorInvalidConfiguration);
@@ -198,5 +200,5 @@ TEST_CASE("cards: a timeline has what a stream did, and costs no failed launch i
   CHECK(lanes == std::vector<std::string>{"cuda:0", "cuda:0 up", "cuda:0 down"});
   std::vector<std::string> spans;
   for (const Timeline::Span& span : timeline.spans()) spans.push_back(span.what + std::string(" ") + lanes[static_cast<size_t>(span.lane)]);
-  CHECK(spans == std::vector<std::string>{"experts cuda:0", "copy cuda:0 down", "copy cuda:0 down"});
+  CHECK(spans == std::vector<std::string>{"attention cuda:0", "router cuda:0", "copy cuda:0 down", "copy cuda:0 down"});
 }

@@ -44,7 +44,7 @@ struct State {
   std::array<CUstream_st, test::fake_cuda::kCards> legacy;  // the default streams
   cudaError_t refuse_launches = cudaSuccess;
   bool refuse_pinning = false, run_when_asked = false, backwards = false;
-  i64 peer_requests = 0, direct_copies = 0;
+  i64 launches = 0, copies = 0, peer_requests = 0, direct_copies = 0;
   f32 clock_ms = 0;
 };
 
@@ -133,6 +133,7 @@ void launch(cudaStream_t stream, std::function<void()> kernel) {
   Lock lock(mutex());
   const cudaError_t error = stream->card != current ? cudaErrorInvalidResourceHandle : state().refuse_launches;
   if (answer_of(stream->card, error) != cudaSuccess) return;
+  state().launches++;
   stream->work.push_back([kernel = std::move(kernel)] {
     kernel();
     return true;
@@ -145,6 +146,8 @@ void lose(int ordinal, cudaError_t error) { card(ordinal).lost = error; }
 void fail_launch(cudaError_t error) { last = error; }
 void refuse_launches(cudaError_t error) { state().refuse_launches = error; }
 void refuse_pinning(bool refuse) { state().refuse_pinning = refuse; }
+i64 launches() { return state().launches; }
+i64 copies() { return state().copies; }
 i64 pinned_ranges() { return static_cast<i64>(state().pinned.size()); }
 i64 peer_requests() { return state().peer_requests; }
 i64 direct_copies() { return state().direct_copies; }
@@ -307,6 +310,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (card(stream->card).lost != cudaSuccess) return answer_of(stream->card);
   if (kind == cudaMemcpyHostToDevice && leaves_pinned(from, bytes)) return answer(cudaErrorInvalidValue);
   if (kind == cudaMemcpyDeviceToHost && leaves_pinned(to, bytes)) return answer(cudaErrorInvalidValue);
+  state().copies++;
   post_copy(stream, to, from, bytes);
   return cudaSuccess;
 }

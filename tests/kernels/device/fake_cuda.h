@@ -35,6 +35,8 @@ void fail_launch(cudaError_t error);
 void refuse_launches(cudaError_t error);  // all from now on; none with cudaSuccess
 void refuse_pinning(bool refuse);
 
+i64 launches();
+i64 copies();  // cudaMemcpyAsync
 i64 pinned_ranges();
 i64 peer_requests();  // calls of cudaDeviceEnablePeerAccess
 i64 direct_copies();  // between cards that have access
