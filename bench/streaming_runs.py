@@ -1,4 +1,4 @@
-"""What sim_vs_real.py and prefetch.py share: a model to stream, runs of `stoker bench`, tables."""
+"""What sim_vs_real.py, prefetch.py and pack.py share: a model to stream, runs of `stoker bench`, tables."""
 
 import json
 import os
