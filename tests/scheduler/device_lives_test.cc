@@ -121,7 +121,7 @@ class Life {
  public:
   // Throws Error when a device has no room.
   Life(const Options& o, std::vector<std::unique_ptr<Device>>& devices)
-      : options_(o), rng_(o.seed), table_(small_table(o.model)), plan_(plan_of(o, table_)), order_(table_) {
+      : options_(o), rng_(o.seed), giving_(o.seed), table_(small_table(o.model)), plan_(plan_of(o, table_)), order_(table_) {
     FakeReader::Options drive{.file_bytes = table_.file_bytes(), .seed = o.seed, .capacity = 1 + rng_.below(20),
                               .longest_ns = rng_.below(3000), .failure_rate = o.failing_reads};
     reader_ = std::make_unique<FakeReader>(drive, clock_);
@@ -155,8 +155,8 @@ class Life {
       }
       if (options_.patient) end_copies();
       end_pass(prompt);
-      if (rng_.below(24) == 0) {
-        const i64 before = reader_->memory_bytes(), given = scheduler_->give_up_memory(rng_.below(plan_.arena_bytes() / 3));
+      if (giving_.below(24) == 0) {
+        const i64 before = reader_->memory_bytes(), given = scheduler_->give_up_memory(giving_.below(plan_.arena_bytes() / 3));
         if (options_.patient) CHECK(reader_->memory_bytes() == before - given);  // in others the arena may grow meanwhile
       }
     }
@@ -300,7 +300,7 @@ class Life {
   }
 
   Options options_;
-  Rng rng_;
+  Rng rng_, giving_;  // the second: when memory goes back
   VirtualClock clock_;
   ExpertTable table_;
   Plan plan_;
