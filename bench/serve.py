@@ -101,7 +101,7 @@ def together(server, streams, tokens):
             stream.look()
         if all(stream.events > 0 and not stream.ended for stream in received):
             looks.append((time.perf_counter(), sum(stream.events for stream in received)))
-    if len(looks) < 2:
+    if not looks or looks[0][1] == looks[-1][1]:
         return math.nan  # too short
     (begin, first), (end, last) = looks[0], looks[-1]
     return (last - first) / (end - begin)
