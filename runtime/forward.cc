@@ -74,6 +74,10 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
     Status status = attend(LayerId(i), count, timer, breaks);
     if (status.ok() && breaks.pause())
       status = moe_.run(stream_, LayerId(i), w, count, floats(x_), floats(normed_), timer, breaks);
+    if (status.ok() && piece && w.is_moe()) {
+      finish_epoch();
+      scheduler_.end_piece_layer(LayerId(i), count);
+    }
     if (status.ok() && !breaks.pause()) status = Status::failure("interrupted");
     if (!status.ok()) {
       if (piece) scheduler_.end_piece();
@@ -93,10 +97,14 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
     run.cache->share();
   }
   timer.stop();
-  // Every layer has waited for its devices.
-  for (i64 d = 0; d < static_cast<i64>(devices_.size()); d++) scheduler_.finish_epoch(d, scheduler_.epoch());
+  finish_epoch();
   scheduler_.end_pass(count, timer.total_ns() - before_ns, decode);
   return {};
+}
+
+// Every layer has waited for its devices.
+void Forward::finish_epoch() {
+  for (i64 d = 0; d < static_cast<i64>(devices_.size()); d++) scheduler_.finish_epoch(d, scheduler_.epoch());
 }
 
 // By the layer's home, which asks the gate too, or the CPU. Failure: it was interrupted, or the device is lost, which the

@@ -43,6 +43,7 @@ class Forward {
   Status attend(LayerId layer, i64 rows, StageTimer& timer, PassBreaks& breaks);
   void split_into_runs(std::span<const BatchRow> rows, std::span<KvCache* const> caches);
   void embed(std::span<const BatchRow> rows);
+  void finish_epoch();
   Status output_head(std::span<const BatchRow> rows, std::span<f32> logits, StageTimer& timer);
   Status finish_heads(f32* logits);
   bool rest_of_head(f32* logits);

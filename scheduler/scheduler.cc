@@ -108,6 +108,7 @@ i64 Scheduler::experts_on_device(i64 device) const {
 }
 const Governor& Scheduler::governor() const { return impl_->governor; }
 void Scheduler::begin_piece(i64 tokens) { impl_->begin_piece(tokens); }
+void Scheduler::end_piece_layer(LayerId layer, i64 tokens) { impl_->end_piece_layer(impl_->table.moe_index(layer), tokens); }
 void Scheduler::end_piece() { impl_->end_piece(); }
 void Scheduler::tend() {
   impl_->poll();

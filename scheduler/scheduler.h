@@ -108,6 +108,10 @@ class Scheduler {
   // probably want of the layer it comes to next are read while the current one's lease lasts and after it, as far as slots
   // can be had. Between its leases there may be others', of fewer tokens. Nothing while prefetch is off.
   void begin_piece(i64 tokens);
+  // A layer of a piece has ended, beginning to end of its lease, and devices have done their part. Ends the epoch as end_pass
+  // does: the experts that the piece used there move to devices by what the prompt says of them, while the next layer is
+  // computed. With finish_epoch for each device just before. No lease may exist.
+  void end_piece_layer(LayerId layer, i64 tokens);
   void end_piece();  // also when there is none
 
   // A pass of the whole model has ended: the governor learns from those that decode (one token per sequence). With

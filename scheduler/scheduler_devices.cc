@@ -88,27 +88,50 @@ bool Scheduler::Impl::give_up_exchange() {
   return devices->under_way() < before;
 }
 
-void Scheduler::Impl::end_epoch(i64 tokens, bool decode) {
+// Experts whose copies have landed change places.
+void Scheduler::Impl::end_epoch() {
   CHECK(!leased);
   poll();
   settle_exchanges(true);
   epoch++;
+}
+
+void Scheduler::Impl::move_between_passes(i64 tokens) {
+  end_epoch();
   Placement& placement = devices->placement();
-  placement.on_pass(tokens, decode);
+  placement.on_pass(tokens);
   candidates.clear();
-  auto offer = [&](ExpertKey key) {
-    const Entry& e = entry(key);
-    if (e.state == State::resident && !e.predicted) candidates.push_back(key);
-  };
-  if (placement.refreshing())
+  if (placement.catching_up())
     for (size_t i = 0; i < entries.size(); i++) offer(key_of(i));
   else
     for (ExpertKey key : placement.used_in_ram()) offer(key);
+  limit_moves();
+  begin_moves(candidates, most_moves);
+}
+
+// While devices have empty slots, a layer gets its share of them: later ones are wanted as much.
+void Scheduler::Impl::end_piece_layer(i64 moe_layer, i64 tokens) {
+  if (!devices) return;
+  end_epoch();
+  devices->placement().on_piece_layer(moe_layer, tokens);
+  candidates.clear();
+  for (ExpertKey key : devices->placement().used_in_ram()) offer(key);
+  limit_moves();
+  size_t c = static_cast<size_t>(class_of(moe_layer));
+  if (has_empty_slots(c)) most_moves[c] = std::min(most_moves[c], share_left(moe_layer));
+  begin_moves(candidates, most_moves);
+}
+
+void Scheduler::Impl::offer(ExpertKey key) {
+  const Entry& e = entry(key);
+  if (e.state == State::resident && !e.predicted) candidates.push_back(key);
+}
+
+void Scheduler::Impl::limit_moves() {
   for (size_t c = 0; c < most_moves.size(); c++) {
     i64 most = std::min(kMostExchanges, slab.usable_slots(static_cast<i64>(c)) / 4);
     most_moves[c] = std::max<i64>(0, most - devices->under_way(static_cast<i64>(c)));
   }
-  begin_moves(candidates, most_moves);
 }
 
 void Scheduler::Impl::begin_moves(std::span<const ExpertKey> offered, std::span<const i64> most) {
@@ -142,22 +165,36 @@ i64 Scheduler::Impl::device_room(size_t slot_class) const {
   return room;
 }
 
-// Of what a preload has read of this layer, its share of what the devices hold goes there, so that RAM has room for more.
-void Scheduler::Impl::fill_devices(i64 moe_layer) {
+// Beside those that are kept for exchanges.
+bool Scheduler::Impl::has_empty_slots(size_t slot_class) {
+  for (size_t d = 0; d < plan.devices.size(); d++) {
+    i64 free = devices->vram().free_slots(static_cast<i64>(d), static_cast<i64>(slot_class));
+    if (free > plan.devices[d].exchange_slots[slot_class]) return true;
+  }
+  return false;
+}
+
+// Of what the devices have room for, the layer's share, less what is there of it or on the way.
+i64 Scheduler::Impl::share_left(i64 moe_layer) {
   size_t c = static_cast<size_t>(class_of(moe_layer));
   const std::vector<i64>& layers = plan.classes[c].moe_layers;
   i64 before = std::find(layers.begin(), layers.end(), moe_layer) - layers.begin();
   i64 all = static_cast<i64>(layers.size());
   i64 share = device_room(c) * (before + 1) / all - device_room(c) * before / all;
-  candidates.clear();
   for (i64 e = 0; e < table.experts_per_layer(); e++) {
     ExpertKey key{moe_layer, ExpertId(e)};
-    State state = entry(key).state;
-    share -= state == State::on_device || devices->placement().moving(key);
-    if (state == State::resident) candidates.push_back(key);
+    share -= entry(key).state == State::on_device || devices->placement().moving(key);
   }
+  return std::max<i64>(0, share);
+}
+
+// Of what a preload has read of this layer, its share of what the devices hold goes there, so that RAM has room for more.
+void Scheduler::Impl::fill_devices(i64 moe_layer) {
+  candidates.clear();
+  for (i64 e = 0; e < table.experts_per_layer(); e++)
+    if (ExpertKey key{moe_layer, ExpertId(e)}; entry(key).state == State::resident) candidates.push_back(key);
   std::fill(most_moves.begin(), most_moves.end(), 0);
-  most_moves[c] = std::max<i64>(0, share);
+  most_moves[static_cast<size_t>(class_of(moe_layer))] = share_left(moe_layer);
   begin_moves(candidates, most_moves);
 }
 

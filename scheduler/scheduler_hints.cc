@@ -108,7 +108,7 @@ void Scheduler::Impl::end_pass(i64 tokens, i64 ns, bool decode) {
   stats.disk_busy_ns = streamer.busy_ns();
   stats.bytes_read = streamer.bytes_read();
   SchedulerStats before = std::exchange(at_last_pass, stats);
-  if (devices) end_epoch(tokens, decode);
+  if (devices) move_between_passes(tokens);
   if (filled == static_cast<i64>(entries.size())) fill_again();
   if (!decode) return;
   // What fills empty slots keeps nobody from the drive.

@@ -66,6 +66,7 @@ struct Scheduler::Impl {
   void lower_capacity(size_t slot_class);
 
   // --- the lease: scheduler_lease.cc
+  i64 tokens_of(std::span<const ExpertRequest> requests) const;
   void begin_lease(i64 moe_layer, std::span<const ExpertRequest> requests);
   void start_queued();
   bool lease_is_short() const;  // wants wait for slots
@@ -99,10 +100,16 @@ struct Scheduler::Impl {
   void settle_exchanges(bool border);
   void end(const Exchange& exchange);
   bool give_up_exchange();
-  void end_epoch(i64 tokens, bool decode);
+  void end_epoch();
+  void move_between_passes(i64 tokens);
+  void end_piece_layer(i64 moe_layer, i64 tokens);
+  void offer(ExpertKey key);
+  void limit_moves();
   void begin_moves(std::span<const ExpertKey> candidates, std::span<const i64> most_moves);
   void lose_device(i64 device);
   i64 device_room(size_t slot_class) const;
+  bool has_empty_slots(size_t slot_class);
+  i64 share_left(i64 moe_layer);
   void fill_devices(i64 moe_layer);
 
   // --- empty slots: scheduler_fill.cc

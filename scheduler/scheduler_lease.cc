@@ -4,9 +4,21 @@
 #include <algorithm>
 
 #include "kernels/base/check.h"
+#include "scheduler/policy/predictor.h"
 #include "scheduler/tiers/slice.h"
 
 namespace stoker {
+
+// A prompt's are counted; rows of several sequences are one token to the policy, which values what the next batch wants.
+i64 Scheduler::Impl::tokens_of(std::span<const ExpertRequest> requests) const {
+  i64 pairs = 0, most = 0;
+  for (const ExpertRequest& request : requests) {
+    pairs += request.tokens;
+    most = std::max<i64>(most, request.tokens);
+  }
+  i64 tokens = div_up(pairs, std::min(table.top_k(), table.experts_per_layer()));
+  return tokens > Predictor::kMaxRows ? tokens : most;
+}
 
 void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> requests) {
   CHECK(!leased && moe_layer >= 0);
@@ -21,9 +33,7 @@ void Scheduler::Impl::begin_lease(i64 moe_layer, std::span<const ExpertRequest> 
   pending = static_cast<i64>(requests.size());
   lease_failure = {};
   poll();
-  i64 tokens = 0;
-  for (const ExpertRequest& request : requests) tokens = std::max<i64>(tokens, request.tokens);
-  policy->on_layer(moe_layer, tokens);
+  policy->on_layer(moe_layer, tokens_of(requests));
   expectations.end(moe_layer);
   // Hits first: what is pinned cannot become the victim of a miss of the same lease.
   for (size_t i = 0; i < requests.size(); i++) {

@@ -57,9 +57,12 @@ f64 ExpertCache::left(size_t count, i64 tokens) const {
 void ExpertCache::turn(i64 moe_layer, i64 tokens) {
   Clock& clock = clocks_[static_cast<size_t>(moe_layer)];
   clock.tokens += tokens;
-  // A geometric sum over all of the past; of the short past there is at first.
-  for (size_t k = 0; k < decays_.size(); k++)
+  for (size_t k = 0; k < decays_.size(); k++) {
+    // A geometric sum over all of the past; of the short past there is at first.
     clock.scale[k] = (1 - decays_[k]) / std::max(1 - left(k, clock.tokens), 1 - decays_[k]);
+    // Which of a batch's tokens used an expert is not known: as if they had all through it.
+    clock.per_use[k] = tokens > 1 ? (1 - left(k, tokens)) / ((1 - decays_[k]) * static_cast<f64>(tokens)) : 1;
+  }
 }
 
 void ExpertCache::used(i64 moe_layer, i64 node, i64 tokens, f32) {
@@ -69,7 +72,7 @@ void ExpertCache::used(i64 moe_layer, i64 node, i64 tokens, f32) {
   i64 age = clock.tokens - past.time;
   for (size_t k = 0; k < decays_.size(); k++) {
     f64 before = static_cast<f64>(past.counts[k]) * left(k, age);
-    past.counts[k] = static_cast<f32>(before + static_cast<f64>(tokens));
+    past.counts[k] = static_cast<f32>(before + static_cast<f64>(tokens) * clock.per_use[k]);
   }
   past.time = clock.tokens;
 }

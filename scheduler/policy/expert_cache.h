@@ -41,6 +41,7 @@ class ExpertCache final : public ScoredCache {
     i64 tokens = 0;
     std::array<f64, kMost> shares{};
     std::array<f64, kMost> scale{};  // from a count to a probability
+    std::array<f64, kMost> per_use{};  // of the batch at hand: what a use adds to a count
   };
 
   void turn(i64 moe_layer, i64 tokens) override;

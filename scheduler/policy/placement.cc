@@ -52,11 +52,21 @@ void Placement::on_use_in_ram(ExpertKey key) {
   if (used_.size() < used_.capacity()) used_.push_back(key);
 }
 
-void Placement::on_pass(i64 tokens, bool decode) {
+void Placement::on_pass(i64 tokens) {
   now_ += tokens;
-  refreshing_ |= !decode;
+  piece_tokens_ = 0;
   for (Device& d : devices_)
     d.credit_bytes = std::min(d.credit_bytes + d.allowance_bytes * static_cast<f64>(tokens), d.most_bytes);
+}
+
+void Placement::on_piece_layer(i64 moe_layer, i64 tokens) {
+  piece_tokens_ = tokens;
+  piece_layer_ = moe_layer;
+  f64 share = static_cast<f64>(tokens) / static_cast<f64>(class_of_layer_.size());
+  for (Device& d : devices_) {
+    f64 bytes = d.allowance_bytes * share;
+    d.credit_bytes = std::min(d.credit_bytes + bytes, std::max(d.most_bytes, bytes));
+  }
 }
 
 void Placement::choose(const ResidencyPolicy& policy, std::span<const ExpertKey> candidates, const Room& room,
@@ -83,7 +93,14 @@ void Placement::choose(const ResidencyPolicy& policy, std::span<const ExpertKey>
     moves.push_back(*move);
   }
   // Nothing is left to catch up with: what comes now is everyday change.
-  if (!short_of_room_ && !candidates_.empty()) refreshing_ = false;
+  if (piece_tokens_ == 0 && !short_of_room_ && !candidates_.empty()) catching_up_ = false;
+}
+
+bool Placement::may_leave(i64 n) const {
+  const Place& p = places_[static_cast<size_t>(n)];
+  if (p.moving) return false;
+  if (piece_tokens_ > 0) return n / per_layer_ <= piece_layer_ && now_ + piece_tokens_ - p.since >= rules_.dwell_tokens;
+  return catching_up_ || now_ - p.since >= rules_.dwell_tokens;
 }
 
 // What may leave, and the work that devices are expected to have per token.
@@ -100,8 +117,7 @@ void Placement::rank_victims(const ResidencyPolicy& policy, const Room& room) {
       for (i32 n : device.experts[c]) {
         f64 worth = std::max(policy.worth(key(n)), kLeastWorth);
         device.load_ns += worth * expert_ns;
-        const Place& p = place(n);
-        if (!p.moving && (refreshing_ || now_ - p.since >= rules_.dwell_tokens)) rank.push_back({worth, n});
+        if (may_leave(n)) rank.push_back({worth, n});
       }
       std::sort(rank.begin(), rank.end());
     }
@@ -124,13 +140,13 @@ std::optional<Placement::Move> Placement::best_move(const Candidate& candidate) 
     f64 saved = saved_ns(device, c);
     bool alone = device.free[c] > device.kept[c];
     if (saved <= 0) continue;
-    if (!alone && !refreshing_ && device.credit_bytes < static_cast<f64>(expert_bytes_[c])) continue;
+    bool limited = !catching_up_ || piece_tokens_ > 0;
+    if (!alone && limited && device.credit_bytes < static_cast<f64>(expert_bytes_[c])) continue;
     f64 victim = 0;
     if (!alone) {
       if (device.rank[c].empty()) continue;
       victim = device.rank[c].back().worth;
-      f64 least = refreshing_ ? victim : victim * rules_.factor + rules_.margin;
-      if (candidate.worth <= least) continue;
+      if (candidate.worth <= victim * rules_.factor + (piece_tokens_ > 0 ? rules_.piece_margin : rules_.margin)) continue;
       if (device.free[c] == 0 || ram_slots_[c] == 0) {
         short_of_room_ = true;
         continue;
@@ -185,7 +201,7 @@ void Placement::enter(i64 n, i32 device) {
   std::vector<i32>& list = d.experts[class_of(n)];
   Place& p = place(n);
   CHECK(p.device == kNowhere);
-  p = {.device = device, .position = static_cast<i32>(list.size()), .since = now_, .moving = p.moving};
+  p = {.device = device, .position = static_cast<i32>(list.size()), .since = now_ + piece_tokens_, .moving = p.moving};
   list.push_back(static_cast<i32>(n));
   d.count++;
 }

@@ -124,17 +124,23 @@ void Simulator::run_piece(const RoutingRecord& record, i64 first, i64 tokens) { 
 void Simulator::run_pass(const RoutingRecord& record, i64 first, i64 tokens) {
   i64 begin = clock_.now_ns();
   rows_ = tokens;
-  if (!Forecaster::handles(tokens)) scheduler_.begin_piece(tokens);
+  const bool piece = !Forecaster::handles(tokens);
+  if (piece) scheduler_.begin_piece(tokens);
   for (i64 l = 0; l < resident_.dense_layers; l++) {
     scheduler_.tend();
     attend(l);
     cross_link(home(l).device);
-    if (forecaster_) forecaster_->look_before_ffn(LayerId(l), 1, *gates_);
+    if (forecaster_ && rows_ == 1) forecaster_->look_before_ffn(LayerId(l), 1, *gates_);
     read_resident(home(l).device, resident_.dense_ffn_bytes);
     if (forecaster_ && rows_ == 1) forecaster_->look(LayerId(l), 1, *gates_);
     rest(machine_.layer_overhead_us * 1e3);
   }
-  for (i64 l = 0; l < table_.moe_layers(); l++) run_moe_layer(record, first, l);
+  for (i64 l = 0; l < table_.moe_layers(); l++) {
+    run_moe_layer(record, first, l);
+    if (!piece) continue;
+    finish_epoch();
+    scheduler_.end_piece_layer(table_.layers()[static_cast<size_t>(l)].layer, tokens);
+  }
   scheduler_.end_piece();
   rows_ = 1;  // that wants logits
   output_head();

@@ -31,7 +31,7 @@ using namespace stoker::test;
 
 namespace {
 
-constexpr i64 kLives = lives(2000), kPatienceSeconds = 60;
+constexpr i64 kLives = lives(2000), kPatienceSeconds = 60, kPieceTokens = 64;
 
 // An order of a device's own: some matrices lie there from the last byte to the first.
 class Backwards final : public DeviceOrder {
@@ -152,9 +152,9 @@ class Life {
         i64 count = prompt ? 1 + rng_.below(table_.experts_per_layer()) : table_.top_k();
         seen.failed_reads += !use(l, skewed(count, pass / 4));
         settle(rng_.below(3) == 0);
+        if (prompt) end_epoch([&] { scheduler_->end_piece_layer(layer(l), kPieceTokens); });
       }
-      if (options_.patient) end_copies();
-      end_pass(prompt);
+      end_epoch([&] { scheduler_->end_pass(1, 1000, !prompt); });
       if (giving_.below(24) == 0) {
         const i64 before = reader_->memory_bytes(), given = scheduler_->give_up_memory(giving_.below(plan_.arena_bytes() / 3));
         if (options_.patient) CHECK(reader_->memory_bytes() == before - given);  // in others the arena may grow meanwhile
@@ -282,12 +282,14 @@ class Life {
       }
     }
   }
-  void end_pass(bool prompt) {
+  template <class End>
+  void end_epoch(const End& end) {
+    if (options_.patient) end_copies();
     for (auto& d : devices_)
       if (!d->epochs.empty() && d->epochs.back().number == scheduler_->epoch())
         static_cast<void>(d->compute->record(*d->epochs.back().event));
     i64 ended = scheduler_->epoch();
-    scheduler_->end_pass(1, 1000, !prompt);
+    end();
     for (size_t d = 0; d < devices_.size(); d++)  // those that had nothing to do
       if (devices_[d]->epochs.empty()) scheduler_->finish_epoch(static_cast<i64>(d), ended);
     settle(rng_.below(3) == 0 || options_.patient);

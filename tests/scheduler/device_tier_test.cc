@@ -126,6 +126,11 @@ struct Rig {
     for (i64 l = 0; l < table.moe_layers(); l++) use(l, skewed(rng, count, shift));
     scheduler->end_pass(1, 1000, decode);
   }
+  // A layer of a piece, which devices have ended with it.
+  void end_piece_layer(i64 moe_layer, i64 tokens) {
+    for (size_t d = 0; d < held.size(); d++) finish(d, scheduler->epoch());
+    scheduler->end_piece_layer(layer(moe_layer), tokens);
+  }
   std::vector<ExpertRequest> skewed(Rng& rng, i64 count, i64 shift) const {
     i64 n = table.experts_per_layer();
     std::vector<ExpertRequest> requests;
@@ -190,6 +195,7 @@ std::string random_life(u64 seed, const Trouble& trouble) {
       rig.use(l, rig.skewed(rng, prompt ? 1 + rng.below(experts) : std::min(o.model.top_k, experts), pass / 10));
       for (size_t d = 0; d < rig.held.size(); d++)  // at any time, any distance behind
         if (rng.below(3) == 0) rig.finish(d, std::max<i64>(rig.finished[d], rig.scheduler->epoch() - 1 - rng.below(2)));
+      if (prompt && rng.below(4) > 0) rig.end_piece_layer(l, experts);
       if (rng.below(4) == 0) rig.scheduler->warm();
       bool lose = trouble.losing && rng.below(60) == 0;
       size_t device = static_cast<size_t>(rng.below(static_cast<i64>(o.slots.size())));
@@ -372,6 +378,43 @@ TEST_CASE("an expert changes places only at the end of a pass") {
   Scheduler::Lease lease = rig.scheduler->acquire(rig.layer(0), requests);
   CHECK(lease.on_devices().size() == 2);
   CHECK(lease.pending() == 0);
+}
+
+TEST_CASE("when a prompt has ended devices have what its pieces wanted most, each layer its share") {
+  Rig rig({.model = {.layers = 3, .experts = 24, .top_k = 3, .sizes = 1}, .budget = 4 * kMiB, .slots = {16}, .links = {.longest_ns = 1}});
+  constexpr i64 kTokens = 100;
+  // Each token wants 3 of 24: with the shift, expert e most, those after it less and less.
+  auto wants = [](i32 most) {
+    std::vector<ExpertRequest> requests;
+    for (i32 e = 0; e < 24; e++) requests.push_back({ExpertId((e + most) % 24), std::max(1, 60 - 10 * e), 1.f});
+    return requests;
+  };
+  auto piece = [&](i32 most) {
+    for (i64 l = 0; l < 3; l++) {
+      rig.use(l, wants(most));
+      rig.end_piece_layer(l, kTokens);
+      rig.clock.advance(100'000);
+    }
+    rig.finish_all();
+    rig.scheduler->end_pass(kTokens, 1000, false);
+  };
+  auto on_device = [&](i64 l) {
+    i64 n = 0;
+    for (i32 e = 0; e < 24; e++) n += rig.scheduler->tier(rig.layer(l), ExpertId(e)) == ExpertTier::vram;
+    return n;
+  };
+  piece(0);
+  CHECK(rig.scheduler->experts_on_device(0) == rig.plan.device_experts(0));
+  for (i64 l = 0; l < 3; l++) {
+    CHECK(on_device(l) == 5);
+    for (i32 e = 0; e < 5; e++) CHECK(rig.scheduler->tier(rig.layer(l), ExpertId(e)) == ExpertTier::vram);
+  }
+  // Another subject: a slot is kept free, so one expert can go at a time, when a layer has ended.
+  i64 before = rig.scheduler->stats().promotions;
+  for (int i = 0; i < 12; i++) piece(12);
+  CHECK(rig.scheduler->stats().promotions - before >= 9);
+  for (i64 l = 0; l < 3; l++)
+    for (i32 e = 12; e < 15; e++) CHECK(rig.scheduler->tier(rig.layer(l), ExpertId(e)) == ExpertTier::vram);
 }
 
 TEST_CASE("a failed copy leaves both experts where they were, and is tried again") {

@@ -217,6 +217,49 @@ std::string random_life(u64 seed, f64 failure_rate) {
 
 }  // namespace
 
+namespace {
+
+// LRU that notes how many tokens it is told have come to a layer.
+class TokenSpy final : public ResidencyPolicy {
+ public:
+  TokenSpy(const Plan& plan, const ExpertTable& table, std::vector<i64>& tokens)
+      : lru_(plan, table.experts_per_layer(), table.top_k()), tokens_(tokens) {}
+  void on_capacity(i64 slot_class, i64 slots) override { lru_.on_capacity(slot_class, slots); }
+  void on_layer(i64 moe_layer, i64 tokens) override {
+    tokens_.push_back(tokens);
+    lru_.on_layer(moe_layer, tokens);
+  }
+  void on_use(ExpertKey key, i64 tokens, f32 weight) override { lru_.on_use(key, tokens, weight); }
+  void on_expect(ExpertKey key, f32 probability) override { lru_.on_expect(key, probability); }
+  void on_admit(ExpertKey key) override { lru_.on_admit(key); }
+  void on_pin(ExpertKey key) override { lru_.on_pin(key); }
+  void on_unpin(ExpertKey key) override { lru_.on_unpin(key); }
+  void on_evict(ExpertKey key) override { lru_.on_evict(key); }
+  std::optional<ExpertKey> choose_victim(i64 moe_layer) const override { return lru_.choose_victim(moe_layer); }
+  std::optional<ExpertKey> choose_victim_for(ExpertKey key, f32 p) const override { return lru_.choose_victim_for(key, p); }
+  f64 worth(ExpertKey key) const override { return lru_.worth(key); }
+
+ private:
+  LruCache lru_;
+  std::vector<i64>& tokens_;
+};
+
+}  // namespace
+
+TEST_CASE("the policy is told all tokens of a prompt's piece, and of rows of several sequences one for the next batch") {
+  Rig rig({.model = {.layers = 1, .experts = 24, .top_k = 3, .sizes = 1}, .budget = kMiB});
+  std::vector<i64> tokens;
+  rig.scheduler.reset();
+  rig.scheduler = std::make_unique<Scheduler>(rig.table, rig.plan, std::make_unique<TokenSpy>(rig.plan, rig.table, tokens), rig.reader,
+                                              rig.clock, SlabOptions{.piece_bytes = 256 * kKiB, .background = false});
+  std::vector<ExpertRequest> piece = {{ExpertId(0), 12}};  // 20 tokens of 3: no expert is wanted by all
+  for (i32 e = 1; e < 9; e++) piece.push_back({ExpertId(e), 6});
+  CHECK(rig.use_all(0, piece) > 0);
+  CHECK(rig.use_all(0, {{ExpertId(1)}, {ExpertId(2)}, {ExpertId(3)}}) > 0);
+  CHECK(rig.use_all(0, {{ExpertId(1), 2}, {ExpertId(2)}, {ExpertId(3)}, {ExpertId(4)}, {ExpertId(5)}}) > 0);  // two rows
+  CHECK(tokens == std::vector<i64>{20, 1, 2});
+}
+
 TEST_CASE("the right bytes land in random lives, with every budget, and the same seed gives the same life") {
   for (u64 seed = 1; seed <= 40; seed++) {
     INFO("seed " << seed);

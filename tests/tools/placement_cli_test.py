@@ -101,7 +101,8 @@ class RoutingTraces(Folder):
                                       "0", "-n", "96", "-r", "1", "--predictor", asked, "--prefetch", "on", "--lookahead",
                                       "2", "--json").stdout)[0]
             self.assertEqual(facts["predictor"], asked)
-            self.assertEqual(len(facts["forecasts"]), 2 if asked.startswith("gate") else 1)
+            # A dense layer looks ahead before its FFN too, which counts as a layer more.
+            self.assertEqual(len(facts["forecasts"]), 3 if asked.startswith("gate") else 1)
             recall = facts["forecasts"][0]["recall"]
             if asked.startswith("gate"):
                 self.assertTrue(0.55 < recall < 0.95, recall)
@@ -428,6 +429,9 @@ class Simulate(Folder):
             self.assertLessEqual(facts["cold"]["hit_rate"], facts["cold"]["belady_hit_rate"])
         # 40 of a layer's 256 experts have no slot: each piece reads them again.
         self.assertGreater(four["prompt"]["bytes_read"], one["prompt"]["bytes_read"])
+        # GPUs get experts while a piece passes, not when it has.
+        tower = self.simulate("--experts", "IQ1_S", "--attn", "Q5_K", "--tokens", "65", "--prompt", "64")
+        self.assertGreater(tower["prompt"]["uploaded_bytes"], 0)
         path = self.path("v3.trace")
         expect(self, 0, "trace", "synth", "-o", path, "--tokens", "128", "--prompts", "1")
         self.assertIn("has 128 tokens, none to generate", self.error("simulate", *small, "--routing", path, "--prompt", "128"))

@@ -309,6 +309,35 @@ TEST_CASE("auto learns which of its counts to believe") {
   CHECK(sum == doctest::Approx(1).epsilon(.05));
 }
 
+TEST_CASE("what a prompt's piece used counts as if its tokens had used it all through, one by one") {
+  std::vector<i64> one_class(1, 0);
+  for (const char* name : {"auto", "ema"}) {
+    CAPTURE(std::string(name));
+    auto make = [&] { return make_policy(name, plan_of(one_class, 1), 8, 1); };
+    auto at_once = make(), one_by_one = make();
+    auto probability = [](ResidencyPolicy& policy, i32 e) { return dynamic_cast<ExpertCache&>(policy).probability({0, ExpertId(e)}); };
+    for (int piece = 0; piece < 2; piece++) {
+      at_once->on_layer(0, 256);
+      at_once->on_use({0, ExpertId(0)}, 192, 1.f);
+      at_once->on_use({0, ExpertId(1)}, 64, 1.f);
+      CHECK(probability(*at_once, 0) == doctest::Approx(.75).epsilon(1e-3));
+      CHECK(probability(*at_once, 1) == doctest::Approx(.25).epsilon(1e-3));
+    }
+    for (int t = 0; t < 512; t++) {
+      one_by_one->on_layer(0, 1);
+      one_by_one->on_use({0, ExpertId(t % 4 == 0)}, 1, 1.f);
+    }
+    // What comes then weighs the same after either.
+    for (auto* policy : {at_once.get(), one_by_one.get()}) {
+      for (int t = 0; t < 24; t++) {
+        policy->on_layer(0, 1);
+        policy->on_use({0, ExpertId(2)}, 1, 1.f);
+      }
+    }
+    for (i32 e = 0; e < 3; e++) CHECK(std::abs(probability(*at_once, e) - probability(*one_by_one, e)) < .2);
+  }
+}
+
 TEST_CASE("popularity is what a policy begins with, and fades as its own tokens come") {
   std::vector<i64> one_class(1, 0);
   Plan plan = plan_of(one_class, 1);
