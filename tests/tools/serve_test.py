@@ -402,7 +402,8 @@ class SideBySide(Serving):
 
     def leave(self, stream):
         connection = socket.create_connection(("127.0.0.1", self.server.port))
-        body = json.dumps({"prompt": "The sky", "temperature": 1, "seed": 1, "max_tokens": -1, "n": 4, "stream": stream}).encode()
+        body = json.dumps({"prompt": "The sky", "temperature": 1, "seed": 1, "max_tokens": -1, "n": 4, "stream": stream,
+                           "ignore_eos": True}).encode()
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         limit = time.time() + TIME_LIMIT
         while not any(s["is_processing"] for s in self.server.ask("GET", "/slots")[1]) and time.time() < limit:
@@ -412,8 +413,11 @@ class SideBySide(Serving):
     def test_a_client_that_leaves_frees_its_slots(self):
         for stream in (True, False):
             self.leave(stream)
-            self.idle()
+            left = max(slot["n_decoded"] for slot in self.server.ask("GET", "/slots")[1])
+            end = max(slot["n_decoded"] for slot in self.idle())
+            self.assertLess(end - left, 100)  # one token and what it takes to notice; nobody's answer ends at 510
             self.assertTrue(self.text("The sky", max_tokens=3))
+        self.assertIn('stoker:http_responses_total{status="499"} 1', self.server.ask("GET", "/metrics")[1])
 
 
 class Refusals(Serving):

@@ -69,34 +69,31 @@ class Generating {
         choices_(completion_.choices()),
         client_(ConnectionServer::current().socket()) {}
 
-  // Waits for an event; false when the client has left.
+  // Waits for an event; false when the client has left, which is asked at each of them: the next token is not for it.
   bool take(CompletionEvent& event) {
-    while (true) {
-      if (std::optional<CompletionEvent> next = completion_.next(kPollMs)) {
-        event = std::move(*next);
-        size_t choice = event.choice;
-        CompletionEvent copy = event;
-        choices_[choice].add(std::move(copy));
-        return true;
-      }
-      if (client_.gone()) return false;
+    while (!client_.gone()) {
+      std::optional<CompletionEvent> next = completion_.next(kPollMs);
+      if (!next) continue;
+      event = std::move(*next);
+      choices_[event.choice].add(CompletionEvent(event));
+      return true;
     }
+    return false;
   }
 
   void answer_whole(Response& res) {
     CompletionEvent event;
     while (!completion_.finished()) {
-      if (!take(event)) return;  // nobody reads what would be written
+      if (!take(event)) throw client_left();
       throw_failure(event);
     }
     answer(res, form_->whole(choices_));
   }
 
   // Up to the first event an error can still be an answer with a status of its own.
-  bool take_first() {
-    if (!take(first_)) return false;
+  void take_first() {
+    if (!take(first_)) throw client_left();
     throw_failure(first_);
-    return true;
   }
 
   // All of it in one call: the library ends streams between calls when it stops, and running ones shall be finished.
@@ -122,6 +119,8 @@ class Generating {
   }
 
  private:
+  // For the log and the metrics: nobody reads the answer. The status is nginx's.
+  static ApiError client_left() { return ApiError(499, "the client closed the connection"); }
   static bool is_failure(const CompletionEvent& event) {
     return event.result && (event.result->end == GenerationEnd::failed || event.result->end == GenerationEnd::cancelled);
   }
@@ -150,7 +149,7 @@ void generate(const Service& service, const RequestBody& body, const CompletionW
   bool stream = body.boolean("stream", false);
   auto running = std::make_shared<Generating>(service, wish, std::move(form));
   if (!stream) return running->answer_whole(res);
-  if (!running->take_first()) return;
+  running->take_first();
   res.set_header("Cache-Control", "no-cache");
   res.set_chunked_content_provider("text/event-stream", [running](size_t, httplib::DataSink& sink) {
     return running->write_stream(sink);
