@@ -115,7 +115,6 @@ bool Batcher::submit(std::span<const std::shared_ptr<Generation>> generations) {
 void Batcher::run(const Load& load) {
   try {
     engine_ = load();
-    footprint_ = engine_->footprint();
     i64 count = engine_->options().sequences;
     for (i64 i = 0; i < count; i++) slots_.emplace_back(*engine_, SequenceId(i));
     loans_.resize(static_cast<size_t>(count));
@@ -367,6 +366,7 @@ void Batcher::publish() {
   }
   state_.experts = engine_->scheduler_stats();
   state_.experts_on_devices = engine_->experts_on_devices();
+  state_.footprint = engine_->footprint();
   state_.stage_ns = engine_->timer().all_ns();
   state_.prefetch = engine_->governor().state();
   state_.prefetch_gain = engine_->governor().gain();

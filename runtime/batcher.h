@@ -45,6 +45,7 @@ struct BatcherStatus {
   Scheduler::Warmth warmth;  // how far experts that fit have been read, when that goes on beside the work
   SchedulerStats experts;
   i64 experts_on_devices = 0;
+  EngineFootprint footprint;
   Governor::State prefetch = Governor::State::fixed_off;
   f64 prefetch_gain = 0;  // see Governor::gain()
 };
@@ -65,8 +66,6 @@ class Batcher {
 
   // Only what does not change while it computes: options, hparams, tokenizer, gguf.
   const Engine& engine() const { return *engine_; }
-  // As it was when the engine had been loaded.
-  const EngineFootprint& footprint() const { return footprint_; }
   i64 slots() const;
   i64 capacity() const { return slots() + queue_; }
 
@@ -111,7 +110,6 @@ class Batcher {
 
   const i64 queue_;
   std::unique_ptr<Engine> engine_;  // lives on the engine thread
-  EngineFootprint footprint_;       // written before the constructor returns
 
   // The engine thread's.
   std::vector<BatchSlot> slots_;

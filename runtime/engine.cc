@@ -301,7 +301,11 @@ const Predictor* Engine::predictor() const {
 EngineFootprint Engine::footprint() const {
   const Impl& e = *impl_;
   std::vector<DeviceFootprint> devices;
-  for (size_t i = 0; i < e.plan.devices.size(); i++)
+  for (size_t i = 0; i < e.plan.devices.size(); i++) {
+    if (e.scheduler->device_lost(static_cast<i64>(i))) {
+      devices.push_back({.id = e.devices->id(i), .lost = true});
+      continue;
+    }
     devices.push_back({.id = e.devices->id(i),
                        .resident_bytes = e.devices->layers(i).weights.bytes(),
                        .home_layers = e.devices->layers(i).weights.ffn_layers(),
@@ -311,11 +315,12 @@ EngineFootprint Engine::footprint() const {
                        .expert_bytes = e.plan.device_arena_bytes(i),
                        .expert_slots = e.plan.device_experts(i),
                        .experts = e.scheduler->experts_on_device(static_cast<i64>(i))});
+  }
   return {.resident_bytes = e.weights->bytes() + (e.lookahead ? e.lookahead->bytes() : 0),
           .kv_bytes = e.kv_bytes(),
           .scratch_bytes = e.forward->scratch_bytes() + (e.between ? e.between->scratch_bytes() : 0) + e.devices->host_bytes(),
-          .expert_budget_bytes = e.plan.ram_bytes,
-          .expert_slots = e.plan.total_slots(),
+          .expert_budget_bytes = e.plan.ram_bytes - (e.plan.arena_bytes() - e.scheduler->ram_bytes()),
+          .expert_slots = e.scheduler->ram_slots(),
           .expert_total = e.experts.moe_layers() * e.experts.experts_per_layer(),
           .expert_total_bytes = e.experts.total_bytes(),
           .devices = std::move(devices)};

@@ -75,6 +75,7 @@ using LoadProgress = std::function<bool(std::string_view stage, i64 done_bytes, 
 
 struct DeviceFootprint {
   std::string id;          // "host:0"
+  bool lost = false;       // then it has nothing of what follows
   // Of its memory: dense FFN or shared experts of so many layers, attention of others or the same, rows of the output head.
   i64 resident_bytes = 0;
   i64 home_layers = 0;
@@ -83,10 +84,11 @@ struct DeviceFootprint {
   i64 kv_bytes = 0;        // of its memory: the KV cache of those with attention
   i64 expert_bytes = 0;    // of its memory, for experts
   i64 expert_slots = 0;
-  i64 experts = 0;         // there now; 0 when it is lost
+  i64 experts = 0;         // there now
 };
 
-// What this engine holds, for reports. Bytes.
+// What this engine holds now, for reports. Bytes. A lost device moves weights into RAM, and memory that the machine refuses, or
+// gets back for them, has no experts.
 struct EngineFootprint {
   i64 resident_bytes = 0;  // weights outside the routed experts, in RAM: without those that devices have
   i64 kv_bytes = 0;

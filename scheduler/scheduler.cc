@@ -106,6 +106,9 @@ i64 Scheduler::give_up_memory(i64 bytes) { return impl_->give_up_memory(bytes); 
 i64 Scheduler::experts_on_device(i64 device) const {
   return impl_->devices ? impl_->devices->placement().experts(device) : 0;
 }
+bool Scheduler::device_lost(i64 device) const { return impl_->devices && impl_->devices->vram().lost(device); }
+i64 Scheduler::ram_slots() const { return impl_->slab.expected_slots(); }
+i64 Scheduler::ram_bytes() const { return impl_->slab.expected_bytes(); }
 const Governor& Scheduler::governor() const { return impl_->governor; }
 void Scheduler::begin_piece(i64 tokens) { impl_->begin_piece(tokens); }
 void Scheduler::end_piece_layer(LayerId layer, i64 tokens) { impl_->end_piece_layer(impl_->table.moe_index(layer), tokens); }

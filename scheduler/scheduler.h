@@ -129,6 +129,10 @@ class Scheduler {
   i64 give_up_memory(i64 bytes);
   // Experts in the device's memory; 0 when it is lost.
   i64 experts_on_device(i64 device) const;
+  bool device_lost(i64 device) const;
+  // What RAM has room for: the plan, less what the machine refused or got back.
+  i64 ram_slots() const;
+  i64 ram_bytes() const;
   const Governor& governor() const;
   // Lets reads make progress while the runtime computes something else. Cheap.
   void tend();

@@ -139,7 +139,7 @@ nlohmann::ordered_json engine_json(const Engine& engine) {
   nlohmann::ordered_json devices = nlohmann::ordered_json::array();
   for (const DeviceFootprint& d : f.devices)
     devices.push_back(
-        {{"id", d.id}, {"resident_bytes", d.resident_bytes}, {"home_layers", d.home_layers}, {"attention_layers", d.attention_layers}, {"head_rows", d.head_rows}, {"kv_bytes", d.kv_bytes}, {"expert_bytes", d.expert_bytes}, {"expert_slots", d.expert_slots}, {"experts", d.experts}});
+        {{"id", d.id}, {"lost", d.lost}, {"resident_bytes", d.resident_bytes}, {"home_layers", d.home_layers}, {"attention_layers", d.attention_layers}, {"head_rows", d.head_rows}, {"kv_bytes", d.kv_bytes}, {"expert_bytes", d.expert_bytes}, {"expert_slots", d.expert_slots}, {"experts", d.experts}});
   return {
       {"threads", engine.threads()},           {"isa", name(engine.isa())},
       {"exact", engine.options().exact},       {"io", engine.io_description()},
@@ -215,10 +215,15 @@ static void note_devices(const EngineFootprint& f, const Phase& p) {
   note("tiers:   wanted experts were on devices {:.1f} %, in RAM {:.1f} %, on disk {:.1f} %; {} went up, {} came back",
        percent(p.experts.device_hits), percent(p.experts.hits), percent(p.experts.misses),
        human_bytes(p.experts.uploaded_bytes), human_bytes(p.experts.downloaded_bytes));
-  for (const DeviceFootprint& d : f.devices)
+  for (const DeviceFootprint& d : f.devices) {
+    if (d.lost) {
+      note("         {}: lost", d.id);
+      continue;
+    }
     note("         {}: {} experts of {} that fit, {}; attention of {} layers, FFN of {}, {} rows of the head, {}, with {} of KV cache",
          d.id, d.experts, d.expert_slots, human_bytes(d.expert_bytes), d.attention_layers, d.home_layers, d.head_rows,
          human_bytes(d.resident_bytes), human_bytes(d.kv_bytes));
+  }
 }
 
 // A prompt that waits for the disk for less of its time gains nothing worth a word.

@@ -240,6 +240,20 @@ bool Slab::growing() const {
   return !impl_->done || impl_->collected < impl_->grown;
 }
 
+i64 Slab::expected_slots() const {
+  if (growing()) return impl_->planned;
+  i64 slots = 0;
+  for (const Impl::Class& c : impl_->classes) slots += c.usable;
+  return slots;
+}
+
+i64 Slab::expected_bytes() const {
+  if (growing()) return impl_->arena.bytes();
+  i64 bytes = 0;
+  for (const Impl::Class& c : impl_->classes) bytes += c.usable * c.slot_bytes;
+  return bytes;
+}
+
 void Slab::stop_growing() {
   impl_->stop.store(true);
   if (impl_->thread.joinable()) impl_->thread.join();

@@ -55,6 +55,9 @@ class Slab {
   i64 usable_slots(i64 slot_class) const;
   i64 free_slots(i64 slot_class) const;  // of these
   bool growing() const;  // false: collect() has seen all there will be
+  // What exists and, while it grows, what is planned beside it.
+  i64 expected_slots() const;
+  i64 expected_bytes() const;
   // Ends it, as if the machine refused the rest. Waits for the piece that is under way.
   void stop_growing();
 

@@ -295,7 +295,7 @@ TEST_CASE("answers come while experts are still read, with the same bits") {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       status = batcher.status();
     }
-    CHECK(status.warmth.total == batcher.footprint().expert_total);
+    CHECK(status.warmth.total == batcher.status().footprint.expert_total);
     CHECK(status.warmth.done == status.warmth.total);
     Run after(text(20, 6), 2);  // what was on its way to devices is there at the end of a pass
     after.in(batcher);
@@ -315,7 +315,7 @@ TEST_CASE("a server whose experts do not all fit fills its memory while nobody a
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       status = batcher.status();
     }
-    REQUIRE(batcher.footprint().expert_slots < batcher.footprint().expert_total);
+    REQUIRE(batcher.status().footprint.expert_slots < batcher.status().footprint.expert_total);
     CHECK((status.experts.bytes_read > 0) == o.warm);
     CHECK(status.warmth.done == status.warmth.total);
     run->in(batcher);

@@ -343,6 +343,13 @@ TEST_CASE("RAM has no copy of what devices are home of, until they are lost") {
   check_same(engine, want);
   CHECK(engine.footprint().resident_bytes > before);
   CHECK(engine.footprint().resident_bytes < all);
+  const std::vector<DeviceFootprint> now = engine.footprint().devices;
+  CHECK_FALSE(now[0].lost);
+  CHECK(now[0].resident_bytes > 0);
+  CHECK(now[1].lost);
+  CHECK(now[1].id == "host:1");
+  for (i64 left : {now[1].resident_bytes, now[1].kv_bytes, now[1].expert_bytes, now[1].expert_slots, now[1].attention_layers})
+    CHECK(left == 0);
 }
 
 TEST_CASE("while what a lost device had cannot be read again, requests end with what is missing; then they go on") {

@@ -696,12 +696,15 @@ TEST_CASE("memory that is given up is the last of the arena, and what works goes
     o.budget = full_budget(small_table(o.model), 4096);
     Rig rig(o);
     REQUIRE(rig.scheduler->preload(nullptr, nullptr).ok());
-    const i64 all = rig.reader.memory_bytes(), read = rig.scheduler->stats().bytes_read;
+    const i64 all = rig.reader.memory_bytes(), slots = rig.scheduler->ram_slots(), read = rig.scheduler->stats().bytes_read;
     CHECK(rig.scheduler->give_up_memory(0) == 0);
+    CHECK(rig.scheduler->ram_bytes() == all);
     const i64 given = rig.scheduler->give_up_memory(300 * kKiB);
     CHECK(given >= 300 * kKiB);
     CHECK(given < 300 * kKiB + 256 * kKiB);
     CHECK(rig.reader.memory_bytes() == all - given);
+    CHECK(rig.scheduler->ram_bytes() == all - given);
+    CHECK(rig.scheduler->ram_slots() < slots);
     for (int round = 0; round < 3; round++)
       for (i64 l = 0; l < rig.table.moe_layers(); l++) rig.use_all(l, random_experts(rng, o.model.experts, o.model.top_k));
     CHECK(rig.scheduler->stats().hits > 0);

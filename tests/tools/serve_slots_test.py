@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""`stoker serve` and the disk: slots that are saved and restored, also when the server is killed in between, and experts that
-cannot be read.  usage: serve_slots_test.py STOKER SOURCE_ROOT [unittest arguments]
+"""`stoker serve` and the disk: slots that are saved and restored, also when the server is killed in between, experts that
+cannot be read, and a device that is lost.  usage: serve_slots_test.py STOKER SOURCE_ROOT [unittest arguments]
 """
 
 import http.client
@@ -193,6 +193,35 @@ def small_synth(folder, layers):
         subprocess.run([serve_test.STOKER, "synth", "--shape", "tiny", "--moe-layers", str(layers), "--experts", "F16", "-o", path],
                        capture_output=True, check=True)
     return path
+
+
+class LostDevice(unittest.TestCase):
+    def test_what_is_told_of_memory_is_what_is_left(self):
+        server = Server("--device", "host:1,vram=64MiB,lose-at=3000", "--vram", "12MiB")
+        self.addCleanup(server.close)
+
+        def told():
+            lines = server.ask("GET", "/metrics")[1].splitlines()
+            metrics = dict(line.rsplit(" ", 1) for line in lines if line[0] != "#")
+            memory = server.ask("GET", "/live")[1]["memory"]
+            self.assertEqual(float(metrics["stoker:resident_bytes"]), memory["resident_bytes"])
+            self.assertEqual(float(metrics["stoker:vram_expert_slots"]), memory["vram_slots"])
+            return memory
+
+        def ask():
+            return server.ask("POST", "/completion", {"prompt": "The sky", "n_predict": 20, **GREEDY})[0]
+
+        before = told()
+        self.assertEqual(before["devices"], 1)
+        self.assertGreater(before["vram_slots"], 0)
+        statuses = [ask()]
+        while statuses[-1] == 200 and len(statuses) < 100:
+            statuses.append(ask())
+        self.assertEqual((statuses[-1], ask()), (500, 200))
+        after = told()
+        self.assertEqual((after["devices"], after["vram_slots"], after["vram_bytes"]), (0, 0, 0))
+        self.assertGreater(after["resident_bytes"], before["resident_bytes"] + (1 << 20))
+        self.assertEqual(after["expert_slots"], before["expert_slots"])
 
 
 class Faults(unittest.TestCase):

@@ -8,6 +8,7 @@ namespace stoker {
 
 Json models_json(const Service& service) {
   const Engine& engine = service.engine();
+  const EngineFootprint footprint = service.batcher().status().footprint;
   Json model = {{"id", service.model()},
                 {"object", "model"},
                 {"created", service.started()},
@@ -16,8 +17,8 @@ Json models_json(const Service& service) {
                  {{"n_vocab", engine.hparams().vocab},
                   {"n_embd", engine.hparams().hidden},
                   {"n_ctx", engine.options().context},
-                  {"experts", service.batcher().footprint().expert_total},
-                  {"experts_in_memory", service.batcher().footprint().expert_slots}}}};
+                  {"experts", footprint.expert_total},
+                  {"experts_in_memory", footprint.expert_slots}}}};
   return {{"object", "list"}, {"data", Json::array({std::move(model)})}};
 }
 

@@ -97,9 +97,10 @@ std::string residency_bytes(const ResidencyView& view) {
 Json live_json(const Service& service) {
   std::shared_ptr<const ResidencyView> view = service.batcher().residency(kWaitMs);
   BatcherStatus status = service.batcher().status();
-  const EngineFootprint& footprint = service.batcher().footprint();
-  i64 vram_bytes = 0, vram_slots = 0;
+  const EngineFootprint& footprint = status.footprint;
+  i64 devices = 0, vram_bytes = 0, vram_slots = 0;
   for (const DeviceFootprint& device : footprint.devices) {
+    devices += device.lost ? 0 : 1;
     vram_bytes += device.expert_bytes;
     vram_slots += device.expert_slots;
   }
@@ -122,11 +123,11 @@ Json live_json(const Service& service) {
             {"expert_budget_bytes", footprint.expert_budget_bytes},
             {"expert_total_bytes", footprint.expert_total_bytes},
             {"expert_slots", footprint.expert_slots},
-            {"devices", footprint.devices.size()},
+            {"devices", devices},
             {"vram_bytes", vram_bytes},
             {"vram_slots", vram_slots},
             {"expert_total", footprint.expert_total},
-            {"all_fit", service.engine().plan().all_resident}}},
+            {"all_fit", service.engine().plan().all_resident && footprint.expert_slots + vram_slots >= footprint.expert_total}}},
           {"map", map_json(view)}};
 }
 

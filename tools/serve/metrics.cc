@@ -139,7 +139,7 @@ std::string metrics_text(const Service& service, const std::map<int, i64>& answe
   token_gaps(p, status.token_gaps);
   experts(p, status.experts);
   governor(p, status);
-  machine(p, status, service.batcher().footprint());
+  machine(p, status, status.footprint);
   limits(p, machine_limits(service));
   p.gauge("process_start_time_seconds", "When the model was loaded, in seconds since 1970.", number(service.started()));
   return p.text;
