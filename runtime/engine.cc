@@ -11,6 +11,7 @@
 #include "runtime/engine_devices.h"
 #include "runtime/forward.h"
 #include "runtime/lookahead.h"
+#include "runtime/piece_size.h"
 #include "runtime/recording_router.h"
 #include "runtime/replay_router.h"
 #include "runtime/router.h"
@@ -103,6 +104,7 @@ struct Engine::Impl {
   std::vector<std::unique_ptr<KvCache>> sequences;
   std::vector<KvCache*> caches;  // the same, as forward wants them
   StageTimer timer{steady_clock()};
+  bool chunk_is_given = false;
 
   explicit Impl(const EngineOptions& wanted)
       : options(wanted),
@@ -115,7 +117,8 @@ struct Engine::Impl {
     if (options.context > kMaxContext) fail("a context has at most {} positions (-c)", kMaxContext);
     if (cache_type() == CacheType::Q8_0 && hparams.cache_row() % 32 != 0)
       fail("--cache-type q8_0: a row of {} values is not made of blocks of 32; use f16", hparams.cache_row());
-    options.chunk = std::clamp<i64>(options.chunk, 1, options.context);
+    chunk_is_given = options.chunk > 0;
+    options.chunk = std::min(chunk_is_given ? options.chunk : kPiece, options.context);
     i64 rows = std::max(options.chunk, options.sequences);
     devices = std::make_unique<EngineDevices>(options.devices, hparams,
                                               DeviceAttention::Limits{.rows = rows,
@@ -141,11 +144,25 @@ struct Engine::Impl {
                                .ring_depth = options.ring_depth,
                                .piece_bytes = options.piece_bytes,
                                .devices = std::move(requests)});
+    if (!chunk_is_given && !plan.all_resident && plan.devices.empty()) enlarge_chunk(weights_in_ram + copies + kv_bytes());
     log_info("experts: {:.2f} GiB budget ({}), {} of {} experts fit", static_cast<f64>(budget.bytes) / kGiB,
              budget.origin, plan.total_slots(), experts.moe_layers() * experts.experts_per_layer());
     if (plan.all_resident && options.chunk_in_memory > 0) options.chunk = std::min(options.chunk, options.chunk_in_memory);
     std::string warning = plan_warning(experts, plan);
     if (!warning.empty()) log_warning("{}", warning);
+  }
+
+  // For a prompt whose pieces read experts again and again. `other_bytes`: what is still going to be taken beside experts.
+  void enlarge_chunk(i64 other_bytes) {
+    const int threads = options.threads > 0 ? options.threads : physical_cores();
+    options.chunk = largest_piece(options.context, read_machine().available_bytes - plan.ram_bytes - other_bytes, [&](i64 chunk) {
+      return Forward::bytes_needed(cpu_ops(), hparams, forward_limits(chunk), threads);
+    });
+    log_info("prompts pass in pieces of {} tokens (-b), each of which reads what is not in memory", options.chunk);
+  }
+
+  Forward::Limits forward_limits(i64 rows) const {
+    return {.rows = rows, .sequences = options.sequences, .context = options.context, .exact = options.exact};
   }
 
   CacheType cache_type() const { return options.cache_type.value_or(options.exact ? CacheType::F32 : CacheType::F16); }
@@ -183,11 +200,7 @@ struct Engine::Impl {
 
   std::unique_ptr<Forward> make_forward(i64 rows) {
     return std::make_unique<Forward>(cpu_ops(), *stream, hparams, *weights, *scheduler, *routers.back(),
-                                     Forward::Limits{.rows = rows,
-                                                     .sequences = options.sequences,
-                                                     .context = options.context,
-                                                     .exact = options.exact},
-                                     lookahead.get(), devices->lanes());
+                                     forward_limits(rows), lookahead.get(), devices->lanes());
   }
 
   void make_routers() {

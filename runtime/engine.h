@@ -44,7 +44,7 @@ struct EngineOptions {
   std::vector<i64> vram_bytes;  // for weights and KV cache on each, or one for all; empty: what is free
   i64 context = 4096;  // positions per sequence
   i64 sequences = 1;
-  i64 chunk = 512;     // most rows in one forward pass
+  i64 chunk = 0;       // most rows in one forward pass; 0: chosen (piece_size.h)
   i64 chunk_in_memory = 0;  // the same where all experts fit; 0: chunk. Each chunk of a prompt reads again what does not
   int threads = 0;     // 0: one per physical core
   bool exact = false;  // float activations everywhere

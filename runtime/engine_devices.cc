@@ -1,6 +1,7 @@
 #include "runtime/engine_devices.h"
 
 #include <algorithm>
+#include <new>
 
 #include "kernels/base/log.h"
 #include "runtime/settle_devices.h"
@@ -156,15 +157,16 @@ Status EngineDevices::restore(size_t device, Weights& weights, Scheduler& schedu
   const std::string size = fmt::format("{:.1f} MiB", static_cast<f64>(bytes) / kMiB);
   log_warning("{} is lost: {} of weights that only it had are read into RAM", id(device), size);
   make_room(device, bytes, scheduler);
-  Buffer memory;
+  const std::string none_left = fmt::format("the machine has no {} left; a smaller --ram leaves more", size);
   try {
-    memory = Buffer(bytes, "them");
+    Buffer memory(bytes, "them");
+    if (!fault_in_if_available(memory.data(), memory.bytes())) return Status::failure(none_left);
+    return weights.restore(static_cast<i32>(device), std::move(memory), [&](i64) { return interrupt == nullptr || !interrupt->load(); });
   } catch (const Error& e) {
     return Status::failure(e.what());
+  } catch (const std::bad_alloc&) {  // what reading them takes beside their place
+    return Status::failure(none_left);
   }
-  if (!fault_in_if_available(memory.data(), memory.bytes()))
-    return Status::failure(fmt::format("the machine has no {} left; a smaller --ram leaves more", size));
-  return weights.restore(static_cast<i32>(device), std::move(memory), [&](i64) { return interrupt == nullptr || !interrupt->load(); });
 }
 
 i64 EngineDevices::host_bytes() const {

@@ -49,9 +49,13 @@ Forward::Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const W
   positions_.resize(static_cast<size_t>(limits.rows));
 }
 
-i64 Forward::scratch_bytes() const {
-  return x_.bytes() + normed_.bytes() + attention_memory_.bytes() + moe_.scratch_bytes();
+i64 Forward::bytes_needed(const Ops& ops, const Hparams& h, const Limits& limits, int workers) {
+  return 2 * limits.rows * h.hidden * i64{sizeof(f32)} +
+         AttentionLayer::bytes_needed(ops, h, attention_limits(h, limits, workers)) +
+         MoeLayer::bytes_needed(h, {.rows = limits.rows, .exact = limits.exact});
 }
+
+i64 Forward::scratch_bytes() const { return bytes_needed(ops_, h_, limits_, stream_.workers().size()); }
 
 Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> caches, std::span<f32> logits,
                     StageTimer& timer, const std::atomic<bool>* interrupt,

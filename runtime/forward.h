@@ -29,6 +29,9 @@ class Forward {
   // Of a batch of `rows`, most that are generated.
   static i64 generated_rows(i64 rows, i64 sequences) { return std::min(rows, sequences * BatchRow::kGeneratedRows); }
 
+  // What it allocates for rows, with so many workers.
+  static i64 bytes_needed(const Ops& ops, const Hparams& hparams, const Limits& limits, int workers);
+
   // Everything passed must outlive it. All scratch is allocated here; run() allocates nothing.
   Forward(const Ops& ops, Stream& stream, const Hparams& hparams, const Weights& weights, Scheduler& scheduler,
           Router& router, const Limits& limits, Lookahead* lookahead = nullptr, std::span<DeviceLayers> devices = {});

@@ -50,7 +50,9 @@ MoeLayer::MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits,
   device_work_.reserve(experts);
 }
 
-i64 MoeLayer::scratch_bytes() const { return expert_rows_.bytes() + shared_rows_.bytes() + scratch_.bytes(); }
+i64 MoeLayer::bytes_needed(const Hparams& h, const Limits& limits) {
+  return (h.top_k + 1) * limits.rows * h.hidden * i64{sizeof(f32)} + scratch_bytes_needed(h, limits.rows);
+}
 
 Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, f32* x, f32* normed,
                      StageTimer& timer, PassBreaks& breaks) {

@@ -25,6 +25,7 @@ class MoeLayer {
     i64 rows = 0;
     bool exact = false;
   };
+  static i64 bytes_needed(const Hparams& hparams, const Limits& limits);
   // `lanes`: of the plan's devices, in order; they compute the experts that the scheduler has there, and what every row
   // passes of the layers whose home they are.
   MoeLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, Scheduler& scheduler, Router& router,
@@ -38,8 +39,6 @@ class MoeLayer {
 
   // Who attends to rows in a layer's home writes here what the gate there has chosen, before run().
   ExpertChoice& choice() { return choice_; }
-
-  i64 scratch_bytes() const;
 
  private:
   // Which rows want an expert, in row order.

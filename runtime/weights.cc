@@ -300,6 +300,7 @@ i64 Weights::bytes_of(i32 device) const { return survey(gguf_, h_, homes_, devic
 
 Status Weights::restore(i32 device, Buffer memory, const ReadProgress& progress) {
   try {
+    memory_.reserve(memory_.size() + 1);  // what is read has a place once it is there
     read_home(device, memory, progress);
     memory_.push_back(std::move(memory));
   } catch (const Error& e) {

@@ -99,7 +99,7 @@ class Bench {
   // The context that every repetition starts from. It is computed once and kept.
   void fill_depth() {
     if (engine_.sequence(SequenceId(0)).length() >= options_.bench_depth) return;
-    teacher_.feed(tape_.next(options_.bench_depth), options_.batch, WantLogits::last,
+    teacher_.feed(tape_.next(options_.bench_depth), WantLogits::last,
                   [&](i64 first, std::span<const f32>) {
                     show_progress("context", first + 1, options_.bench_depth, ProgressUnit::tokens);
                   });
@@ -125,7 +125,7 @@ class Bench {
       show_progress(label, first + 1, count, ProgressUnit::tokens);
     };
     if (role == RowRole::prompt)
-      teacher_.feed(tokens, options_.batch, WantLogits::last, on_logits);
+      teacher_.feed(tokens, WantLogits::last, on_logits);
     else
       teacher_.feed_generated(tokens, on_logits);
     Phase phase = meter.stop(count);
@@ -187,7 +187,7 @@ nlohmann::ordered_json row_json(const BenchModel& model, const Options& o, const
       {"model_size", model.sizes.file_bytes()},
       {"model_n_params", model.sizes.parameters},
       {"backends", fmt::format("CPU {}", name(engine.isa()))},
-      {"n_batch", o.batch},
+      {"n_batch", engine.options().chunk},
       {"n_threads", engine.threads()},
       {"n_prompt", r.prompt_tokens},
       {"n_gen", r.generated_tokens},

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "runtime/piece_size.h"
 #include "runtime/sampler.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "scheduler/model_file/gguf.h"
@@ -108,13 +109,15 @@ void print_report(const Options& o, const Engine& engine, const Judgement& judge
 int eval_command(const Options& o) {
   std::vector<i32> tokens = tokens_to_judge(o, Gguf::open(o.model));
   OutputFile logits_file(o.logits_file);
-  std::unique_ptr<Engine> engine = load_engine(engine_options(o));
+  EngineOptions options = engine_options(o);
+  if (options.chunk == 0) options.chunk = kPiece;  // more would take room for their logits, of the whole vocabulary each
+  std::unique_ptr<Engine> engine = load_engine(options);
   i64 vocab = engine->hparams().vocab, total = static_cast<i64>(tokens.size());
 
   Judgement judged;
   Teacher teacher(*engine);
   PhaseMeter meter(*engine);
-  teacher.feed(tokens, o.batch, WantLogits::every, [&](i64 first, std::span<const f32> logits) {
+  teacher.feed(tokens, WantLogits::every, [&](i64 first, std::span<const f32> logits) {
     if (logits_file.is_open()) logits_file.write(std::as_bytes(logits));
     judged.hash = hash_logits(logits, judged.hash);
     i64 rows = static_cast<i64>(logits.size()) / vocab;

@@ -56,7 +56,7 @@ struct Options {
   i64 predict = -1;  // -1: until the model ends
   i64 context = 4096;
   i64 threads = 0;  // 0: one per physical core
-  i64 batch = 512;
+  i64 batch = 0;  // 0: chosen, by eval 512
   ByteSize ram;
   std::string device = "auto";
   std::string vram;  // "": all that is left

@@ -76,6 +76,7 @@ std::string text(const SimReport& r) {
   if (!r.setup.plan.all_resident)
     line("all experts", p.expert_bytes,
          fmt::format("disk: {} are there alone, and read when they are wanted", p.experts - p.in_ram - p.in_vram));
+  text += fmt::format("  {:<28}{:>10}   tokens, -b\n", "a prompt passes in pieces of", r.setup.piece);
   text += fmt::format("\nexpected, simulated with {}:\n", r.routing);
   std::string when = r.phases.size() > 1       ? fmt::format("after {} tokens", r.phases[0].totals.tokens)
                      : phase.name == "cold" ? fmt::format("for the first {} tokens", phase.totals.tokens)
@@ -100,6 +101,7 @@ std::string json(const SimReport& r) {
                                  {"experts", p.experts},
                                  {"experts_in_ram", p.in_ram},
                                  {"experts_in_vram", p.in_vram},
+                                 {"prompt_piece_tokens", r.setup.piece},
                                  {"routing", r.routing},
                                  {"simulated_tokens_per_second", tokens_per_second(phase.totals)},
                                  {"held_by", bounds.roofline.limit},

@@ -64,7 +64,7 @@ void run_phases(Simulator& simulator, SimReport& report) {
   i64 cold = report.preloaded && report.setup.plan.devices.empty() ? 0 : std::min(kColdTokens, tokens - prompt);
   if (report.preloaded) simulator.preload();
   Belady belady = belady_of(report);
-  run_phase(simulator, belady, "prompt", 0, prompt, std::max<i64>(2, report.options.batch), report);
+  run_phase(simulator, belady, "prompt", 0, prompt, std::max<i64>(2, report.setup.piece), report);
   run_phase(simulator, belady, "cold", prompt, prompt + cold, 1, report);
   run_phase(simulator, belady, "warm", prompt + cold, tokens, 1, report);
   clear_progress();

@@ -8,6 +8,8 @@
 #include "kernels/base/check.h"
 #include "kernels/base/error.h"
 #include "runtime/arch/deepseek2.h"
+#include "runtime/forward.h"
+#include "runtime/piece_size.h"
 #include "runtime/recording_router.h"
 #include "runtime/synth/model_shape.h"
 #include "scheduler/model_file/gguf.h"
@@ -25,6 +27,7 @@ namespace stoker {
 
 namespace {
 
+constexpr int kCores = 12;  // whose scratch counts, of a machine that does not say; it is small
 constexpr i64 kCacheValueBytes = 2;  // of the KV cache: f16
 
 BlockType type_or(const std::string& name, BlockType otherwise) {
@@ -105,7 +108,28 @@ SimResident file_resident(const ModelSizes& sizes, const Hparams& h, i64 context
           .moe_layers = h.moe_layers()};
 }
 
-void set_file(SimSetup& s, const Options& o) {
+// Of what buffers are sized by.
+Hparams sizes_of(const ModelShape& m, const SimShape& shape) {
+  Hparams h;
+  h.layers = shape.dense_layers + shape.moe_layers;
+  h.dense_layers = shape.dense_layers;
+  h.hidden = m.hidden;
+  h.dense_ffn = shape.dense_layers > 0 ? m.dense_ffn : 0;
+  h.vocab = m.vocab;
+  h.heads = m.heads;
+  h.q_lora = m.q_lora;
+  h.latent = m.latent;
+  h.nope = m.nope;
+  h.rope = m.rope;
+  h.v = m.v;
+  h.experts = m.experts;
+  h.top_k = m.top_k;
+  h.shared_experts = m.shared_experts;
+  h.expert_ffn = m.expert_ffn;
+  return h;
+}
+
+Hparams set_file(SimSetup& s, const Options& o) {
   Gguf gguf = Gguf::open(o.model);
   Hparams h = read_deepseek2(gguf);
   if (h.moe_layers() == 0) fail("{}: the model has no routed experts: there is nothing to simulate", o.model);
@@ -113,9 +137,10 @@ void set_file(SimSetup& s, const Options& o) {
   s.table = ExpertTable::from_gguf(gguf, h.expert_shape());
   s.routing = trace_header(h);
   s.resident = file_resident(model_sizes(gguf, h), h, o.context);
+  return h;
 }
 
-void set_shape(SimSetup& s, const Options& o) {
+Hparams set_shape(SimSetup& s, const Options& o) {
   const ModelShape& model = model_shape(o.shape);
   SimShape shape = sim_shape(model, o);
   s.model = fmt::format("{} {}", o.shape, info(shape.wide).name);
@@ -126,6 +151,7 @@ void set_shape(SimSetup& s, const Options& o) {
                .experts = shape.experts, .top_k = shape.top_k, .groups = std::max<i64>(1, model.groups),
                .groups_used = std::max<i64>(1, model.groups_used)};
   s.resident = sim_resident(model, shape, o);
+  return sizes_of(model, shape);
 }
 
 // As asked for, or as the planner would choose on that machine.
@@ -176,12 +202,21 @@ f64 expert_speed(const SimSetup& s) {
   return bytes / experts_ns(s.machine, s.table);
 }
 
+// As the engine would choose it there.
+i64 piece_of(const SimSetup& s, const Hparams& h, const Options& o) {
+  if (o.batch > 0) return o.batch;
+  if (s.plan.all_resident || !s.plan.devices.empty()) return std::min(kPiece, o.context);
+  return largest_piece(o.context, s.machine.ram_bytes - bytes_in_ram(s.resident, s.homes) - s.plan.ram_bytes, [&](i64 rows) {
+    return Forward::bytes_needed(cpu_ops(), h, {.rows = rows, .context = o.context}, kCores);
+  });
+}
+
 }  // namespace
 
 SimSetup sim_setup(const Options& options) {
   SimSetup s;
   s.machine = find_machine(options.machine);
-  options.model.empty() ? set_shape(s, options) : set_file(s, options);
+  const Hparams h = options.model.empty() ? set_shape(s, options) : set_file(s, options);
   s.homes = place_resident(s.resident.homeless(), usable_vram(s.machine));
   s.plan = make_plan(s.table, {.ram_bytes = expert_budget(options, s),
                                .ring_depth = options.ring_depth,
@@ -189,6 +224,7 @@ SimSetup sim_setup(const Options& options) {
                                .devices = device_requests(options, s),
                                .cpu_gb_per_second = expert_speed(s)});
   s.machine.ssd_gb_per_second = s.machine.ssd_speed(s.plan.piece_bytes, s.plan.ring_depth);
+  s.piece = piece_of(s, h, options);
   return s;
 }
 

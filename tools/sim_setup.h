@@ -22,6 +22,7 @@ struct SimSetup {
   Homes homes;  // of resident, on the machine's GPUs
   Plan plan;
   TraceHeader routing;  // shape of the model's router
+  i64 piece = 0;        // tokens of a prompt that pass the model together
 };
 
 // Throws Error for what does not exist, does not fit together or does not fit in the machine.

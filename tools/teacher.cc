@@ -9,8 +9,8 @@
 
 namespace stoker {
 
-void Teacher::feed(std::span<const i32> tokens, i64 chunk, WantLogits want, const OnLogits& on_logits) {
-  feed_rows(tokens, chunk, RowRole::prompt, want, on_logits);
+void Teacher::feed(std::span<const i32> tokens, WantLogits want, const OnLogits& on_logits) {
+  feed_rows(tokens, engine_.options().chunk, RowRole::prompt, want, on_logits);
 }
 
 void Teacher::feed_generated(std::span<const i32> tokens, const OnLogits& on_logits) {
@@ -22,7 +22,6 @@ void Teacher::feed_rows(std::span<const i32> tokens, i64 chunk, RowRole role, Wa
   KvCache& cache = engine_.sequence(SequenceId(0));
   i64 vocab = engine_.hparams().vocab;
   i64 total = static_cast<i64>(tokens.size());
-  chunk = std::min(chunk, engine_.options().chunk);
   std::vector<BatchRow> rows;
   for (i64 first = 0; first < total; first += chunk) {
     if (interrupt_flag()) throw Interrupted();

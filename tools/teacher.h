@@ -15,7 +15,7 @@ enum class RowRole : u8;
 // Which positions' logits are computed.
 enum class WantLogits { every, last };
 
-// Appends `tokens` to sequence 0, `chunk` at a time (at most the engine's), and hands over each chunk's
+// Appends `tokens` to sequence 0, a piece of the engine's at a time, and hands over each chunk's
 // logits: on_logits(index of the first token, [rows, vocab]). feed computes them as a prompt is computed,
 // feed_generated one by one as if each had been sampled. Throws Error when a read fails, Interrupted after
 // Ctrl-C.
@@ -24,7 +24,7 @@ class Teacher {
   using OnLogits = std::function<void(i64 first, std::span<const f32> logits)>;
 
   explicit Teacher(Engine& engine) : engine_(engine) {}
-  void feed(std::span<const i32> tokens, i64 chunk, WantLogits want, const OnLogits& on_logits);
+  void feed(std::span<const i32> tokens, WantLogits want, const OnLogits& on_logits);
   void feed_generated(std::span<const i32> tokens, const OnLogits& on_logits);
   // Forgets all but the first `length` tokens of the sequence.
   void rewind(i64 length);

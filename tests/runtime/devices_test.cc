@@ -2,8 +2,11 @@
 // answer. Each run compares every logit with those of the CPU alone, bit for bit.
 #include <doctest/doctest.h>
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 
 #include "kernels/base/rng.h"
 #include "runtime/engine.h"
@@ -142,6 +145,30 @@ std::string narrow_model(const test::TempFolder& folder) {
   model.set("deepseek2.expert_feed_forward_length", gguf_u32(kFfn));
   return model.write(folder.file("narrow.gguf"));
 }
+
+// While it lives, the program gets so many bytes of memory beyond those that it has, and not one more.
+class LeftMemory {
+ public:
+  explicit LeftMemory(i64 bytes) {
+    REQUIRE(getrlimit(RLIMIT_AS, &before_) == 0);
+    rlimit limit = before_;
+    limit.rlim_cur = static_cast<rlim_t>(in_use_bytes() + bytes);
+    REQUIRE(setrlimit(RLIMIT_AS, &limit) == 0);
+  }
+  ~LeftMemory() { setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  static i64 in_use_bytes() {
+    std::ifstream file("/proc/self/status");
+    for (std::string word; file >> word;) {
+      i64 kib = 0;
+      if (word == "VmSize:" && file >> kib) return kib * kKiB;
+    }
+    return 0;
+  }
+
+  rlimit before_{};
+};
 
 }  // namespace
 
@@ -371,6 +398,36 @@ TEST_CASE("while what a lost device had cannot be read again, requests end with 
   }
   std::filesystem::copy_file(ember(), path, std::filesystem::copy_options::overwrite_existing);
   check_same(engine, want);
+}
+
+// Sanitizers need memory of their own as they go.
+TEST_CASE("without any memory for what a lost device had, requests end with what is missing; with some they go on" *
+          doctest::skip(test::lives(20) == 1)) {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  EngineOptions options = on_devices(ember(), 2, {});
+  options.devices.host[0].lose_at = 700;
+  i64 failed = 0;
+  constexpr i64 kLives = 24;
+  for (i64 life = 0; life < kLives; life++) {  // from nothing at all to nearly enough
+    CAPTURE(life);
+    Engine engine(options);
+    std::vector<f32> logits(static_cast<size_t>(engine.hparams().vocab));
+    CHECK_FALSE(answer(engine).status.ok());
+    engine.sequence(SequenceId(0)).truncate(0);
+    const std::vector<BatchRow> row{{SequenceId(0), 0, 1, true, RowRole::prompt}};
+    for (int request = 0; request < 2; request++) {
+      Status status;
+      {
+        LeftMemory left(life * 512 * kKiB);
+        status = engine.forward(row, logits);
+      }
+      if (status.ok()) break;
+      failed++;
+      CHECK(status.message().find("host:0 is lost, and the weights that only it had cannot be read into RAM: ") == 0);
+    }
+    check_same(engine, want);
+  }
+  CHECK(failed > kLives / 2);
 }
 
 TEST_CASE("KV cache and attention's weights are counted: what has no room stays with the CPU") {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "kernels/base/error.h"
+#include "runtime/piece_size.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "scheduler/model_file/gguf.h"
 #include "tests/support/compare.h"
@@ -150,6 +151,35 @@ TEST_CASE("sizes that cannot work are refused") {
     options.chunk = 1;
     CHECK(mentions(complaint(options), "-c"));
   }
+}
+
+TEST_CASE("pieces of a prompt are large where experts are read again for each, and nobody says otherwise") {
+  EngineOptions options = test::small_engine(tiny().path());
+  options.context = 4096;
+  options.chunk = 0;
+  CHECK(Engine(options).options().chunk == kPiece);
+  options.ram_bytes = kMiB + kMiB / 2;
+  CHECK(Engine(options).options().chunk == kLargestPiece);
+  options.devices = {.kind = DeviceChoice::Kind::host, .cards = {}, .host = {HostDeviceOptions{}}};
+  options.vram_bytes = {0};
+  CHECK(Engine(options).options().chunk == kPiece);
+  options.devices = {};
+  options.vram_bytes = {};
+  options.chunk = 100;
+  CHECK(Engine(options).options().chunk == 100);
+  options.chunk = 0;
+  options.context = 900;
+  CHECK(Engine(options).options().chunk == 900);
+}
+
+TEST_CASE("a piece's buffers take a quarter of what is free, and no more") {
+  auto kilobyte_per_row = [](i64 rows) { return rows * kKiB; };
+  CHECK(largest_piece(4096, 0, kilobyte_per_row) == 512);
+  CHECK(largest_piece(4096, 4 * 512 * kKiB - 1, kilobyte_per_row) == 512);
+  CHECK(largest_piece(4096, 4 * 512 * kKiB, kilobyte_per_row) == 1024);
+  CHECK(largest_piece(4096, 4 * 1536 * kKiB, kilobyte_per_row) == 2048);
+  CHECK(largest_piece(4096, -kGiB, kilobyte_per_row) == 512);
+  CHECK(largest_piece(100, kGiB, kilobyte_per_row) == 100);
 }
 
 TEST_CASE("the footprint adds up") {
