@@ -197,21 +197,53 @@ void AttentionLayer::attend_generated(Stream& stream, const LayerWeights& w,
 
   const f32* q = memory_.q + first * h_.heads * h_.key();
   multiply_heads(stream, w.k_b, w.k_b_head_bytes, q, h_.key(), tokens, memory_.q_latent);
-  ops_.latent_attention(stream, {.cache_type = runs.front().cache->type(),
-                                 .queries = std::span(queries_).subspan(before),
-                                 .q_latent = memory_.q_latent,
-                                 .q_rope = q + h_.nope,
-                                 .q_rope_token_stride = h_.heads * h_.key(),
-                                 .q_rope_head_stride = h_.key(),
-                                 .out = memory_.context,
-                                 .heads = h_.heads,
-                                 .latent = h_.latent,
-                                 .rope = h_.rope,
-                                 .scale = h_.attention_scale,
-                                 .scratch = memory_.scratch,
-                                 .scratch_bytes = limits_.op_scratch_bytes});
+  const LatentAttentionArgs all{.cache_type = runs.front().cache->type(),
+                                .queries = std::span(queries_).subspan(before),
+                                .q_latent = memory_.q_latent,
+                                .q_rope = q + h_.nope,
+                                .q_rope_token_stride = h_.heads * h_.key(),
+                                .q_rope_head_stride = h_.key(),
+                                .out = memory_.context,
+                                .heads = h_.heads,
+                                .latent = h_.latent,
+                                .rope = h_.rope,
+                                .scale = h_.attention_scale,
+                                .scratch = memory_.scratch,
+                                .scratch_bytes = limits_.op_scratch_bytes};
+  if (shares_heads(runs)) {
+    i64 row = 0;
+    for (const SequenceRun& run : runs)
+      for (i64 i = 0; i < run.rows; i++) attend_shared(stream, run, row++, all);
+  } else {
+    ops_.latent_attention(stream, all);
+  }
   multiply_heads(stream, w.v_b, w.v_b_head_bytes, memory_.context, h_.latent, tokens,
                  memory_.out + first * h_.heads * h_.v);
+}
+
+bool AttentionLayer::shares_heads(std::span<const SequenceRun> runs) const {
+  return others_ != nullptr && std::any_of(runs.begin(), runs.end(), [&](const SequenceRun& run) {
+           return others_->heads(run.position + run.rows) > 0;
+         });
+}
+
+// One of the rows of `all`: its first heads here, the last ones by others at the same time.
+void AttentionLayer::attend_shared(Stream& stream, const SequenceRun& run, i64 row, const LatentAttentionArgs& all) {
+  const i64 length = all.queries[static_cast<size_t>(row)].length, others = others_->heads(length);
+  auto some = [&](i64 first, i64 heads) {
+    LatentAttentionArgs args = all;
+    args.queries = all.queries.subspan(static_cast<size_t>(row), 1);
+    args.q_latent += (row * h_.heads + first) * h_.latent;
+    args.q_rope += row * all.q_rope_token_stride + first * all.q_rope_head_stride;
+    args.out += (row * h_.heads + first) * h_.latent;
+    args.heads = heads;
+    return args;
+  };
+  const i64 here = h_.heads - others;
+  const LatentAttentionArgs theirs = some(here, others);
+  if (others > 0) others_->post(stream, {&run, length, theirs.q_rope - h_.nope, theirs.q_latent});
+  ops_.latent_attention(stream, some(0, here));
+  if (others > 0 && !others_->take(stream, theirs.out)) ops_.latent_attention(stream, theirs);
 }
 
 void AttentionLayer::multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride,

@@ -30,6 +30,25 @@ struct SequenceRun {
   bool is_prompt() const { return role == RowRole::prompt; }
 };
 
+// Who computes the last heads of rows that are generated, beside who computes the others (device_heads.h).
+class OtherHeads {
+ public:
+  struct Row {
+    const SequenceRun* run;  // whose cache has the row's own latent, once what was posted before has run
+    i64 length;              // positions it attends to, its own included
+    const f32* q;            // [heads, nope + rope] of these heads
+    const f32* q_latent;     // [heads, latent]
+  };
+  virtual ~OtherHeads() = default;
+
+  // How many they are for a row that attends to so many positions; 0: none.
+  virtual i64 heads(i64 length) const = 0;
+  // Begins with those of a row when what has been posted to `home` until now has run. One row at a time.
+  virtual void post(Stream& home, const Row& row) = 0;
+  // Waits, and posts to `home` that they come to `out` [heads, latent]. False: they do not, `home` is to compute them.
+  virtual bool take(Stream& home, f32* out) = 0;
+};
+
 class AttentionLayer {
  public:
   struct Limits {
@@ -43,6 +62,8 @@ class AttentionLayer {
   static i64 bytes_needed(const Ops& ops, const Hparams& hparams, const Limits& limits);
   // `memory`: bytes_needed(), at a multiple of 64; `frequencies`: the model's. Both must outlive it.
   AttentionLayer(const Ops& ops, const Hparams& hparams, const Limits& limits, std::byte* memory, const f32* frequencies);
+  // From the next run() on. It must outlive this.
+  void share_heads(OtherHeads* others) { others_ = others; }
 
   // x [rows, hidden] += attention(norm(x)). The runs' keys and values are written to their caches. `rows`, `runs` and
   // `positions` [rows] describe the same batch; `normed` is [rows, hidden] of scratch.
@@ -70,6 +91,8 @@ class AttentionLayer {
   bool attend_prompt(Stream& stream, const LayerWeights& w, const SequenceRun& run, PassBreaks& breaks);
   PromptAttentionArgs prompt_args(const LayerWeights& w, const SequenceRun& run, i64 first_head, i64 heads);
   void attend_generated(Stream& stream, const LayerWeights& w, std::span<const SequenceRun> runs);
+  bool shares_heads(std::span<const SequenceRun> runs) const;
+  void attend_shared(Stream& stream, const SequenceRun& run, i64 row, const LatentAttentionArgs& all);
   // y(t, h) = w(h) x(t, h); x is [tokens, heads, w.cols] with head rows `x_stride` apart.
   void multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride, i64 tokens, f32* y);
 
@@ -79,6 +102,7 @@ class AttentionLayer {
   const f32* frequencies_;  // [rope / 2]
   Memory memory_;
   ActivationRows inputs_, head_inputs_;
+  OtherHeads* others_ = nullptr;  // or none
   std::vector<LatentAttentionArgs::Query> queries_;  // of the run() at hand, posted ops look at them
 };
 

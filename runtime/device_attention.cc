@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/base/check.h"
+#include "runtime/device_heads.h"
 
 namespace stoker {
 
@@ -86,6 +87,11 @@ DeviceAttention::DeviceAttention(Device& device, const Ops& ops, IsaLevel level,
   if (!status.ok()) throw Error(status.message());
 }
 
+void DeviceAttention::share_heads(DeviceHeads& others) {
+  others_ = &others;
+  attention_.share_heads(&others);
+}
+
 std::byte* DeviceAttention::latents(LayerId layer, SequenceId sequence) const {
   i64 place = place_of_layer_[static_cast<size_t>(layer.value)];
   DCHECK(place >= 0);
@@ -97,6 +103,7 @@ void DeviceAttention::post(LayerId layer, const AttentionLayer::Batch& batch, co
   rows_ = batch.rows;
   runs_.assign(batch.runs.begin(), batch.runs.end());
   for (SequenceRun& run : runs_) run.latents = latents(layer, run.sequence);
+  if (others_ != nullptr) others_->begin(place_of_layer_[static_cast<size_t>(layer.value)], runs_);
   try {
     post_all(batch, x, timer);
   } catch (const Error& e) {  // by which an op says that its card cannot be used any more

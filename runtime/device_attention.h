@@ -19,6 +19,8 @@
 
 namespace stoker {
 
+class DeviceHeads;
+
 class DeviceAttention {
  public:
   struct Limits {
@@ -47,6 +49,9 @@ class DeviceAttention {
   // Blocks until x is there, and writes it, the new rows of the caches and, if there was a gate, its choice. Failure: the device
   // is lost to us.
   Status finish(f32* x, ExpertChoice& choice);
+
+  // From the next post() on, where contexts are long enough for `others`, which must outlive this.
+  void share_heads(DeviceHeads& others);
 
   i64 host_bytes() const { return x_here_.bytes() + rows_here_.bytes(); }
   i64 cache_bytes() const { return cache_.bytes(); }
@@ -79,6 +84,7 @@ class DeviceAttention {
   // Of what was posted.
   LayerId layer_;
   i64 rows_ = 0;
+  DeviceHeads* others_ = nullptr;  // or none
   bool routed_ = false;
   std::vector<SequenceRun> runs_;
   Status recorded_;

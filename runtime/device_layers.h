@@ -6,6 +6,7 @@
 
 #include "runtime/device_attention.h"
 #include "runtime/device_head.h"
+#include "runtime/device_heads.h"
 #include "runtime/device_lane.h"
 
 namespace stoker {
@@ -19,6 +20,7 @@ struct DeviceLayers {
   DeviceBuffer arena;
   DeviceWeights weights;
   std::unique_ptr<DeviceLane> lane;
+  std::unique_ptr<DeviceHeads> heads;          // on another device; none: attention has all heads
   std::unique_ptr<DeviceAttention> attention;  // none: of no layer
   std::unique_ptr<DeviceHead> head;            // none: no part of it
 

@@ -127,6 +127,7 @@ struct Engine::Impl {
                                                                       .sequences = options.sequences,
                                                                       .cache = cache_type(),
                                                                       .exact = options.exact},
+                                              options.split_heads,
                                               experts);
     if (!options.timeline) return;
     timeline = std::make_unique<Timeline>();
@@ -324,7 +325,8 @@ EngineFootprint Engine::footprint() const {
                        .home_layers = e.devices->layers(i).weights.ffn_layers(),
                        .attention_layers = e.devices->layers(i).weights.attention_layers(),
                        .head_rows = e.devices->layers(i).head ? e.devices->layers(i).head->rows() : 0,
-                       .kv_bytes = e.devices->layers(i).kv_bytes(),
+                       .kv_bytes = e.devices->layers(i).kv_bytes() + e.devices->shared_bytes(i),
+                       .shared_layers = e.devices->shared_layers(i),
                        .expert_bytes = e.plan.device_arena_bytes(i),
                        .expert_slots = e.plan.device_experts(i),
                        .experts = e.scheduler->experts_on_device(static_cast<i64>(i))});

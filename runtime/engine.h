@@ -41,6 +41,7 @@ struct EngineOptions {
   std::string model_path;
   i64 ram_bytes = 0;   // for routed experts; 0: what is free, less a margin
   DeviceChoice devices;         // that compute beside the CPU
+  i64 split_heads = 16384;      // positions behind which two devices share the heads of a layer; 0: never
   std::vector<i64> vram_bytes;  // for weights and KV cache on each, or one for all; empty: what is free
   i64 context = 4096;  // positions per sequence
   i64 sequences = 1;
@@ -81,7 +82,8 @@ struct DeviceFootprint {
   i64 home_layers = 0;
   i64 attention_layers = 0;
   i64 head_rows = 0;       // each is a word of the vocabulary
-  i64 kv_bytes = 0;        // of its memory: the KV cache of those with attention
+  i64 kv_bytes = 0;        // of its memory: the KV cache of those with attention, and copies of those next
+  i64 shared_layers = 0;   // of other devices, whose last heads it computes behind long contexts
   i64 expert_bytes = 0;    // of its memory, for experts
   i64 expert_slots = 0;
   i64 experts = 0;         // there now

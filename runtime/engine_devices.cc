@@ -18,14 +18,15 @@ constexpr i64 kCardMargin = 512 * kMiB;
 }  // namespace
 
 EngineDevices::EngineDevices(const DeviceChoice& choice, const Hparams& hparams, const DeviceAttention::Limits& limits,
-                             const ExpertTable& table)
+                             i64 split_heads, const ExpertTable& table)
     : choice_(settle_devices(choice).choice),
       hparams_(hparams),
       attention_limits_(limits),
       lane_limits_{.rows = limits.rows, .exact = limits.exact},
       head_limits_{.rows = limits.rows, .hidden = hparams.hidden, .vocab = hparams.vocab, .exact = limits.exact},
       table_(table),
-      devices_(open_devices(choice_)) {
+      devices_(open_devices(choice_)),
+      split_heads_(split_heads) {
   if (choice_.kind == DeviceChoice::Kind::cuda && limits.exact)
     fail("--exact: CUDA cards have no exact arithmetic; use --device cpu with it");
 }
@@ -88,7 +89,40 @@ void EngineDevices::give_homes(const WeightPlaces& shapes, std::vector<DeviceReq
                                .ffn = DeviceWeights::ffn_bytes(layer)});
   for (const DeviceRequest& request : requests) budgets.push_back(request.vram_bytes);
   homes_ = place_resident(resident, budgets);
+  share_heads();
   for (size_t d = 0; d < requests.size(); d++) requests[d].vram_bytes = homes_.left_bytes[d];
+}
+
+i64 EngineDevices::attention_layers(size_t device) const {
+  return std::count(homes_.layers.begin(), homes_.layers.end(), LayerHome{.device = static_cast<i32>(device), .attention = true});
+}
+
+// Where contexts may be so long: with the next device, if a copy of the cache leaves experts at least as much there.
+void EngineDevices::share_heads() {
+  helpers_.assign(devices_.size(), -1);
+  if (devices_.size() < 2 || split_heads_ == 0 || attention_limits_.context < split_heads_) return;
+  for (size_t d = 0; d < devices_.size(); d++) {
+    const size_t helper = (d + 1) % devices_.size();
+    if (attention_layers(d) == 0) continue;
+    const i64 bytes = DeviceHeads::bytes_needed(device_ops(*devices_[helper]), hparams_, attention_limits_, attention_layers(d));
+    if (bytes > homes_.left_bytes[helper] / 2) continue;
+    homes_.left_bytes[helper] -= bytes;
+    helpers_[d] = static_cast<i32>(helper);
+  }
+}
+
+i64 EngineDevices::shared_layers(size_t device) const {
+  i64 layers = 0;
+  for (size_t d = 0; d < helpers_.size(); d++)
+    if (helpers_[d] == static_cast<i32>(device)) layers += attention_layers(d);
+  return layers;
+}
+
+i64 EngineDevices::shared_bytes(size_t device) const {
+  i64 bytes = 0;
+  for (size_t d = 0; d < helpers_.size(); d++)
+    if (helpers_[d] == static_cast<i32>(device)) bytes += lanes_[d].heads->bytes();
+  return bytes;
 }
 
 void EngineDevices::record(Timeline& timeline) {
@@ -108,6 +142,7 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
     lanes_.push_back({.arena = DeviceBuffer(device, plan.device_arena_bytes(i), "experts"),
                       .weights = DeviceWeights(device, weights, homes_, static_cast<i32>(i), progress),
                       .lane = std::move(lane),
+                      .heads = nullptr,
                       .attention = nullptr,
                       .head = nullptr});
     DeviceLayers& there = lanes_.back();
@@ -126,6 +161,13 @@ void EngineDevices::allocate(const Plan& plan, const Weights& weights, IsaLevel 
                       .memory = &lanes_.back().arena,
                       .order = packings_.back().get(),
                       .staging_bytes = EnginePacking::largest_matrix_bytes(table_)});
+  }
+  for (size_t d = 0; d < lanes_.size(); d++) {
+    if (helpers_[d] < 0) continue;
+    Device& helper = *devices_[static_cast<size_t>(helpers_[d])];
+    lanes_[d].heads = std::make_unique<DeviceHeads>(helper, *devices_[d], device_ops(helper), level, hparams_, attention_limits_,
+                                                    attention_layers(d), split_heads_);
+    lanes_[d].attention->share_heads(*lanes_[d].heads);
   }
   if (!devices_.empty()) copier_ = std::make_unique<DeviceCopier>(arenas);
 }

@@ -21,7 +21,8 @@ namespace stoker {
 class EngineDevices {
  public:
   // Table and hparams must outlive it. Throws Error when there is no such device, or it cannot compute what `limits` say.
-  EngineDevices(const DeviceChoice& choice, const Hparams& hparams, const DeviceAttention::Limits& limits,
+  // Contexts of `split_heads` positions on have the heads of a layer on two devices (DeviceHeads); 0: none.
+  EngineDevices(const DeviceChoice& choice, const Hparams& hparams, const DeviceAttention::Limits& limits, i64 split_heads,
                 const ExpertTable& table);
 
   // Gives layers and head their homes, and says what the planner may use of each device for experts. `vram_bytes`: for
@@ -46,6 +47,9 @@ class EngineDevices {
   Copier* copier() { return copier_.get(); }
   std::string id(size_t device) const { return devices_[device]->properties().id; }
   i64 host_bytes() const;
+  // Layers of other devices of which this one has the last heads, and what of its memory that takes.
+  i64 shared_layers(size_t device) const;
+  i64 shared_bytes(size_t device) const;
   const DeviceLayers& layers(size_t device) const { return lanes_[device]; }
 
  private:
@@ -56,6 +60,8 @@ class EngineDevices {
   void make_room(size_t device, i64 bytes, Scheduler& scheduler);
   void give_homes(const WeightPlaces& shapes, std::vector<DeviceRequest>& requests);
   bool attends() const;
+  i64 attention_layers(size_t device) const;
+  void share_heads();
 
   DeviceChoice choice_;
   const Hparams& hparams_;
@@ -65,6 +71,8 @@ class EngineDevices {
   const ExpertTable& table_;
   std::vector<std::unique_ptr<Device>> devices_;
   Homes homes_;
+  i64 split_heads_;
+  std::vector<i32> helpers_;  // [devices] which device has the last heads of its layers; -1: itself
   i64 host_device_bytes_ = 0;
   std::vector<DeviceLayers> lanes_;
   std::vector<bool> restored_, made_room_;  // [devices] lost ones

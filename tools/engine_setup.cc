@@ -45,6 +45,7 @@ EngineOptions engine_options(const Options& o) {
   e.ram_bytes = o.ram.bytes;
   e.devices = parse_device_choice(o.device);
   e.vram_bytes = parse_vram(o.vram);
+  e.split_heads = o.split_heads;
   e.context = o.context;
   e.chunk = o.batch;
   e.threads = static_cast<int>(o.threads);
@@ -89,6 +90,9 @@ std::unique_ptr<Engine> load_engine(const EngineOptions& options,
     log_info("{}: attention of {} layers, FFN of {}, {} of {} rows of the output head, {}, with {} of KV cache; {} for {} of {} experts",
              d.id, d.attention_layers, d.home_layers, d.head_rows, engine->hparams().vocab, human_bytes(d.resident_bytes),
              human_bytes(d.kv_bytes), human_bytes(d.expert_bytes), d.expert_slots, f.expert_total);
+  for (const DeviceFootprint& d : f.devices)
+    if (d.shared_layers > 0)
+      log_info("{}: from {} positions on, half of the heads of {} layers at home elsewhere", d.id, options.split_heads, d.shared_layers);
   return engine;
 }
 

@@ -60,6 +60,7 @@ struct Options {
   ByteSize ram;
   std::string device = "auto";
   std::string vram;  // "": all that is left
+  i64 split_heads = 16384;
   std::string isa;
   std::string io = "auto";
   std::string policy = "auto";

@@ -67,6 +67,8 @@ std::string text(const SimReport& r) {
          fmt::format("memory of GPU {}: attention of {} layers of {}, FFN of {}, {} rows of {} of the output head", d,
                      home.attention_layers, r.setup.resident.layers(), home.ffn_layers, home.head_rows, r.setup.resident.head_rows));
   }
+  if (r.setup.resident.heads_shared)
+    line("KV cache again", bytes_on_gpus(r.setup.resident, r.setup.homes).cache, "memory of GPUs, of which two share a layer's heads");
   for (size_t d = 0; d < r.gpus.size(); d++)
     line("experts", r.setup.plan.device_arena_bytes(d),
          fmt::format("memory of GPU {} ({}): {} of {} at a time", d, r.setup.machine.gpus[d].name,

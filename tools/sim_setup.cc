@@ -55,6 +55,11 @@ i64 attention_flops(i64 heads, i64 latent, i64 rope, i64 context) {
   return 2 * heads * context * (latent + rope + latent);
 }
 
+// A head's query as it is and in latent space, and its sum of latents.
+i64 half_heads_bytes(i64 heads, i64 nope, i64 rope, i64 latent) {
+  return heads / 2 * (nope + rope + 2 * latent) * i64{sizeof(f32)};
+}
+
 i64 attention_weights(const ModelShape& m) {
   i64 query = m.heads * (m.nope + m.rope);
   i64 q = m.q_lora == 0 ? m.hidden * query : m.hidden * m.q_lora + m.q_lora * query;
@@ -74,6 +79,7 @@ SimResident sim_resident(const ModelShape& m, const SimShape& shape, const Optio
           .head_row_bytes = bytes_of(type, m.hidden),
           .kv_bytes = kv * (shape.dense_layers + shape.moe_layers),
           .attention_flops = attention_flops(m.heads, m.latent, m.rope, o.context),
+          .half_heads_bytes = half_heads_bytes(m.heads, m.nope, m.rope, m.latent),
           .type = type,
           .hidden_bytes = 2 * m.hidden * i64{sizeof(f32)},
           .dense_layers = shape.dense_layers,
@@ -102,6 +108,7 @@ SimResident file_resident(const ModelSizes& sizes, const Hparams& h, i64 context
           .head_row_bytes = head / h.vocab,
           .kv_bytes = kv * h.layers,
           .attention_flops = attention_flops(h.heads, h.latent, h.rope, context),
+          .half_heads_bytes = half_heads_bytes(h.heads, h.nope, h.rope, h.latent),
           .type = main_type(sizes.resident_types),
           .hidden_bytes = 2 * h.hidden * i64{sizeof(f32)},
           .dense_layers = h.dense_layers,
@@ -171,6 +178,19 @@ i64 expert_budget(const Options& o, const SimSetup& s) {
   return o.ram.bytes;
 }
 
+// As the engine would with the next GPU, if it is known how long heads take.
+void share_heads(SimSetup& s, const Options& o) {
+  const size_t gpus = s.machine.gpus.size();
+  if (gpus < 2 || o.split_heads == 0 || o.context < o.split_heads) return;
+  std::vector<i64> copies(gpus);
+  for (const LayerHome& home : s.homes.layers)
+    if (home.attention) copies[(static_cast<size_t>(home.device) + 1) % gpus] += s.resident.kv_layer_bytes();
+  for (size_t d = 0; d < gpus; d++)
+    if (s.machine.gpus[d].attention_tflops == 0 || copies[d] > s.homes.left_bytes[d] / 2) return;
+  for (size_t d = 0; d < gpus; d++) s.homes.left_bytes[d] -= copies[d];
+  s.resident.heads_shared = true;
+}
+
 // As asked for, or all that the machine's GPUs have left: none, one size for each, or one per GPU.
 std::vector<DeviceRequest> device_requests(const Options& o, const SimSetup& s) {
   std::vector<i64> left = s.homes.left_bytes, asked = left;
@@ -218,6 +238,7 @@ SimSetup sim_setup(const Options& options) {
   s.machine = find_machine(options.machine);
   const Hparams h = options.model.empty() ? set_shape(s, options) : set_file(s, options);
   s.homes = place_resident(s.resident.homeless(), usable_vram(s.machine));
+  share_heads(s, options);
   s.plan = make_plan(s.table, {.ram_bytes = expert_budget(options, s),
                                .ring_depth = options.ring_depth,
                                .piece_bytes = options.piece.bytes,

@@ -11,6 +11,13 @@ i64 attention_ns(const SimMachine& m, const SimResident& r) {
   return m.attention_gflops > 0 ? std::llround(static_cast<f64>(r.attention_flops) / m.attention_gflops) : 0;
 }
 
+f64 attention_ns(const SimMachine& m, const SimResident& r, const SimGpu& home) {
+  const f64 read = static_cast<f64>(r.kv_layer_bytes()) / home.gb_per_second;
+  const f64 multiplied = home.attention_tflops > 0 ? static_cast<f64>(r.attention_flops) / (home.attention_tflops * 1e3) : 0;
+  if (!r.heads_shared) return std::max(read, multiplied);
+  return std::max(read, multiplied / 2) + static_cast<f64>(r.half_heads_bytes) / home.link_gb_per_second + m.layer_overhead_us * 1e3;
+}
+
 namespace {
 
 // One token outside its routed experts, nothing read.
@@ -24,7 +31,7 @@ struct Fixed {
 void add_attention(const SimMachine& m, const SimResident& r, const LayerHome& home, Fixed& fixed) {
   if (home.attention) {
     const SimGpu& gpu = m.gpus[static_cast<size_t>(home.device)];
-    fixed.ns += static_cast<f64>(r.attention_bytes + r.kv_layer_bytes()) / gpu.gb_per_second +
+    fixed.ns += static_cast<f64>(r.attention_bytes) / gpu.gb_per_second + attention_ns(m, r, gpu) +
                 static_cast<f64>(r.hidden_bytes) / gpu.link_gb_per_second;
     return;
   }

@@ -16,6 +16,8 @@ struct SimBound {
 
 // Of a layer whose cores multiply with the KV cache, where it is known how fast they do.
 i64 attention_ns(const SimMachine& machine, const SimResident& resident);
+// The same where this GPU is home. Of shared heads (SimResident) each GPU reads the whole cache, and there is one more hand-over.
+f64 attention_ns(const SimMachine& machine, const SimResident& resident, const SimGpu& home);
 // Of the parts of the output head on GPUs, their logits' way back included.
 f64 head_ns(const SimMachine& machine, const SimResident& resident, const Homes& homes);
 // Time of computing one token's routed experts with the memory to themselves: the mean over the layers' formats.

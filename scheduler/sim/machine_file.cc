@@ -118,6 +118,7 @@ SimGpu read_gpu(Section gpu) {
            .link_gb_per_second = gpu.number("link_gb_per_second"),
            .expert_gb_per_second = 0};
   g.expert_gb_per_second = gpu.number_or("expert_gb_per_second", g.gb_per_second);
+  g.attention_tflops = gpu.number_or("attention_tflops", 0, true);
   gpu.end();
   return g;
 }
@@ -177,8 +178,9 @@ std::string machine_toml(const SimMachine& m, std::string_view about) {
   text += kernels_toml(m);
   for (const SimGpu& gpu : m.gpus)
     text += fmt::format("\n[[gpu]]\nname = {}\nvram_gib = {:.4g}\ngb_per_second = {:.4g}\nlink_gb_per_second = {:.4g}\n"
-                        "expert_gb_per_second = {:.4g}\n",
-                        quoted(gpu.name), gib(gpu.vram_bytes), gpu.gb_per_second, gpu.link_gb_per_second, gpu.expert_gb_per_second);
+                        "expert_gb_per_second = {:.4g}\nattention_tflops = {:.4g}\n",
+                        quoted(gpu.name), gib(gpu.vram_bytes), gpu.gb_per_second, gpu.link_gb_per_second, gpu.expert_gb_per_second,
+                        gpu.attention_tflops);
   return text;
 }
 

@@ -18,6 +18,7 @@ struct SimGpu {
   f64 gb_per_second = 0;       // of its memory
   f64 link_gb_per_second = 0;  // to the CPU's memory, one direction; both at the same time
   f64 expert_gb_per_second = 0;  // of routed experts' weights, computing
+  f64 attention_tflops = 0;      // over a KV cache; 0: not known, then it takes what reading the cache does
 };
 
 // What a drive gives with reads of one size and so many in flight.

@@ -32,6 +32,8 @@ struct SimResident {
   i64 head_rows = 0, head_row_bytes = 0;
   i64 kv_bytes = 0;                  // the KV cache, of all layers alike
   i64 attention_flops = 0;           // of a layer, over that cache
+  i64 half_heads_bytes = 0;          // queries and results of half of a layer's heads
+  bool heads_shared = false;         // half of them are another GPU's, where a GPU attends
   BlockType type = BlockType::Q8_0;  // of nearly all weights
   i64 hidden_bytes = 0;              // that cross from CPU to GPU and back, each time
   i64 dense_layers = 0, moe_layers = 0;

@@ -277,7 +277,12 @@ void Simulator::read_resident(i32 device, i64 bytes) {
 void Simulator::attend(i64 layer) {
   if (home(layer).attention) {
     cross_link(home(layer).device);
-    return read_resident(home(layer).device, resident_.attention_bytes + resident_.kv_layer_bytes());
+    read_resident(home(layer).device, resident_.attention_bytes);
+    const SimGpu& gpu = machine_.gpus[static_cast<size_t>(home(layer).device)];
+    i64 ns = std::llround(attention_ns(machine_, resident_, gpu) * static_cast<f64>(gpu.attention_tflops > 0 ? rows_ : div_up(rows_, kGpuTokens)));
+    clock_.advance(ns);
+    totals_.resident_ns += ns;
+    return;
   }
   bool multiplies = machine_.attention_gflops > 0;
   if (multiplies) {

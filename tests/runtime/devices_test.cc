@@ -236,6 +236,71 @@ i64 spans_of(const Engine& engine, const std::string& lane, std::string_view wha
   return count;
 }
 
+i64 shared_layers(const Engine& engine) {
+  i64 layers = 0;
+  for (const DeviceFootprint& device : engine.footprint().devices) layers += device.shared_layers;
+  return layers;
+}
+
+TEST_CASE("behind a long context two devices share a layer's heads, with every kind of cache and wherever that begins") {
+  for (CacheType cache : {CacheType::F16, CacheType::Q8_0, CacheType::F32}) {
+    CAPTURE(name(cache));
+    EngineOptions cpu = on_cpu(ember(), cache == CacheType::F32), devices = on_devices(ember(), 2, {}, {.delay_us_max = 20}, cpu.exact);
+    cpu.cache_type = devices.cache_type = cache;
+    devices.timeline = true;
+    std::vector<f32> want = expected(cpu);
+    i64 most = 0;
+    for (i64 from : {i64{0}, i64{1}, kPromptTokens + 6}) {
+      CAPTURE(from);
+      devices.split_heads = from;
+      Engine engine(devices);
+      const i64 layers = engine.hparams().layers;
+      CHECK(shared_layers(engine) == (from > 0 ? layers : 0));
+      // The second time over what the copies had before.
+      for (int i = 0; i < 2; i++) check_same(engine, want);
+      const i64 ops = spans_of(engine, "host:0", "attention") + spans_of(engine, "host:1", "attention");
+      if (from == 0) most = ops;
+      const i64 rows = from == 0 ? 0 : from == 1 ? kGenerated : kGenerated - 5;
+      CHECK(ops == most + 2 * rows * layers);
+    }
+  }
+}
+
+TEST_CASE("a device that is lost with heads of another's layers takes no answer along but those that need its own") {
+  std::vector<f32> want = expected(on_cpu(ember()));
+  i64 lost = 0;
+  for (i64 i = 0; i < test::lives(40); i++) {
+    CAPTURE(i);
+    EngineOptions options = on_devices(ember(), 2, {});
+    options.split_heads = 2;
+    options.devices.host[static_cast<size_t>(i % 2)].lose_at = 700 + 17 * i;
+    Engine engine(options);
+    Answer first = answer(engine);
+    lost += !first.status.ok();
+    CHECK(std::equal(first.logits.begin(), first.logits.end(), want.begin()));
+    for (int again = 0; again < 2 && !answer(engine).status.ok(); again++) lost++;
+    check_same(engine, want);
+  }
+  CHECK(lost > 0);
+  CHECK(lost <= test::lives(40));
+}
+
+TEST_CASE("a copy of a cache is made only where experts keep as much, and where contexts can be so long") {
+  EngineOptions options = on_devices(ember(), 2, {});
+  options.split_heads = options.context + 1;
+  CHECK(shared_layers(Engine(options)) == 0);
+  options.split_heads = options.context;
+  Engine whole(options);
+  CHECK(shared_layers(whole) == whole.hparams().layers);
+  std::vector<i64> scarce;  // nothing is left for experts
+  for (const DeviceFootprint& device : whole.footprint().devices) scarce.push_back(device.resident_bytes + device.kv_bytes);
+  options.vram_bytes = scarce;
+  CHECK(shared_layers(Engine(options)) == 0);
+  options.devices.host.resize(1);
+  options.vram_bytes = {};
+  CHECK(shared_layers(Engine(options)) == 0);
+}
+
 TEST_CASE("a layer's home chooses its experts: behind attention, or before the FFN where attention is the CPU's") {
   for (bool exact : {false, true}) {
     CAPTURE(exact);
@@ -470,7 +535,9 @@ TEST_CASE("a cache that was saved, written over and restored is what devices go 
   test::TempFolder folder;
   std::string path = folder.file("a.slot");
   std::vector<f32> want = expected(on_cpu(ember()));
-  Engine engine(on_devices(ember(), 2, {}));
+  EngineOptions options = on_devices(ember(), 2, {});
+  options.split_heads = 10;
+  Engine engine(options);
   KvCache& cache = engine.sequence(SequenceId(0));
   i64 vocab = engine.hparams().vocab, layers = engine.hparams().layers;
   REQUIRE(answer(engine).status.ok());
@@ -537,6 +604,7 @@ TEST_CASE("eight neighbours in a batch have the bits of one alone") {
   std::vector<f32> want = expected(on_cpu(ember()));
   EngineOptions options = on_devices(ember(), 2, {3 * kMiB});
   options.sequences = 8;
+  options.split_heads = kPromptTokens + 4;
   Engine engine(options);
   i64 vocab = engine.hparams().vocab;
   std::vector<i32> tokens = test::some_tokens(kPromptTokens + kGenerated, vocab, 1);
@@ -608,6 +676,7 @@ TEST_CASE("budgets, delays and failures by chance: no wrong logit, and every fai
     EngineOptions options = on_devices(model.path(), count, vram, {.vram_bytes = 8 * kMiB, .delay_us_max = rng.below(2) * rng.below(30)});
     options.ram_bytes = kMiB + rng.below(2 * kMiB);
     options.chunk = 4 + rng.below(20);
+    options.split_heads = rng.below(2) * (1 + rng.below(kPromptTokens + kGenerated));
     for (size_t d = 0; d < options.devices.host.size(); d++) {
       HostDeviceOptions& device = options.devices.host[d];
       device.seed = seed * 10 + d;

@@ -455,6 +455,21 @@ class Simulate(Folder):
         self.assertIn("left beside", self.error("simulate", "--vram", "23G"))
         self.assertIn("for 0 GPUs", self.error("simulate", "--vram", "8G", "--machine", "cpu-only-24GB"))
 
+    def test_gpus_share_the_heads_of_a_layer_where_contexts_are_long_and_it_is_known_what_heads_cost(self):
+        gpu = "[[gpu]]\nname = 'card'\nvram_gib = 24\ngb_per_second = 796\nlink_gb_per_second = 13\n"
+        machine = "name = 'box'\nram_gib = 128\nlayer_overhead_us = 41\n[dram]\ngb_per_second = 64\n[ssd]\ngb_per_second = 6.5\n" \
+                  "latency_us = 80\n[kernels]\ndefault = 100\n"
+        def speed(tflops, context, split):
+            path = self.machine_file(machine + 2 * (gpu + tflops))
+            return self.simulate("--machine", path, "--experts", "IQ1_S", "--attn", "IQ4_XS", "--tokens", "70", "-c", context,
+                                 "--split-heads", split)["warm"]["tokens_per_second"]
+        known = "attention_tflops = 35\n"
+        self.assertGreater(speed(known, "65536", "65536"), 1.1 * speed(known, "65536", "0"))
+        self.assertLess(speed(known, "4096", "4096"), speed(known, "4096", "0"))
+        self.assertEqual(speed(known, "4096", "4097"), speed(known, "4096", "0"))
+        self.assertEqual(speed("", "32768", "1"), speed("", "32768", "0"))
+        self.assertGreater(speed("", "32768", "0"), speed(known, "32768", "0"))
+
     def test_a_machine_of_ones_own(self):
         text = """name = "box"
 ram_gib = 32
