@@ -6,15 +6,18 @@ namespace stoker {
 
 namespace {
 
-constexpr i64 kComparison = 4;             // windows: on, off, off, on
-// Before the first comparison. They fill the cache and are slow whatever is read ahead: with the first of them as a window
-// with prefetch, prefetch seemed to cost 27 % where it gains 2. It is on meanwhile.
-constexpr i64 kWarmUpWindows = 4;
+constexpr i64 kTurns = 8;                  // of a window that is compared, if it has as many tokens
+// Before the first comparison. They fill the cache: with the first of them as a window with prefetch, prefetch seemed to cost
+// 27 % where it gains 2; and what it brings into slots that would be empty is there in windows without it too, so that 3 % of
+// gain did not show on the simulated tower, where filling takes 600 tokens. It is on meanwhile.
+constexpr i64 kWarmUpWindows = 10;
 constexpr i64 kFirstRest = 8;              // windows until a verdict is tried again
 constexpr i64 kLongestRest = 256;
-constexpr f32 kFirstThreshold = 0.6f, kLowest = 0.3f, kHighest = 0.95f, kStep = 0.05f;
+// Simulated on the measured 2-core machine (27 GB model): from 0.4 to 0.2 gains 1.5 % where the drive is busy for half of the
+// time, although 62 % of what is read is wanted instead of 71, and loses up to 0.5 % where it is for 80 %.
+constexpr f32 kFirstThreshold = 0.4f, kLowest = 0.2f, kHighest = 0.95f, kStep = 0.05f;
 constexpr f64 kSaturated = 0.9, kIdle = 0.7;  // busy shares of the drive
-constexpr f64 kWasteful = 0.5, kThrifty = 0.75;  // useful shares of predicted bytes
+constexpr f64 kWasteful = 0.5, kThrifty = 0.55, kSure = 0.75;  // useful shares of predicted bytes
 
 f64 share(i64 part, i64 whole) { return whole > 0 ? static_cast<f64>(part) / static_cast<f64>(whole) : 0; }
 
@@ -36,8 +39,12 @@ Governor::Governor(const GovernorOptions& options)
       windows_done_(-kWarmUpWindows),
       rest_windows_(kFirstRest) {}
 
+// Of each window of a comparison.
+i64 Governor::turns() const { return std::min(kTurns, options_.window_tokens); }
+
 bool Governor::prefetching() const {
-  if (state_ == State::measuring) return windows_done_ <= 0 || windows_done_ == kComparison - 1;
+  if (comparing()) return windows_done_ % 4 == 0 || windows_done_ % 4 == 3;
+  if (state_ == State::measuring) return true;
   return state_ == State::fixed_on || state_ == State::paying;
 }
 
@@ -47,7 +54,8 @@ Governor::Verdict Governor::observe(const GovernorPass& pass) {
   window_.busy_ns += pass.disk_busy_ns;
   window_.predicted += pass.predicted_bytes;
   window_.useful += pass.useful_bytes;
-  if (window_.tokens < options_.window_tokens) return Verdict::none;
+  i64 tokens = comparing() ? options_.window_tokens / turns() : options_.window_tokens;
+  if (window_.tokens < tokens) return Verdict::none;
   Verdict verdict = end_window();
   window_ = {};
   return verdict;
@@ -57,14 +65,14 @@ Governor::Verdict Governor::observe(const GovernorPass& pass) {
 void Governor::adapt() {
   f64 busy = share(window_.busy_ns, window_.ns);
   f64 useful = window_.predicted > 0 ? share(window_.useful, window_.predicted) : 1;
-  int bolder = busy > kSaturated || useful < kWasteful ? -1 : busy < kIdle && useful > kThrifty ? 1 : 0;
-  lookahead_ = std::clamp<i64>(lookahead_ + bolder, 1, kFarthest);
+  auto bolder = [&](f64 enough) { return busy > kSaturated || useful < kWasteful ? -1 : busy < kIdle && useful > enough ? 1 : 0; };
+  lookahead_ = std::clamp<i64>(lookahead_ + bolder(kSure), 1, kFarthest);
   if (options_.threshold > 0) return;
-  threshold_ = std::clamp(threshold_ - kStep * static_cast<f32>(bolder), kLowest, kHighest);
+  threshold_ = std::clamp(threshold_ - kStep * static_cast<f32>(bolder(kThrifty)), kLowest, kHighest);
 }
 
 Governor::Verdict Governor::end_window() {
-  if (prefetching()) adapt();
+  if (prefetching() && !comparing()) adapt();
   switch (state_) {
     case State::fixed_off:
     case State::fixed_on:
@@ -77,7 +85,7 @@ Governor::Verdict Governor::end_window() {
       Sum& sum = prefetching() ? with_ : without_;
       sum.tokens += window_.tokens;
       sum.ns += window_.ns;
-      return ++windows_done_ == kComparison ? judge() : Verdict::none;
+      return ++windows_done_ == 2 * turns() ? judge() : Verdict::none;
     }
     case State::paying:
     case State::not_paying:
@@ -99,7 +107,10 @@ void Governor::begin_comparison() {
   rest_windows_ = std::min(rest_windows_ * 2, kLongestRest);
   state_ = State::measuring;
   windows_done_ = 0;
-  with_ = without_ = {};
+  for (Sum* sum : {&with_, &without_}) {
+    sum->tokens /= 2;
+    sum->ns /= 2;
+  }
 }
 
 const char* name(Governor::State state) {

@@ -1,9 +1,9 @@
 // Governor: whether reading ahead pays, and how sure a prediction must be. On a drive that is busy anyway a read that
-// nobody wants in the end costs as much as a miss, so prefetch must earn its place: windows of tokens with and
-// without it take turns in the order on, off, off, on (a drift in speed cancels out), and what they show decides for
-// the next windows. A verdict is tried again now and then, less often while it stays the same. Meanwhile the least
-// probability and the number of layers to look ahead follow the drive: an idle one whose guesses were wanted is given
-// less likely and earlier ones.
+// nobody wants in the end costs as much as a miss, so prefetch must earn its place: a window of tokens with it is compared
+// with one without. Both are made of short turns, in the order on, off, off, on (a drift in speed cancels out, and so does what
+// the text wants), and what they show, together with half of what was known before, decides for the next windows. A verdict is
+// tried again now and then, less often with time. Meanwhile the least probability and the number of layers to look ahead follow
+// the drive: an idle one whose guesses were wanted is given less likely and earlier ones.
 //
 // Pure: no clock; the same passes always give the same decisions. Owner: the scheduler's thread.
 #pragma once
@@ -16,7 +16,7 @@ enum class PrefetchMode : u8 { off, on, automatic };
 
 struct GovernorOptions {
   PrefetchMode mode = PrefetchMode::automatic;
-  i64 window_tokens = 64;   // of a measurement with or without prefetch
+  i64 window_tokens = 64;   // of a measurement with prefetch, and of one without
   f64 least_gain = 0.01;    // in tokens per second, below which automatic prefetch does not pay
   f32 threshold = 0;        // least probability worth a read; 0: found while running
 };
@@ -48,13 +48,15 @@ class Governor {
   f32 threshold() const { return threshold_; }  // least probability worth a read
   i64 lookahead() const { return lookahead_; }     // layers ahead that are worth a guess
   State state() const { return state_; }
-  f64 gain() const { return gain_; }  // tokens/s with prefetch over without, less 1, by the last comparison
+  f64 gain() const { return gain_; }  // tokens/s with prefetch over without, less 1, as last compared
 
  private:
   struct Sum {
     i64 tokens = 0, ns = 0, busy_ns = 0, predicted = 0, useful = 0;
     f64 tokens_per_ns() const { return ns > 0 ? static_cast<f64>(tokens) / static_cast<f64>(ns) : 0; }
   };
+  i64 turns() const;
+  bool comparing() const { return state_ == State::measuring && windows_done_ >= 0; }
   void adapt();
   Verdict end_window();
   Verdict judge();
@@ -66,7 +68,7 @@ class Governor {
   i64 lookahead_ = 1;
   f64 gain_ = 0;
   Sum window_, with_, without_;
-  i64 windows_done_ = 0;  // of the comparison, or since the verdict
+  i64 windows_done_ = 0;  // since the verdict; of a comparison, turns
   i64 rest_windows_;      // how long the next verdict stands
 };
 

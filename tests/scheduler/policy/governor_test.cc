@@ -8,7 +8,7 @@ using namespace stoker;
 
 namespace {
 
-constexpr i64 kWarmUpWindows = 4;  // before the first comparison
+constexpr i64 kWarmUpWindows = 10;  // before the first comparison
 
 // So many windows of passes that take `with_ns` per token while the governor prefetches and `without_ns` otherwise.
 // The last verdict.
@@ -42,7 +42,7 @@ TEST_CASE("tokens that fill the cache are not compared, and prefetch helps them"
     CHECK(governor.prefetching());
     CHECK(feed(governor, 1, ns, ns) == Governor::Verdict::none);
   }
-  CHECK(feed(governor, 4, 900, 1000) == Governor::Verdict::on);
+  CHECK(feed(governor, 2, 900, 1000) == Governor::Verdict::on);
   CHECK(governor.gain() == doctest::Approx(1000.0 / 900 - 1));
 }
 
@@ -54,44 +54,56 @@ TEST_CASE("a fixed mode stays whatever is measured") {
   CHECK(!off.prefetching());
 }
 
-TEST_CASE("windows with and without prefetch take turns: on, off, off, on") {
+TEST_CASE("turns with and without prefetch, an eighth of a window each: on, off, off, on, and so on") {
   Governor governor = warm();
-  for (bool expected : {true, false, false, true}) {
+  for (i64 token = 0; token < 2 * GovernorOptions{}.window_tokens; token++) {
     CHECK(governor.state() == Governor::State::measuring);
-    CHECK(governor.prefetching() == expected);
-    feed(governor, 1, 1000, 1000);
+    i64 turn = token / (GovernorOptions{}.window_tokens / 8) % 4;
+    CHECK(governor.prefetching() == (turn == 0 || turn == 3));
+    governor.observe({.tokens = 1, .ns = 1000});
   }
   CHECK(governor.state() == Governor::State::not_paying);
 }
 
 TEST_CASE("prefetch that does not pay is turned off, that does is kept on") {
   Governor slower = warm(), faster = warm();
-  CHECK(feed(slower, 4, 1200, 1000) == Governor::Verdict::off);
+  CHECK(feed(slower, 2, 1200, 1000) == Governor::Verdict::off);
   CHECK(!slower.prefetching());
   CHECK(slower.gain() == doctest::Approx(1000.0 / 1200 - 1));
-  CHECK(feed(faster, 4, 900, 1000) == Governor::Verdict::on);
+  CHECK(feed(faster, 2, 900, 1000) == Governor::Verdict::on);
   CHECK(faster.prefetching());
   // Half a per cent is noise.
   Governor same = warm();
-  CHECK(feed(same, 4, 995, 1000) == Governor::Verdict::off);
+  CHECK(feed(same, 2, 995, 1000) == Governor::Verdict::off);
 }
 
 TEST_CASE("a machine that becomes slower all the time does not decide it") {
   Governor governor = warm();
   i64 ns = 1000;
-  for (int window = 0; window < 4; window++, ns += 300) feed(governor, 1, ns, ns);
-  CHECK(governor.gain() == doctest::Approx(0));
+  for (i64 token = 0; token < 2 * GovernorOptions{}.window_tokens; token++, ns += 10) governor.observe({.tokens = 1, .ns = ns});
+  CHECK(governor.gain() == doctest::Approx(0).epsilon(0.001));
+  CHECK(governor.state() == Governor::State::not_paying);
 }
 
 TEST_CASE("a verdict is tried again, and overturned when things have changed") {
   Governor governor = warm();
-  CHECK(feed(governor, 4, 1200, 1000) == Governor::Verdict::off);
+  CHECK(feed(governor, 2, 1200, 1000) == Governor::Verdict::off);
   CHECK(feed(governor, 8, 800, 1000) == Governor::Verdict::none);
   CHECK(governor.state() == Governor::State::measuring);
-  CHECK(feed(governor, 4, 800, 1000) == Governor::Verdict::on);
+  CHECK(feed(governor, 2, 800, 1000) == Governor::Verdict::on);
   // The second verdict stands twice as long.
   CHECK(feed(governor, 15, 1200, 1000) == Governor::Verdict::none);
   CHECK(governor.state() == Governor::State::paying);
+}
+
+TEST_CASE("of what was compared before half counts") {
+  Governor governor = warm();
+  CHECK(feed(governor, 2, 900, 1000) == Governor::Verdict::on);
+  feed(governor, 8, 900, 1000);
+  CHECK(feed(governor, 2, 1030, 1000) == Governor::Verdict::on);  // by chance, perhaps
+  CHECK(governor.gain() == doctest::Approx(3 / (0.9 + 2 * 1.03) - 1).epsilon(0.001));
+  feed(governor, 16, 1030, 1000);
+  CHECK(feed(governor, 2, 1030, 1000) == Governor::Verdict::off);
 }
 
 TEST_CASE("the threshold rises on a busy drive or with useless bytes, and falls on an idle one with useful ones") {
@@ -103,6 +115,12 @@ TEST_CASE("the threshold rises on a busy drive or with useless bytes, and falls 
   CHECK(wasteful.threshold() > first);
   feed(idle, 3, 1000, 1000, 0.3, 0.9);
   CHECK(idle.threshold() < first);
+  Governor half({PrefetchMode::on});  // enough for an idle drive
+  feed(half, 3, 1000, 1000, 0.5, 0.6);
+  CHECK(half.threshold() < first);
+  feed(half, 100, 1000, 1000, 0.5, 0.6);
+  CHECK(half.threshold() == doctest::Approx(0.2));
+  CHECK(half.lookahead() == 1);  // but not to look farther ahead
   feed(busy, 100, 1000, 1000, 0.97, 0.9);
   feed(idle, 100, 1000, 1000, 0.3, 0.9);
   CHECK(busy.threshold() < 1);
@@ -130,7 +148,7 @@ TEST_CASE("threshold, window and the least gain can be given") {
   CHECK(fixed.threshold() == 0.4f);
   GovernorOptions quick{.window_tokens = 1, .least_gain = 0.3};
   Governor greedy(quick);
-  for (i64 token = 0; token < kWarmUpWindows + 4; token++) greedy.observe({.tokens = 1, .ns = greedy.prefetching() ? 800 : 1000});
+  for (i64 token = 0; token < kWarmUpWindows + 2; token++) greedy.observe({.tokens = 1, .ns = greedy.prefetching() ? 800 : 1000});
   CHECK(greedy.gain() == doctest::Approx(0.25));
   CHECK(greedy.state() == Governor::State::not_paying);
 }
