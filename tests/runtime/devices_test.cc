@@ -472,7 +472,7 @@ TEST_CASE("without any memory for what a lost device had, requests end with what
   EngineOptions options = on_devices(ember(), 2, {});
   options.devices.host[0].lose_at = 700;
   i64 failed = 0;
-  constexpr i64 kLives = 24;
+  constexpr i64 kLives = 12;
   for (i64 life = 0; life < kLives; life++) {  // from nothing at all to nearly enough
     CAPTURE(life);
     Engine engine(options);
@@ -483,7 +483,7 @@ TEST_CASE("without any memory for what a lost device had, requests end with what
     for (int request = 0; request < 2; request++) {
       Status status;
       {
-        LeftMemory left(life * 512 * kKiB);
+        LeftMemory left(life * kMiB);
         status = engine.forward(row, logits);
       }
       if (status.ok()) break;

@@ -114,6 +114,14 @@ TEST_CASE("emulated cards: which card computes, and who exchanges what meanwhile
     CHECK(test::compare_logits(first, cpu, engine.hparams().vocab).median_error < 0.03);
     CHECK(engine.scheduler_stats().device_hits > 0);
   }
+  {
+    Runtime runtime;
+    EngineOptions options = on(model.path(), {0, 1}, {8 * kMiB});
+    options.split_heads = 11;  // of the generated rows' lengths the second
+    Engine engine(options);
+    for (int i = 0; i < 2; i++) check(engine);
+    CHECK(engine.footprint().devices[0].shared_layers + engine.footprint().devices[1].shared_layers == engine.hparams().layers);
+  }
   Runtime runtime;
   Engine engine(on(model.path(), {0, 1, 1}, {2 * kMiB, 2 * kMiB, kMiB}, kMiB));
   for (int i = 0; i < 2; i++) check(engine);
@@ -125,16 +133,21 @@ TEST_CASE("emulated cards: which card computes, and who exchanges what meanwhile
 
 TEST_CASE("emulated cards: a lost card ends the pass with its name, and the other one goes on") {
   const test::TinyModel model;
-  Runtime runtime;
-  Engine engine(on(model.path(), {0, 1}, {8 * kMiB}));
-  const std::vector<f32> want = whole_answer(engine);
-  fake::lose(1, cudaErrorIllegalAddress);
-  Status status;
-  answer(engine, status);
-  CHECK(status.message().find("cuda:1: ") == 0);
-  const i64 before = engine.scheduler_stats().device_hits;
-  CHECK(test::compare_logits(whole_answer(engine), want, engine.hparams().vocab).median_error < 0.03);
-  CHECK(engine.scheduler_stats().device_hits > before);
+  for (i64 split : {0, 1}) {  // whether each has heads of the other's layers
+    CAPTURE(split);
+    Runtime runtime;
+    EngineOptions options = on(model.path(), {0, 1}, {8 * kMiB});
+    options.split_heads = split;
+    Engine engine(options);
+    const std::vector<f32> want = whole_answer(engine);
+    fake::lose(1, cudaErrorIllegalAddress);
+    Status status;
+    answer(engine, status);
+    CHECK(status.message().find("cuda:1: ") == 0);
+    const i64 before = engine.scheduler_stats().device_hits;
+    CHECK(test::compare_logits(whole_answer(engine), want, engine.hparams().vocab).median_error < 0.03);
+    CHECK(engine.scheduler_stats().device_hits > before);
+  }
 }
 
 TEST_CASE("emulated cards: a build without kernels for the card is told when the engine is made") {
