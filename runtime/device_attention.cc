@@ -76,6 +76,7 @@ DeviceAttention::DeviceAttention(Device& device, const Ops& ops, IsaLevel level,
       cache_(device, weights.attention_layers() * cache_bytes_needed(h, l), "the KV cache"),
       attention_(ops, h, layer_limits(ops, h, l), scratch_.data().as<std::byte>(), frequencies_.data().as<f32>()),
       event_(device.make_event()),
+      routed_event_(device.make_event()),
       device_stream_(device.make_stream()),
       stream_(*device_stream_, level) {
   runs_.reserve(static_cast<size_t>(l.rows));
@@ -98,21 +99,22 @@ std::byte* DeviceAttention::latents(LayerId layer, SequenceId sequence) const {
   return (cache_.data() + (place * limits_.sequences + sequence.value) * limits_.context * row_bytes_).as<std::byte>();
 }
 
-void DeviceAttention::post(LayerId layer, const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer) {
+void DeviceAttention::post(LayerId layer, const AttentionLayer::Batch& batch, const f32* x, DeviceLane& lane,
+                           StageTimer& timer) {
   layer_ = layer;
   rows_ = batch.rows;
   runs_.assign(batch.runs.begin(), batch.runs.end());
   for (SequenceRun& run : runs_) run.latents = latents(layer, run.sequence);
   if (others_ != nullptr) others_->begin(place_of_layer_[static_cast<size_t>(layer.value)], runs_);
   try {
-    post_all(batch, x, timer);
+    post_all(batch, x, lane, timer);
   } catch (const Error& e) {  // by which an op says that its card cannot be used any more
     recorded_ = Status::failure(e.what());
   }
 }
 
 // What goes wrong here breaks the stream, so finish() hears of it.
-void DeviceAttention::post_all(const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer) {
+void DeviceAttention::post_all(const AttentionLayer::Batch& batch, const f32* x, DeviceLane& lane, StageTimer& timer) {
   device_stream_->label("attention");
   for (const SequenceRun& run : runs_) bring_up(run);
   std::byte* here = x_here_.as<std::byte>();
@@ -128,13 +130,20 @@ void DeviceAttention::post_all(const AttentionLayer::Batch& batch, const f32* x,
 
   const ResidentRouter* router = weights_.router(layer_);
   routed_ = router != nullptr;
-  if (routed_) post_gate(*router);
+  if (routed_) {
+    post_gate(*router);
+    // The FFN comes behind the choice, for which the CPU waits, and beside its way there.
+    recorded_ = device_stream_->record(*routed_event_);
+    if (!recorded_.ok()) return;
+  }
   static_cast<void>(device_stream_->copy_to_host(here, x_.data(), routed_ ? end() : positions_at()));
   for (const SequenceRun& run : runs_)
     static_cast<void>(device_stream_->copy_to_host(rows_here_.as<std::byte>() + run.first_row * row_bytes_,
                                                    {reinterpret_cast<u64>(run.latents + run.position * row_bytes_)},
                                                    run.rows * row_bytes_));
   recorded_ = device_stream_->record(*event_);
+  const ResidentFfn* ffn = weights_.ffn(layer_);
+  if (routed_ && ffn != nullptr && recorded_.ok()) lane.post_resident(normed_.data().as<f32>(), rows_, *ffn, *routed_event_);
 }
 
 void DeviceAttention::post_gate(const ResidentRouter& router) {

@@ -1,5 +1,5 @@
 // DeviceAttention: attention of the layers whose home is a device, computed there, and behind it the router, whose rows are
-// there then. The residual stream goes up and comes back, with the experts that were chosen behind it; weights and the rows of
+// there then, and the FFN of all rows, which the device's lane has posted before the CPU sees a choice. The residual stream goes up and comes back, with the experts that were chosen behind it; weights and the rows of
 // the KV cache are the device's. What attention stores is copied into the sequence's own cache (KvCache) too, a kilobyte per
 // token and layer: slots are saved and restored there, and with it the CPU goes on when the device is lost. Rows that came into
 // that cache in another way than by a pass are brought up before they are needed.
@@ -14,6 +14,7 @@
 #include "kernels/device/device_buffer.h"
 #include "kernels/device/stream.h"
 #include "runtime/attention_layer.h"
+#include "runtime/device_lane.h"
 #include "runtime/device_weights.h"
 #include "runtime/router.h"
 
@@ -43,9 +44,9 @@ class DeviceAttention {
   DeviceAttention(Device& device, const Ops& ops, IsaLevel level, const Hparams& hparams, const Limits& limits,
                   const DeviceWeights& weights);
 
-  // x [rows, hidden] += attention(norm(x)), of a layer that the weights have, and the gate of x's norm if it has experts: begins
-  // with it. `x` and the batch are read before it returns.
-  void post(LayerId layer, const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer);
+  // x [rows, hidden] += attention(norm(x)), of a layer that the weights have, and, if it has experts, the gate and in `lane`, the
+  // device's, the FFN of x's norm: begins with it. `x` and the batch are read before it returns.
+  void post(LayerId layer, const AttentionLayer::Batch& batch, const f32* x, DeviceLane& lane, StageTimer& timer);
   // Blocks until x is there, and writes it, the new rows of the caches and, if there was a gate, its choice. Failure: the device
   // is lost to us.
   Status finish(f32* x, ExpertChoice& choice);
@@ -59,7 +60,7 @@ class DeviceAttention {
  private:
   std::byte* latents(LayerId layer, SequenceId sequence) const;
   void bring_up(const SequenceRun& run);
-  void post_all(const AttentionLayer::Batch& batch, const f32* x, StageTimer& timer);
+  void post_all(const AttentionLayer::Batch& batch, const f32* x, DeviceLane& lane, StageTimer& timer);
   void post_gate(const ResidentRouter& router);
   // Rows as they cross the link, in one piece: the residual stream, their positions, then what the gate chose.
   i64 positions_at() const { return rows_ * h_.hidden * i64{sizeof(f32)}; }
@@ -88,7 +89,7 @@ class DeviceAttention {
   bool routed_ = false;
   std::vector<SequenceRun> runs_;
   Status recorded_;
-  std::unique_ptr<DeviceEvent> event_;
+  std::unique_ptr<DeviceEvent> event_, routed_event_;
   std::unique_ptr<DeviceStream> device_stream_;  // goes before all that what it runs uses
   Stream stream_;
 };

@@ -33,6 +33,10 @@ i64 form_bytes(const Hparams& h, const Limits& l, ActivationForm form, i64 unit)
 i64 q8_32_bytes(const Hparams& h, const Limits& l) { return form_bytes(h, l, ActivationForm::Q8_32, 32); }
 i64 q8_256_bytes(const Hparams& h, const Limits& l) { return form_bytes(h, l, ActivationForm::Q8_256, 256); }
 
+bool are_neighbours(const DeviceWork& w) {
+  return std::adjacent_find(w.rows, w.rows + w.tokens, [](i32 a, i32 b) { return b != a + 1; }) == w.rows + w.tokens;
+}
+
 }  // namespace
 
 i64 DeviceLane::bytes_needed(const Hparams& h, const Limits& l) {
@@ -121,10 +125,23 @@ void DeviceLane::post_gate(const f32* x, i64 rows, const ResidentRouter& router)
 void DeviceLane::post_resident(const f32* x, i64 rows, const ResidentFfn& resident) {
   CHECK(!posted_ && resident_rows_ == 0);
   if (failed_) return;
+  device_stream_->label("FFN");
+  send(x, rows);
+  post_resident(rows, resident);
+}
+
+void DeviceLane::post_resident(const f32* x, i64 rows, const ResidentFfn& resident, DeviceEvent& made) {
+  CHECK(!sent_);
+  if (failed_) return;
+  static_cast<void>(device_stream_->wait(made));
+  begin(x);
+  device_stream_->label("FFN");
+  post_resident(rows, resident);
+}
+
+void DeviceLane::post_resident(i64 rows, const ResidentFfn& resident) {
   resident_rows_ = rows;
   try {
-    device_stream_->label("FFN");
-    send(x, rows);
     for (const Matrix* m : {&resident.gate, &resident.up}) quantize(m->type, rows);
     resident_work_ = {.gate = resident.gate,
                       .up = resident.up,
@@ -160,10 +177,15 @@ void DeviceLane::post(const f32* x, i64 rows, std::span<const DeviceWork> work) 
 // Once for both. What goes wrong here breaks the stream, so finish() hears of it.
 void DeviceLane::send(const f32* x, i64 rows) {
   if (sent_) return;
-  sent_ = true;
-  have_q8_32_ = have_q8_256_ = false;
+  begin(x_.data().as<f32>());
   std::memcpy(x_here_.as<f32>(), x, static_cast<size_t>(rows * h_.hidden * kFloat));
   static_cast<void>(device_stream_->copy_to_device(x_.data(), x_here_.as<f32>(), rows * h_.hidden * kFloat));
+}
+
+void DeviceLane::begin(const f32* x) {
+  sent_ = true;
+  x_there_ = x;
+  have_q8_32_ = have_q8_256_ = false;
 }
 
 // Into the form that matrices of this type want, once.
@@ -173,7 +195,7 @@ void DeviceLane::quantize(BlockType type, i64 rows) {
   bool& have = form == ActivationForm::Q8_32 ? have_q8_32_ : have_q8_256_;
   const DeviceBuffer& out = form == ActivationForm::Q8_32 ? q8_32_ : q8_256_;
   if (!have)
-    ops_.quantize(stream_, {.x = x_.data().as<f32>(),
+    ops_.quantize(stream_, {.x = x_there_,
                             .rows = rows,
                             .cols = h_.hidden,
                             .x_stride = h_.hidden,
@@ -183,14 +205,8 @@ void DeviceLane::quantize(BlockType type, i64 rows) {
 }
 
 void DeviceLane::post_waves(std::span<const DeviceWork> work) {
+  send_lists(work);
   work_.clear();
-  i64 count = 0;
-  for (const DeviceWork& w : work) {
-    std::copy_n(w.rows, w.tokens, rows_here_.as<i32>() + count);
-    std::copy_n(w.out_rows, w.tokens, out_rows_.begin() + count);
-    count += w.tokens;
-  }
-  static_cast<void>(device_stream_->copy_to_device(rows_.data(), rows_here_.as<i32>(), count * i64{sizeof(i32)}));
   i64 done = 0, pairs = 0;
   size_t first = 0;
   for (const DeviceWork& w : work) {
@@ -200,15 +216,30 @@ void DeviceLane::post_waves(std::span<const DeviceWork> work) {
       done += pairs;
       pairs = 0;
     }
+    const bool neighbours = are_neighbours(w);
     work_.push_back({.gate = w.gate,
                      .up = w.up,
                      .down = w.down,
-                     .rows = rows_.data().as<i32>() + done + pairs,
+                     .rows = neighbours ? counting_.data().as<i32>() + w.rows[0] : rows_.data().as<i32>() + done + pairs,
                      .out_rows = counting_.data().as<i32>() + pairs,
                      .tokens = w.tokens});
     pairs += w.tokens;
   }
   if (pairs > 0) post_wave(std::span(work_).subspan(first), done, pairs);
+}
+
+// Where each row comes from and goes to. Rows that follow each other, as a single token's always do, are a piece of 0, 1, 2 ...,
+// which is there.
+void DeviceLane::send_lists(std::span<const DeviceWork> work) {
+  i64 count = 0;
+  bool wanted = false;
+  for (const DeviceWork& w : work) {
+    wanted = wanted || !are_neighbours(w);
+    std::copy_n(w.rows, w.tokens, rows_here_.as<i32>() + count);
+    std::copy_n(w.out_rows, w.tokens, out_rows_.begin() + count);
+    count += w.tokens;
+  }
+  if (wanted) static_cast<void>(device_stream_->copy_to_device(rows_.data(), rows_here_.as<i32>(), count * kIndex));
 }
 
 // `first`: pairs of the waves before.
@@ -220,7 +251,7 @@ void DeviceLane::post_wave(std::span<const ExpertWork> wave, i64 first, i64 pair
 
 void DeviceLane::post_ffn(std::span<const ExpertWork> work, i64 ffn, const DeviceBuffer& out) {
   ops_.expert_ffn(stream_, {.work = work,
-                            .x = x_.data().as<f32>(),
+                            .x = x_there_,
                             .x_q8_32 = q8_32_.data().as<void>(),
                             .x_q8_256 = q8_256_.data().as<void>(),
                             .hidden = h_.hidden,
@@ -266,6 +297,19 @@ Status DeviceLane::finish(f32* out) {
     std::memcpy(out + out_rows_[static_cast<size_t>(i)] * h_.hidden, out_here_.as<f32>() + i * h_.hidden,
                 static_cast<size_t>(h_.hidden * kFloat));
   return {};
+}
+
+void DeviceLane::lose() {
+  abandon();
+  failed_ = true;
+}
+
+void DeviceLane::abandon() {
+  if (!sent_) return;
+  static_cast<void>(device_stream_->synchronize());  // a failure meets whoever posts next
+  sent_ = posted_ = false;
+  resident_rows_ = routed_rows_ = 0;
+  resident_recorded_ = choice_recorded_ = {};
 }
 
 }  // namespace stoker

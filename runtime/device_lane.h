@@ -1,7 +1,8 @@
 // DeviceLane: how a device computes its part of a layer, beside the CPU: the normed rows and the list of who wants which
 // expert go up, the device's ops run, each expert's rows come back to the places that the CPU's experts would have filled.
-// The layer's home also computes the FFN that every row passes, first, because predictions want it; and before that the gate,
-// where attention's home has not done so (device_attention.h). Between posting and finish() the caller does something else.
+// The layer's home also computes the FFN that every row passes, first, because predictions want it; and before that the gate.
+// Where attention's home is the same it has asked the gate, and the rows lie there already (device_attention.h): nothing goes up,
+// and the FFN does not wait for the CPU. Between posting and finish() the caller does something else.
 //
 // Owner: the engine thread. Nothing is allocated after construction.
 #pragma once
@@ -46,6 +47,8 @@ class DeviceLane {
   // `x`, and come in this order, if they do. Nothing is posted once the device has failed.
   void post_gate(const f32* x, i64 rows, const ResidentRouter& router);
   void post_resident(const f32* x, i64 rows, const ResidentFfn& resident);
+  // In their stead, of rows in the device's memory that are there when `made` is done, and stay there until finish().
+  void post_resident(const f32* x, i64 rows, const ResidentFfn& resident, DeviceEvent& made);
   void post(const f32* x, i64 rows, std::span<const DeviceWork> work);
   // Whether a gate was posted and not taken.
   bool has_choice() const { return routed_rows_ > 0; }
@@ -62,7 +65,9 @@ class DeviceLane {
 
   bool failed() const { return failed_; }
   // Something else has found out that the device is lost: nothing is posted any more.
-  void lose() { failed_ = true; }
+  void lose();
+  // Instead of finish(), where nobody wants what was posted.
+  void abandon();
   i64 host_bytes() const {
     return x_here_.bytes() + rows_here_.bytes() + out_here_.bytes() + resident_here_.bytes() + choice_here_.bytes();
   }
@@ -70,7 +75,10 @@ class DeviceLane {
  private:
   Status prepare();
   void send(const f32* x, i64 rows);
+  void begin(const f32* x);
+  void post_resident(i64 rows, const ResidentFfn& resident);
   void quantize(BlockType type, i64 rows);
+  void send_lists(std::span<const DeviceWork> work);
   void post_waves(std::span<const DeviceWork> work);
   void post_wave(std::span<const ExpertWork> wave, i64 first, i64 pairs);
   void post_ffn(std::span<const ExpertWork> work, i64 ffn, const DeviceBuffer& out);
@@ -94,6 +102,7 @@ class DeviceLane {
   std::unique_ptr<DeviceStream> device_stream_;  // goes before all that what it runs uses
   Stream stream_;
   // What was posted and is not finished: rows are there, in these forms; experts; so many rows of a resident FFN.
+  const f32* x_there_ = nullptr;
   bool sent_ = false, have_q8_32_ = false, have_q8_256_ = false, posted_ = false;
   i64 resident_rows_ = 0;
   i64 routed_rows_ = 0;  // posted and not taken

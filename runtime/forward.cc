@@ -76,7 +76,8 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
     timer.enter(Stage::attention);
     scheduler_.tend();
     Status status = attend(LayerId(i), count, timer, breaks);
-    if (status.ok() && breaks.pause())
+    // Nobody comes between a home that computes the FFN already and who takes it.
+    if (status.ok() && (moe_.begun() || breaks.pause()))
       status = moe_.run(stream_, LayerId(i), w, count, floats(x_), floats(normed_), timer, breaks);
     if (status.ok() && piece && w.is_moe()) {
       finish_epoch();
@@ -84,6 +85,7 @@ Status Forward::run(std::span<const BatchRow> rows, std::span<KvCache* const> ca
     }
     if (status.ok() && !breaks.pause()) status = Status::failure("interrupted");
     if (!status.ok()) {
+      for (DeviceLayers& device : devices_) device.lane->abandon();
       if (piece) scheduler_.end_piece();
       timer.stop();
       return status;
@@ -119,7 +121,7 @@ Status Forward::attend(LayerId layer, i64 rows, StageTimer& timer, PassBreaks& b
   for (size_t d = 0; d < devices_.size(); d++) {
     DeviceAttention* home = devices_[d].attention_of(layer);
     if (home == nullptr) continue;
-    home->post(layer, batch, floats(x_), timer);
+    home->post(layer, batch, floats(x_), *devices_[d].lane, timer);
     timer.enter(Stage::device_wait);
     Status status = home->finish(floats(x_), moe_.choice());
     if (status.ok()) return {};

@@ -54,6 +54,10 @@ i64 MoeLayer::bytes_needed(const Hparams& h, const Limits& limits) {
   return (h.top_k + 1) * limits.rows * h.hidden * i64{sizeof(f32)} + scratch_bytes_needed(h, limits.rows);
 }
 
+bool MoeLayer::begun() const {
+  return std::any_of(lanes_.begin(), lanes_.end(), [](const DeviceLayers& d) { return d.lane->has_resident(); });
+}
+
 Status MoeLayer::run(Stream& stream, LayerId layer, const LayerWeights& w, i64 rows, f32* x, f32* normed,
                      StageTimer& timer, PassBreaks& breaks) {
   DCHECK(rows <= limits_.rows);
@@ -171,14 +175,14 @@ Status MoeLayer::compute_as_they_land(const Pass& pass, Scheduler::Lease& lease,
   return {};
 }
 
-// The gate, unless it has been asked, then what does not depend on it. The lane that computes the FFN that every row passes;
+// The gate, unless it has been asked, then what does not depend on it, unless it is under way. The lane that computes the FFN that every row passes;
 // none: the CPU does.
 DeviceLane* MoeLayer::post_to_home(LayerId layer, i64 rows) {
   for (DeviceLayers& device : lanes_) {
     const ResidentRouter* router = device.weights.router(layer);
     const ResidentFfn* ffn = device.weights.ffn(layer);
     if (router != nullptr && !choice_.made) device.lane->post_gate(input_, rows, *router);
-    if (ffn != nullptr) device.lane->post_resident(input_, rows, *ffn);
+    if (ffn != nullptr && !device.lane->has_resident()) device.lane->post_resident(input_, rows, *ffn);
     if (device.lane->has_resident()) return device.lane.get();
   }
   return nullptr;

@@ -39,6 +39,8 @@ class MoeLayer {
 
   // Who attends to rows in a layer's home writes here what the gate there has chosen, before run().
   ExpertChoice& choice() { return choice_; }
+  // Whether the home, which has attended, computes the layer's FFN already.
+  bool begun() const;
 
  private:
   // Which rows want an expert, in row order.

@@ -94,7 +94,7 @@ TEST_CASE("emulated cards: a generated token takes as many launches and copies a
   pass(1);
   // A dense layer, two of experts, the head; k_b is in blocks here.
   CHECK(fake::launches() - launches == (20 + 4) + 2 * (20 + 3 + 4 + 3) + 2);
-  CHECK(fake::copies() - copies == (3 + 2) + 2 * (3 + 2 + 2) + 2);
+  CHECK(fake::copies() - copies == (3 + 2) + 2 * (3 + 1 + 1) + 2);
 }
 
 TEST_CASE("emulated cards: which card computes, and who exchanges what meanwhile, does not show in a bit") {
