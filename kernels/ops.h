@@ -81,14 +81,38 @@ struct RmsNormArgs {
   f32* y;             // [rows, cols], row r at y + r * y_stride; may be x
   i64 rows, cols, x_stride, y_stride;
   f32 epsilon;
+  // Or nullptr. Else x's rows are added to these, at the same stride, and the sums are normed instead.
+  f32* residual = nullptr;
+  // y in 8-bit forms too, as quantize() makes them; or nullptr.
+  void* y_q8_32 = nullptr;
+  void* y_q8_256 = nullptr;
 };
 
-// Interleaved pairs (2i, 2i+1) of the `dim` last-rotated elements; y = rotate(x, positions[row] * frequency[i]).
-struct RopeArgs {
-  f32* x;  // head h of row r at x + r * row_stride + h * head_stride; `dim` elements are rotated in place
-  i64 rows, heads, row_stride, head_stride, dim;
-  const i32* positions;     // [rows]
-  const f32* frequencies;   // [dim / 2], radians per position, YaRN applied (reference: rope.h in runtime)
+// How the latent cache keeps its numbers. F32 is for exact arithmetic: in a deep model the rounding of f16 is the
+// largest error that is left there. Q8_0 rows are blocks of 32 bytes with an f16 scale each, as in files: the row's
+// length is a multiple of 32.
+enum class CacheType { F16, F32, Q8_0 };
+constexpr i64 cache_bytes(CacheType type, i64 count) {
+  return type == CacheType::Q8_0 ? count / 32 * i64{sizeof(BlockQ8_0)} : count * (type == CacheType::F16 ? 2 : 4);
+}
+
+// What attention does with rows between its products: norms the latent, rotates the key, and the last elements of each head's
+// query likewise, and keeps latent and key in the cache. Rotated are interleaved pairs (2i, 2i+1), by positions[row] *
+// frequencies[i].
+struct AttentionRowsArgs {
+  struct Run {
+    void* cache;  // of its first row; the others follow
+    i64 first_row, rows;
+  };
+  f32* kv;                 // [rows, latent + rope], in place
+  const f32* kv_weight;    // [latent]
+  f32 epsilon;
+  f32* q;                  // [rows, heads, nope + rope], in place
+  i64 rows, heads, nope, rope, latent;
+  const i32* positions;    // [rows]
+  const f32* frequencies;  // [rope / 2], radians per position, YaRN applied (reference: rope.h in runtime)
+  CacheType cache_type;
+  std::span<const Run> runs;  // all rows, in order
 };
 
 // One routed or shared expert applied to some tokens: down(silu(gate x) * (up x)).
@@ -111,14 +135,6 @@ struct ExpertFfnArgs {
   i64 scratch_bytes;
   bool exact;
 };
-
-// How the latent cache keeps its numbers. F32 is for exact arithmetic: in a deep model the rounding of f16 is the
-// largest error that is left there. Q8_0 rows are blocks of 32 bytes with an f16 scale each, as in files: the row's
-// length is a multiple of 32.
-enum class CacheType { F16, F32, Q8_0 };
-constexpr i64 cache_bytes(CacheType type, i64 count) {
-  return type == CacheType::Q8_0 ? count / 32 * i64{sizeof(BlockQ8_0)} : count * (type == CacheType::F16 ? 2 : 4);
-}
 
 struct StoreLatentsArgs {
   const f32* x;    // [rows, cols], back to back
@@ -144,6 +160,9 @@ struct LatentAttentionArgs {
   f32 scale;
   std::byte* scratch;  // latent_attention_scratch_bytes(...)
   i64 scratch_bytes;
+  // Rows (t * heads + h) of `out` in an 8-bit form too, as quantize() makes them; or nullptr.
+  void* out_quantized = nullptr;
+  ActivationForm out_form = ActivationForm::F32;
 };
 
 // Decompressed causal attention of a run of consecutive positions of ONE sequence (a prompt chunk). Keys and values
@@ -216,7 +235,7 @@ struct Ops {
   void (*matmul)(Stream&, const MatmulArgs&);
   void (*head_matmul)(Stream&, const HeadMatmulArgs&);
   void (*rms_norm)(Stream&, const RmsNormArgs&);
-  void (*rope)(Stream&, const RopeArgs&);
+  void (*attention_rows)(Stream&, const AttentionRowsArgs&);
   void (*expert_ffn)(Stream&, const ExpertFfnArgs&);
   void (*latent_attention)(Stream&, const LatentAttentionArgs&);
   void (*prompt_attention)(Stream&, const PromptAttentionArgs&);
@@ -224,6 +243,7 @@ struct Ops {
   void (*combine)(Stream&, const CombineArgs&);
   // y[i] += x[i]
   void (*add)(Stream&, f32* y, const f32* x, i64 count);
+  // Of the CPU's table alone.
   void (*store_latents)(Stream&, const StoreLatentsArgs&);
   // weights of any format -> f32; count a multiple of the block size
   void (*dequantize)(Stream&, BlockType, const void* blocks, f32* y, i64 count);

@@ -36,6 +36,22 @@ void ActivationRows::set(const f32* x, i64 rows, i64 cols, i64 stride) {
   have_q8_32_ = have_q8_256_ = false;
 }
 
+void ActivationRows::set_normed(Stream& stream, RmsNormArgs args, std::initializer_list<BlockType> readers, bool exact) {
+  set(args.y, args.rows, args.cols, args.y_stride);
+  for (BlockType type : readers) {
+    const ActivationForm form = weight_input(type, exact);
+    if (form == ActivationForm::Q8_32) args.y_q8_32 = made_with(form);
+    if (form == ActivationForm::Q8_256) args.y_q8_256 = made_with(form);
+  }
+  ops_.rms_norm(stream, args);
+}
+
+void* ActivationRows::made_with(ActivationForm form) {
+  if (form == ActivationForm::F32) return nullptr;
+  (form == ActivationForm::Q8_32 ? have_q8_32_ : have_q8_256_) = true;
+  return form == ActivationForm::Q8_32 ? q8_32_ : q8_256_;
+}
+
 Activations ActivationRows::as(Stream& stream, ActivationForm form) {
   if (form == ActivationForm::F32) return {x_, form, stride_ * i64{sizeof(f32)}};
   bool& have = form == ActivationForm::Q8_32 ? have_q8_32_ : have_q8_256_;

@@ -2,6 +2,8 @@
 // Owner: the engine thread.
 #pragma once
 
+#include <initializer_list>
+
 #include "kernels/base/buffer.h"
 #include "kernels/ops.h"
 
@@ -18,6 +20,12 @@ class ActivationRows {
   // Points at float rows, row r at x + r * stride. They must stay unchanged until the next set().
   void set(const f32* x, i64 rows, i64 cols, i64 stride);
   void set(const f32* x, i64 rows, i64 cols) { set(x, rows, cols, cols); }
+
+  // The same of rows that args.x has not yet: norms them to args.y, and makes with them what matrices of these types want of
+  // them: on a device in one step.
+  void set_normed(Stream& stream, RmsNormArgs args, std::initializer_list<BlockType> readers, bool exact);
+  // Where the 8-bit rows of set() are to be for as() to find them there, when whoever makes the floats makes them too.
+  void* made_with(ActivationForm form);
 
   Activations as(Stream& stream, ActivationForm form);
 

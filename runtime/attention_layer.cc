@@ -57,23 +57,15 @@ AttentionLayer::AttentionLayer(const Ops& ops, const Hparams& hparams, const Lim
       inputs_(ops, limits.rows * widest_input(hparams), limits.rows, memory_.inputs),
       head_inputs_(ops, head_values(ops, hparams, limits), head_rows(ops, hparams, limits), memory_.head_inputs) {
   queries_.reserve(static_cast<size_t>(limits.generated_rows));
+  kept_.reserve(static_cast<size_t>(limits.rows));
 }
 
-bool AttentionLayer::run(Stream& stream, const LayerWeights& w, const Batch& batch, f32* x, f32* normed,
+bool AttentionLayer::run(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* x, f32* change,
                          PassBreaks& breaks) {
   DCHECK(batch.rows <= limits_.rows);
   queries_.clear();
-  ops_.rms_norm(stream, {.x = x,
-                         .weight = w.attention_norm,
-                         .y = normed,
-                         .rows = batch.rows,
-                         .cols = h_.hidden,
-                         .x_stride = h_.hidden,
-                         .y_stride = h_.hidden,
-                         .epsilon = h_.rms_epsilon});
-  if (!project(stream, w, batch, normed, breaks)) return false;
-  rotate(stream, batch);
-  store(stream, batch);
+  if (!project(stream, w, batch, x, change, breaks)) return false;
+  rotate_and_store(stream, w, batch);
 
   for (size_t i = 0; i < batch.runs.size();) {
     if (batch.runs[i].is_prompt()) {
@@ -87,68 +79,60 @@ bool AttentionLayer::run(Stream& stream, const LayerWeights& w, const Batch& bat
   }
 
   inputs_.set(memory_.out, batch.rows, h_.heads * h_.v);
-  inputs_.multiply(stream, w.attention_output, limits_.exact, normed, h_.hidden);
-  ops_.add(stream, x, normed, batch.rows * h_.hidden);
+  inputs_.multiply(stream, w.attention_output, limits_.exact, change, h_.hidden);
   return true;
 }
 
-bool AttentionLayer::project(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* normed,
+bool AttentionLayer::project(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* x, f32* normed,
                              PassBreaks& breaks) {
   i64 rows = batch.rows;
-  inputs_.set(normed, rows, h_.hidden);
+  inputs_.set_normed(stream,
+                     {.x = x,
+                      .weight = w.attention_norm,
+                      .y = normed,
+                      .rows = rows,
+                      .cols = h_.hidden,
+                      .x_stride = h_.hidden,
+                      .y_stride = h_.hidden,
+                      .epsilon = h_.rms_epsilon},
+                     {w.kv_a.type, h_.q_lora > 0 ? w.q_a.type : w.q.type}, limits_.exact);
   inputs_.multiply(stream, w.kv_a, limits_.exact, memory_.kv, h_.cache_row());
-  // Only the latent part is normed: the rotated key shares its row but is used as it is.
-  ops_.rms_norm(stream, {.x = memory_.kv,
-                         .weight = w.kv_a_norm,
-                         .y = memory_.kv,
-                         .rows = rows,
-                         .cols = h_.latent,
-                         .x_stride = h_.cache_row(),
-                         .y_stride = h_.cache_row(),
-                         .epsilon = h_.rms_epsilon});
   if (h_.q_lora > 0) {
     inputs_.multiply(stream, w.q_a, limits_.exact, memory_.q_a, h_.q_lora);
-    ops_.rms_norm(stream, {.x = memory_.q_a,
-                           .weight = w.q_a_norm,
-                           .y = memory_.q_a,
-                           .rows = rows,
-                           .cols = h_.q_lora,
-                           .x_stride = h_.q_lora,
-                           .y_stride = h_.q_lora,
-                           .epsilon = h_.rms_epsilon});
-    inputs_.set(memory_.q_a, rows, h_.q_lora);
+    inputs_.set_normed(stream,
+                       {.x = memory_.q_a,
+                        .weight = w.q_a_norm,
+                        .y = memory_.q_a,
+                        .rows = rows,
+                        .cols = h_.q_lora,
+                        .x_stride = h_.q_lora,
+                        .y_stride = h_.q_lora,
+                        .epsilon = h_.rms_epsilon},
+                       {w.q.type}, limits_.exact);
     if (!breaks.pause()) return false;
   }
   inputs_.multiply(stream, w.q, limits_.exact, memory_.q, h_.heads * h_.key());
   return breaks.pause();
 }
 
-void AttentionLayer::rotate(Stream& stream, const Batch& batch) {
-  RopeArgs key{.x = memory_.kv + h_.latent,
-               .rows = batch.rows,
-               .heads = 1,
-               .row_stride = h_.cache_row(),
-               .head_stride = 0,
-               .dim = h_.rope,
-               .positions = batch.positions,
-               .frequencies = frequencies_};
-  ops_.rope(stream, key);
-  RopeArgs query = key;
-  query.x = memory_.q + h_.nope;
-  query.heads = h_.heads;
-  query.row_stride = h_.heads * h_.key();
-  query.head_stride = h_.key();
-  ops_.rope(stream, query);
-}
-
-void AttentionLayer::store(Stream& stream, const Batch& batch) {
-  for (const SequenceRun& run : batch.runs) {
-    ops_.store_latents(stream, {.x = memory_.kv + run.first_row * h_.cache_row(),
-                                .type = run.cache->type(),
-                                .out = run.latents + cache_bytes(run.cache->type(), run.position * h_.cache_row()),
-                                .rows = run.rows,
-                                .cols = h_.cache_row()});
-  }
+void AttentionLayer::rotate_and_store(Stream& stream, const LayerWeights& w, const Batch& batch) {
+  const CacheType type = batch.runs.front().cache->type();
+  kept_.clear();
+  for (const SequenceRun& run : batch.runs)
+    kept_.push_back({run.latents + cache_bytes(type, run.position * h_.cache_row()), run.first_row, run.rows});
+  ops_.attention_rows(stream, {.kv = memory_.kv,
+                               .kv_weight = w.kv_a_norm,
+                               .epsilon = h_.rms_epsilon,
+                               .q = memory_.q,
+                               .rows = batch.rows,
+                               .heads = h_.heads,
+                               .nope = h_.nope,
+                               .rope = h_.rope,
+                               .latent = h_.latent,
+                               .positions = batch.positions,
+                               .frequencies = frequencies_,
+                               .cache_type = type,
+                               .runs = kept_});
 }
 
 // A few heads at a time where others wait, or reads: a worker takes a head, so as many as there are workers lose nothing.
@@ -196,29 +180,32 @@ void AttentionLayer::attend_generated(Stream& stream, const LayerWeights& w,
   DCHECK(static_cast<i64>(queries_.size()) <= limits_.generated_rows);
 
   const f32* q = memory_.q + first * h_.heads * h_.key();
-  multiply_heads(stream, w.k_b, w.k_b_head_bytes, q, h_.key(), tokens, memory_.q_latent);
-  const LatentAttentionArgs all{.cache_type = runs.front().cache->type(),
-                                .queries = std::span(queries_).subspan(before),
-                                .q_latent = memory_.q_latent,
-                                .q_rope = q + h_.nope,
-                                .q_rope_token_stride = h_.heads * h_.key(),
-                                .q_rope_head_stride = h_.key(),
-                                .out = memory_.context,
-                                .heads = h_.heads,
-                                .latent = h_.latent,
-                                .rope = h_.rope,
-                                .scale = h_.attention_scale,
-                                .scratch = memory_.scratch,
-                                .scratch_bytes = limits_.op_scratch_bytes};
+  head_inputs_.set(q, tokens * h_.heads, h_.nope, h_.key());
+  multiply_heads(stream, w.k_b, w.k_b_head_bytes, tokens, memory_.q_latent);
+  head_inputs_.set(memory_.context, tokens * h_.heads, h_.latent);
+  LatentAttentionArgs all{.cache_type = runs.front().cache->type(),
+                          .queries = std::span(queries_).subspan(before),
+                          .q_latent = memory_.q_latent,
+                          .q_rope = q + h_.nope,
+                          .q_rope_token_stride = h_.heads * h_.key(),
+                          .q_rope_head_stride = h_.key(),
+                          .out = memory_.context,
+                          .heads = h_.heads,
+                          .latent = h_.latent,
+                          .rope = h_.rope,
+                          .scale = h_.attention_scale,
+                          .scratch = memory_.scratch,
+                          .scratch_bytes = limits_.op_scratch_bytes};
   if (shares_heads(runs)) {
     i64 row = 0;
     for (const SequenceRun& run : runs)
       for (i64 i = 0; i < run.rows; i++) attend_shared(stream, run, row++, all);
   } else {
+    all.out_form = head_form(w.v_b);
+    all.out_quantized = head_inputs_.made_with(all.out_form);
     ops_.latent_attention(stream, all);
   }
-  multiply_heads(stream, w.v_b, w.v_b_head_bytes, memory_.context, h_.latent, tokens,
-                 memory_.out + first * h_.heads * h_.v);
+  multiply_heads(stream, w.v_b, w.v_b_head_bytes, tokens, memory_.out + first * h_.heads * h_.v);
 }
 
 bool AttentionLayer::shares_heads(std::span<const SequenceRun> runs) const {
@@ -246,16 +233,17 @@ void AttentionLayer::attend_shared(Stream& stream, const SequenceRun& run, i64 r
   if (others > 0 && !others_->take(stream, theirs.out)) ops_.latent_attention(stream, theirs);
 }
 
-void AttentionLayer::multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride,
-                                    i64 tokens, f32* y) {
-  // Floats in either mode, where the ops know how: prompts rebuild keys and values in floats, and generated rows must see
-  // what they see.
-  head_inputs_.set(x, tokens * h_.heads, w.cols, x_stride);
-  ActivationForm form = ops_.multiplies_floats ? ActivationForm::F32 : weight_input(w.type, limits_.exact);
+// Floats in either mode, where the ops know how: prompts rebuild keys and values in floats, and generated rows must see what they
+// see.
+ActivationForm AttentionLayer::head_form(const Matrix& w) const {
+  return ops_.multiplies_floats ? ActivationForm::F32 : weight_input(w.type, limits_.exact);
+}
+
+void AttentionLayer::multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, i64 tokens, f32* y) {
   ops_.head_matmul(stream, {.weights = w,
                             .head_stride_bytes = head_bytes,
                             .heads = h_.heads,
-                            .x = head_inputs_.as(stream, form),
+                            .x = head_inputs_.as(stream, head_form(w)),
                             .tokens = tokens,
                             .y = y,
                             .y_token_stride = h_.heads * w.rows,

@@ -65,15 +65,15 @@ class AttentionLayer {
   // From the next run() on. It must outlive this.
   void share_heads(OtherHeads* others) { others_ = others; }
 
-  // x [rows, hidden] += attention(norm(x)). The runs' keys and values are written to their caches. `rows`, `runs` and
-  // `positions` [rows] describe the same batch; `normed` is [rows, hidden] of scratch.
+  // change [rows, hidden] = attention(norm(x)), what is to be added to x [rows, hidden]. The runs' keys and values are written
+  // to their caches. `rows`, `runs` and `positions` [rows] describe the same batch.
   struct Batch {
     std::span<const SequenceRun> runs;
     const i32* positions;
     i64 rows;
   };
-  // False: it was interrupted, x and what the caches have of these rows are undefined.
-  bool run(Stream& stream, const LayerWeights& w, const Batch& batch, f32* x, f32* normed, PassBreaks& breaks);
+  // False: it was interrupted, `change` and what the caches have of these rows are undefined.
+  bool run(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* x, f32* change, PassBreaks& breaks);
 
  private:
   // Everything it computes on the way: [rows, q_lora], [rows, heads, nope + rope], [rows, latent + rope],
@@ -85,16 +85,17 @@ class AttentionLayer {
   };
   static Memory carve(const Ops& ops, const Hparams& h, const Limits& limits, std::byte* memory);
 
-  bool project(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* normed, PassBreaks& breaks);
-  void rotate(Stream& stream, const Batch& batch);
-  void store(Stream& stream, const Batch& batch);
+  bool project(Stream& stream, const LayerWeights& w, const Batch& batch, const f32* x, f32* normed, PassBreaks& breaks);
+  void rotate_and_store(Stream& stream, const LayerWeights& w, const Batch& batch);
   bool attend_prompt(Stream& stream, const LayerWeights& w, const SequenceRun& run, PassBreaks& breaks);
   PromptAttentionArgs prompt_args(const LayerWeights& w, const SequenceRun& run, i64 first_head, i64 heads);
   void attend_generated(Stream& stream, const LayerWeights& w, std::span<const SequenceRun> runs);
   bool shares_heads(std::span<const SequenceRun> runs) const;
   void attend_shared(Stream& stream, const SequenceRun& run, i64 row, const LatentAttentionArgs& all);
-  // y(t, h) = w(h) x(t, h); x is [tokens, heads, w.cols] with head rows `x_stride` apart.
-  void multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, const f32* x, i64 x_stride, i64 tokens, f32* y);
+  // Of rows that heads multiply.
+  ActivationForm head_form(const Matrix& w) const;
+  // y(t, h) = w(h) x(t, h); x, the rows of head_inputs_, is [tokens, heads, w.cols].
+  void multiply_heads(Stream& stream, const Matrix& w, i64 head_bytes, i64 tokens, f32* y);
 
   const Ops& ops_;
   const Hparams& h_;
@@ -103,7 +104,9 @@ class AttentionLayer {
   Memory memory_;
   ActivationRows inputs_, head_inputs_;
   OtherHeads* others_ = nullptr;  // or none
-  std::vector<LatentAttentionArgs::Query> queries_;  // of the run() at hand, posted ops look at them
+  // Of the run() at hand, posted ops look at them.
+  std::vector<LatentAttentionArgs::Query> queries_;
+  std::vector<AttentionRowsArgs::Run> kept_;
 };
 
 }  // namespace stoker

@@ -126,12 +126,16 @@ void DeviceAttention::post_all(const AttentionLayer::Batch& batch, const f32* x,
   const std::function<void()> nothing;
   PassBreaks unbroken(timer, nullptr, nothing);
   AttentionLayer::Batch there{runs_, (x_.data() + positions_at()).as<const i32>(), rows_};
-  attention_.run(stream_, *weights_.attention(layer_), there, x_.data().as<f32>(), normed_.data().as<f32>(), unbroken);
+  f32 *stream = x_.data().as<f32>(), *change = normed_.data().as<f32>();
+  attention_.run(stream_, *weights_.attention(layer_), there, stream, change, unbroken);
 
   const ResidentRouter* router = weights_.router(layer_);
+  const ResidentFfn* ffn = weights_.ffn(layer_);
   routed_ = router != nullptr;
-  if (routed_) {
-    post_gate(*router);
+  if (!routed_) {
+    ops_.add(stream_, stream, change, rows_ * h_.hidden);
+  } else {
+    post_gate(*router, ffn != nullptr ? lane.wanted_rows(*ffn) : DeviceLane::EightBitRows{});
     // The FFN comes behind the choice, for which the CPU waits, and beside its way there.
     recorded_ = device_stream_->record(*routed_event_);
     if (!recorded_.ok()) return;
@@ -142,20 +146,23 @@ void DeviceAttention::post_all(const AttentionLayer::Batch& batch, const f32* x,
                                                    {reinterpret_cast<u64>(run.latents + run.position * row_bytes_)},
                                                    run.rows * row_bytes_));
   recorded_ = device_stream_->record(*event_);
-  const ResidentFfn* ffn = weights_.ffn(layer_);
   if (routed_ && ffn != nullptr && recorded_.ok()) lane.post_resident(normed_.data().as<f32>(), rows_, *ffn, *routed_event_);
 }
 
-void DeviceAttention::post_gate(const ResidentRouter& router) {
+// Adds attention's change to the stream, norms that, for the FFN too, and asks.
+void DeviceAttention::post_gate(const ResidentRouter& router, const DeviceLane::EightBitRows& rows) {
   device_stream_->label("router");
-  ops_.rms_norm(stream_, {.x = x_.data().as<f32>(),
+  ops_.rms_norm(stream_, {.x = normed_.data().as<f32>(),
                           .weight = router.norm,
                           .y = normed_.data().as<f32>(),
                           .rows = rows_,
                           .cols = h_.hidden,
                           .x_stride = h_.hidden,
                           .y_stride = h_.hidden,
-                          .epsilon = h_.rms_epsilon});
+                          .epsilon = h_.rms_epsilon,
+                          .residual = x_.data().as<f32>(),
+                          .y_q8_32 = rows.q8_32,
+                          .y_q8_256 = rows.q8_256});
   choose_experts(ops_, stream_, h_,
                  {.router = router.matrix,
                   .bias = router.bias,

@@ -61,7 +61,7 @@ class DeviceAttention {
   std::byte* latents(LayerId layer, SequenceId sequence) const;
   void bring_up(const SequenceRun& run);
   void post_all(const AttentionLayer::Batch& batch, const f32* x, DeviceLane& lane, StageTimer& timer);
-  void post_gate(const ResidentRouter& router);
+  void post_gate(const ResidentRouter& router, const DeviceLane::EightBitRows& rows);
   // Rows as they cross the link, in one piece: the residual stream, their positions, then what the gate chose.
   i64 positions_at() const { return rows_ * h_.hidden * i64{sizeof(f32)}; }
   i64 ids_at() const { return positions_at() + rows_ * i64{sizeof(i32)}; }
@@ -79,7 +79,8 @@ class DeviceAttention {
   PinnedBuffer rows_here_;  // [rows] of a cache
   // The device's.
   DeviceBuffer x_;  // [rows, hidden], then the rows' positions, ids and weights of experts
-  DeviceBuffer normed_, logits_, frequencies_, scratch_;
+  DeviceBuffer normed_;  // [rows, hidden], what attention adds, then the norm
+  DeviceBuffer logits_, frequencies_, scratch_;
   DeviceBuffer cache_;  // [layers of this device, sequences, context, latent + rope]
   AttentionLayer attention_;
   // Of what was posted.

@@ -135,8 +135,21 @@ void DeviceLane::post_resident(const f32* x, i64 rows, const ResidentFfn& reside
   if (failed_) return;
   static_cast<void>(device_stream_->wait(made));
   begin(x);
+  const EightBitRows there = wanted_rows(resident);
+  have_q8_32_ = there.q8_32 != nullptr;
+  have_q8_256_ = there.q8_256 != nullptr;
   device_stream_->label("FFN");
   post_resident(rows, resident);
+}
+
+DeviceLane::EightBitRows DeviceLane::wanted_rows(const ResidentFfn& resident) const {
+  EightBitRows wanted;
+  for (const Matrix* m : {&resident.gate, &resident.up}) {
+    const ActivationForm form = weight_input(m->type, limits_.exact);
+    if (form == ActivationForm::Q8_32) wanted.q8_32 = q8_32_.data().as<void>();
+    if (form == ActivationForm::Q8_256) wanted.q8_256 = q8_256_.data().as<void>();
+  }
+  return wanted;
 }
 
 void DeviceLane::post_resident(i64 rows, const ResidentFfn& resident) {

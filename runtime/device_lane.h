@@ -47,8 +47,15 @@ class DeviceLane {
   // `x`, and come in this order, if they do. Nothing is posted once the device has failed.
   void post_gate(const f32* x, i64 rows, const ResidentRouter& router);
   void post_resident(const f32* x, i64 rows, const ResidentFfn& resident);
-  // In their stead, of rows in the device's memory that are there when `made` is done, and stay there until finish().
+  // In their stead, of rows in the device's memory that are there when `made` is done, with their wanted_rows(), and stay there
+  // until finish().
   void post_resident(const f32* x, i64 rows, const ResidentFfn& resident, DeviceEvent& made);
+  // In the device's memory: where this FFN wants rows in 8 bits, as quantize() makes them, or nullptr.
+  struct EightBitRows {
+    void* q8_32 = nullptr;
+    void* q8_256 = nullptr;
+  };
+  EightBitRows wanted_rows(const ResidentFfn& resident) const;
   void post(const f32* x, i64 rows, std::span<const DeviceWork> work);
   // Whether a gate was posted and not taken.
   bool has_choice() const { return routed_rows_ > 0; }

@@ -132,8 +132,9 @@ Status Forward::attend(LayerId layer, i64 rows, StageTimer& timer, PassBreaks& b
   for (SequenceRun& run : runs_) run.latents = run.cache->row(layer, 0);
   const LayerWeights& w = weights_.layers()[static_cast<size_t>(layer.value)];
   if (!w.has_attention()) return Status::failure(kNotInRam);
-  if (attention_.run(stream_, w, batch, floats(x_), floats(normed_), breaks)) return {};
-  return Status::failure("interrupted");
+  if (!attention_.run(stream_, w, batch, floats(x_), floats(normed_), breaks)) return Status::failure("interrupted");
+  ops_.add(stream_, floats(x_), floats(normed_), rows * h_.hidden);
+  return {};
 }
 
 void Forward::split_into_runs(std::span<const BatchRow> rows, std::span<KvCache* const> caches) {

@@ -9,7 +9,7 @@ void quantize(Stream&, const QuantizeArgs&);
 void matmul(Stream&, const MatmulArgs&);
 void head_matmul(Stream&, const HeadMatmulArgs&);
 void rms_norm(Stream&, const RmsNormArgs&);
-void rope(Stream&, const RopeArgs&);
+void attention_rows(Stream&, const AttentionRowsArgs&);
 void expert_ffn(Stream&, const ExpertFfnArgs&);
 void latent_attention(Stream&, const LatentAttentionArgs&);
 void prompt_attention(Stream&, const PromptAttentionArgs&);

@@ -64,24 +64,27 @@ void rms_norm(Stream& stream, const RmsNormArgs& args) {
     a.x = real(host, a.x);
     a.weight = real(host, a.weight);
     a.y = real(host, a.y);
+    a.residual = real(host, a.residual);
+    a.y_q8_32 = real(host, a.y_q8_32);
+    a.y_q8_256 = real(host, a.y_q8_256);
     cpu::rms_norm(cpu, a);
   });
 }
 
-void rope(Stream& stream, const RopeArgs& args) {
-  post(stream, args, float_bytes(args.rows * args.heads * args.dim), [](Stream& cpu, const HostDeviceStream& host, RopeArgs a) {
-    a.x = real(host, a.x);
+void attention_rows(Stream& stream, const AttentionRowsArgs& args) {
+  const i64 bytes = float_bytes(args.rows * (args.latent + args.rope + args.heads * args.rope));
+  post(stream, args, bytes, [](Stream& cpu, const HostDeviceStream& host, AttentionRowsArgs a) {
+    // Grows in the first calls of a stream's thread.
+    thread_local std::vector<AttentionRowsArgs::Run> runs;
+    runs.assign(a.runs.begin(), a.runs.end());
+    for (AttentionRowsArgs::Run& run : runs) run.cache = real(host, run.cache);
+    a.runs = runs;
+    a.kv = real(host, a.kv);
+    a.kv_weight = real(host, a.kv_weight);
+    a.q = real(host, a.q);
     a.positions = real(host, a.positions);
     a.frequencies = real(host, a.frequencies);
-    cpu::rope(cpu, a);
-  });
-}
-
-void store_latents(Stream& stream, const StoreLatentsArgs& args) {
-  post(stream, args, float_bytes(args.rows * args.cols), [](Stream& cpu, const HostDeviceStream& host, StoreLatentsArgs a) {
-    a.x = real(host, a.x);
-    a.out = real(host, a.out);
-    cpu::store_latents(cpu, a);
+    cpu::attention_rows(cpu, a);
   });
 }
 
@@ -98,6 +101,7 @@ void latent_attention(Stream& stream, const LatentAttentionArgs& args) {
     a.q_latent = real(host, a.q_latent);
     a.q_rope = real(host, a.q_rope);
     a.out = real(host, a.out);
+    a.out_quantized = real(host, a.out_quantized);
     a.scratch = real(host, a.scratch);
     cpu::latent_attention(cpu, a);
   });
@@ -146,8 +150,7 @@ void add_attention(Ops& ops, bool packed) {
   ops.matmul = packed ? matmul<true> : matmul<false>;
   ops.head_matmul = packed ? head_matmul<true> : head_matmul<false>;
   ops.rms_norm = rms_norm;
-  ops.rope = rope;
-  ops.store_latents = store_latents;
+  ops.attention_rows = attention_rows;
   ops.latent_attention = latent_attention;
   ops.prompt_attention = packed ? prompt_attention<true> : prompt_attention<false>;
   ops.add = add;

@@ -262,6 +262,9 @@ class LatentAttention {
 
 void latent_attention(Stream& stream, const LatentAttentionArgs& args) {
   LatentAttention(stream, args).run();
+  if (args.out_quantized == nullptr) return;
+  const i64 rows = static_cast<i64>(args.queries.size()) * args.heads;
+  quantize(stream, {args.out, rows, args.latent, args.latent, args.out_form, args.out_quantized});
 }
 
 }  // namespace cpu

@@ -10,7 +10,7 @@ const Ops& cpu_ops() {
                             .matmul = cpu::matmul,
                             .head_matmul = cpu::head_matmul,
                             .rms_norm = cpu::rms_norm,
-                            .rope = cpu::rope,
+                            .attention_rows = cpu::attention_rows,
                             .expert_ffn = cpu::expert_ffn,
                             .latent_attention = cpu::latent_attention,
                             .prompt_attention = cpu::prompt_attention,

@@ -16,17 +16,37 @@ static i64 rows_per_worker(i64 cols) { return std::max<i64>(1, kGrain / std::max
 void rms_norm(Stream& stream, const RmsNormArgs& a) {
   const LeafTable& leaves = leaf_table(stream.level());
   stream.workers().for_ranges(a.rows, rows_per_worker(a.cols), [&](i64 begin, i64 end) {
-    for (i64 r = begin; r < end; r++)
-      leaves.rms_norm(a.x + r * a.x_stride, a.weight, a.y + r * a.y_stride, a.cols, a.epsilon);
+    for (i64 r = begin; r < end; r++) {
+      const f32* x = a.x + r * a.x_stride;
+      if (a.residual != nullptr) {
+        f32* sum = a.residual + r * a.x_stride;
+        leaves.add(sum, x, a.cols);
+        x = sum;
+      }
+      leaves.rms_norm(x, a.weight, a.y + r * a.y_stride, a.cols, a.epsilon);
+    }
   });
+  auto make = [&](ActivationForm form, void* out) {
+    if (out != nullptr) quantize(stream, {a.y, a.rows, a.cols, a.y_stride, form, out});
+  };
+  make(ActivationForm::Q8_32, a.y_q8_32);
+  make(ActivationForm::Q8_256, a.y_q8_256);
 }
 
-static void rotate_row(const RopeArgs& a, i64 row) {
-  for (i64 i = 0; i < a.dim / 2; i++) {
+namespace {
+
+// Head h of row r at x + r * row_stride + h * head_stride; `dim` elements are turned.
+struct Turned {
+  f32* x;
+  i64 heads, row_stride, head_stride, dim;
+};
+
+void rotate_row(const Turned& t, const AttentionRowsArgs& a, i64 row) {
+  for (i64 i = 0; i < t.dim / 2; i++) {
     f64 angle = static_cast<f64>(a.positions[row]) * static_cast<f64>(a.frequencies[i]);
     f32 c = static_cast<f32>(std::cos(angle)), s = static_cast<f32>(std::sin(angle));
-    for (i64 h = 0; h < a.heads; h++) {
-      f32* pair = a.x + row * a.row_stride + h * a.head_stride + 2 * i;
+    for (i64 h = 0; h < t.heads; h++) {
+      f32* pair = t.x + row * t.row_stride + h * t.head_stride + 2 * i;
       f32 x = pair[0], y = pair[1];
       pair[0] = x * c - y * s;
       pair[1] = x * s + y * c;
@@ -34,10 +54,22 @@ static void rotate_row(const RopeArgs& a, i64 row) {
   }
 }
 
-void rope(Stream& stream, const RopeArgs& a) {
-  stream.workers().for_ranges(a.rows, rows_per_worker(a.dim * a.heads), [&](i64 begin, i64 end) {
-    for (i64 r = begin; r < end; r++) rotate_row(a, r);
+}  // namespace
+
+// Only the latent part is normed: the rotated key shares its row but is used as it is.
+void attention_rows(Stream& stream, const AttentionRowsArgs& a) {
+  const LeafTable& leaves = leaf_table(stream.level());
+  const i64 row = a.latent + a.rope, key = a.nope + a.rope;
+  const Turned keys{a.kv + a.latent, 1, row, 0, a.rope}, queries{a.q + a.nope, a.heads, a.heads * key, key, a.rope};
+  stream.workers().for_ranges(a.rows, rows_per_worker(row + a.heads * a.rope), [&](i64 begin, i64 end) {
+    for (i64 r = begin; r < end; r++) {
+      leaves.rms_norm(a.kv + r * row, a.kv_weight, a.kv + r * row, a.latent, a.epsilon);
+      rotate_row(keys, a, r);
+      rotate_row(queries, a, r);
+    }
   });
+  for (const AttentionRowsArgs::Run& run : a.runs)
+    store_latents(stream, {a.kv + run.first_row * row, a.cache_type, run.cache, run.rows, row});
 }
 
 void combine(Stream& stream, const CombineArgs& a) {

@@ -33,13 +33,12 @@ bool start(const AttentionArgs& args, const AttentionParts& parts, const Card& c
 
 }  // namespace
 
-bool start_latent_attention(const AttentionArgs& args, const AttentionParts& parts, f32* out, const Card& card,
+bool start_latent_attention(const AttentionArgs& args, const AttentionParts& parts, const MergeArgs& merge, const Card& card,
                             CUstream_st* stream) {
   // 32 heads read a tile once, if there are so many and Turing's 64 KiB do not forbid it.
   bool started = args.heads > 16 && start<2>(args, parts, card, stream);
   if (!started) started = start<1>(args, parts, card, stream);
   if (!started) return false;
-  const MergeArgs merge{args.partial, args.best, args.sum, args.parts, args.heads, args.latent, out};
   merge_kernel<<<static_cast<unsigned>(args.parts * args.heads), kAttentionThreads, 0, stream>>>(merge, parts);
   return true;
 }

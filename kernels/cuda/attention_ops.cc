@@ -21,6 +21,13 @@ struct Queries {
   i64 rope_query_stride, rope_head_stride;
 };
 
+// [queries, heads, latent], and in an 8-bit form if there is one.
+struct Results {
+  f32* floats;
+  void* quantized = nullptr;
+  ActivationForm form = ActivationForm::F32;
+};
+
 struct Shape {
   CacheType type;
   i64 heads, latent, rope;
@@ -30,7 +37,8 @@ struct Shape {
 // Posts parts, as many at once as scratch and a launch have room for.
 class Attention {
  public:
-  Attention(const Target& target, const Shape& shape, const Queries& queries, f32* scratch, i64 scratch_floats, f32* out)
+  Attention(const Target& target, const Shape& shape, const Queries& queries, f32* scratch, i64 scratch_floats,
+            const Results& out)
       : target_(target), shape_(shape), queries_(queries), out_(out) {
     if (shape.type == CacheType::F32)
       fail("CUDA has no exact arithmetic: a cache of f32 cannot be used; use --device cpu with --exact");
@@ -66,7 +74,17 @@ class Attention {
                              .partial = partial_,
                              .best = best_,
                              .sum = sum_};
-    if (!start_latent_attention(args, parts_, out_, target_.card, target_.stream))
+    const MergeArgs merge{.partial = partial_,
+                          .best = best_,
+                          .sum = sum_,
+                          .parts = count_,
+                          .heads = shape_.heads,
+                          .latent = shape_.latent,
+                          .out = out_.floats,
+                          .out_quantized = out_.quantized,
+                          .out_form = out_.form,
+                          .out_stride_bytes = out_.quantized != nullptr ? card_row_bytes(out_.form, shape_.latent) : 0};
+    if (!start_latent_attention(args, parts_, merge, target_.card, target_.stream))
       fail("cache rows of {} values do not fit into this card's shared memory", shape_.latent + shape_.rope);
     count_ = 0;
   }
@@ -75,7 +93,8 @@ class Attention {
   const Target& target_;
   Shape shape_;
   Queries queries_;
-  f32 *partial_, *best_, *sum_, *out_;
+  Results out_;
+  f32 *partial_, *best_, *sum_;
   i64 room_, count_ = 0;
   AttentionParts parts_;
 };
@@ -132,11 +151,30 @@ i64 attention_scratch_bytes(const AttentionShape& s) {
   return std::max(generated, std::min(s.rows, kPromptTokens) * token) * i64{sizeof(f32)};
 }
 
+// As many runs in a launch as it takes along.
+void attention_rows_op(Stream& stream, const AttentionRowsArgs& a) {
+  const Target target = target_of(stream);
+  for (size_t begin = 0; begin < a.runs.size(); begin += kLaunchRuns) {
+    const auto some = a.runs.subspan(begin, std::min<size_t>(kLaunchRuns, a.runs.size() - begin));
+    const i64 first = some.front().first_row;
+    AttentionRuns runs{};
+    runs.count = static_cast<i64>(some.size());
+    for (size_t i = 0; i < some.size(); i++) runs.at[i] = {some[i].cache, some[i].first_row - first, some[i].rows};
+    AttentionRowsArgs rows = a;
+    rows.kv += first * (a.latent + a.rope);
+    rows.q += first * a.heads * (a.nope + a.rope);
+    rows.positions += first;
+    rows.rows = some.back().first_row + some.back().rows - first;
+    start_attention_rows(rows, runs, target.card, target.stream);
+  }
+}
+
 void latent_attention_op(Stream& stream, const LatentAttentionArgs& a) {
   const Target target = target_of(stream);
   Attention attention(target, {a.cache_type, a.heads, a.latent, a.rope, a.scale},
                       {a.q_latent, a.q_rope, a.q_rope_token_stride, a.q_rope_head_stride},
-                      reinterpret_cast<f32*>(a.scratch), a.scratch_bytes / i64{sizeof(f32)}, a.out);
+                      reinterpret_cast<f32*>(a.scratch), a.scratch_bytes / i64{sizeof(f32)},
+                      {a.out, a.out_quantized, a.out_form});
   i32 query = 0;
   for (const LatentAttentionArgs::Query& q : a.queries) attention.add(query++, q.cache, q.length);
   attention.launch();
@@ -162,7 +200,7 @@ void prompt_attention(Stream& stream, const PromptAttentionArgs& a) {
     const f32* q = a.q + first * a.heads * key;
     multiply_heads(target, {a.k_b, a.k_b_head_stride_bytes, a.heads, tokens, q, key, quantised, queries});
     Attention attention(target, {a.cache_type, a.heads, a.latent, a.rope, a.scale},
-                        {queries, q + a.nope, a.heads * key, key}, partial, batch * parts / i64{sizeof(f32)}, sums);
+                        {queries, q + a.nope, a.heads * key, key}, partial, batch * parts / i64{sizeof(f32)}, {sums});
     for (i64 t = 0; t < tokens; t++) attention.add(static_cast<i32>(t), a.cache, a.first + first + t + 1);
     attention.launch();
     multiply_heads(target, {a.v_b, a.v_b_head_stride_bytes, a.heads, tokens, sums, a.latent, quantised,

@@ -66,6 +66,13 @@ void add(Stream& stream, f32* y, const f32* x, i64 count) {
   start_add(y, x, count, t.card, t.stream);
 }
 
+void rms_norm(Stream& stream, const RmsNormArgs& a) {
+  const Target t = target_of(stream);
+  const i64 narrow = a.y_q8_32 != nullptr ? card_row_bytes(ActivationForm::Q8_32, a.cols) : 0;
+  const i64 wide = a.y_q8_256 != nullptr ? card_row_bytes(ActivationForm::Q8_256, a.cols) : 0;
+  start_rms_norm(a, narrow, wide, t.card, t.stream);
+}
+
 // Of rows as the file has them.
 void dequantize(Stream& stream, BlockType type, const void* blocks, f32* y, i64 count) {
   const Target t = target_of(stream);
@@ -90,15 +97,15 @@ const Ops& cuda_ops() {
                             .quantize = cuda::quantize,
                             .matmul = cuda::matmul,
                             .head_matmul = cuda::head_matmul,
-                            .rms_norm = cuda::post<RmsNormArgs, cuda::start_rms_norm>,
-                            .rope = cuda::post<RopeArgs, cuda::start_rope>,
+                            .rms_norm = cuda::rms_norm,
+                            .attention_rows = cuda::attention_rows_op,
                             .expert_ffn = cuda::expert_ffn,
                             .latent_attention = cuda::latent_attention_op,
                             .prompt_attention = cuda::prompt_attention,
                             .route = cuda::route,
                             .combine = cuda::post<CombineArgs, cuda::start_combine>,
                             .add = cuda::add,
-                            .store_latents = cuda::post<StoreLatentsArgs, cuda::start_store_latents>,
+                            .store_latents = nullptr,
                             .dequantize = cuda::dequantize,
                             .attention_scratch_bytes = cuda::attention_scratch_bytes,
                             .pack = cuda::reorder<cuda::start_pack>,

@@ -317,6 +317,9 @@ struct MergeArgs {
   const f32* sum;
   i64 parts, heads, latent;
   f32* out;  // [queries, heads, latent]
+  void* out_quantized;  // the same in an 8-bit form, rows out_stride_bytes apart; or nullptr
+  ActivationForm out_form;
+  i64 out_stride_bytes;
 };
 
 // A block per head of a query; the query's parts lie side by side.
@@ -339,6 +342,18 @@ HOST_DEVICE void merge_attention(const Machine& m, const MergeArgs& a, const Att
       for (i64 p = first; p < last; p++)
         sum += expf(a.best[p * a.heads + head] - largest) * a.partial[(p * a.heads + head) * a.latent + c];
       a.out[(query * a.heads + head) * a.latent + c] = sum / total;
+    }
+    if (a.out_quantized == nullptr) continue;
+    m.sync();
+    const i64 row = query * a.heads + head;
+    for (i64 chunk = m.thread() / kWarp; chunk < div_up(a.latent, 256); chunk += m.threads() / kWarp) {
+      const i64 col = 256 * chunk + 8 * (m.thread() % kWarp);
+      const bool mine = col < a.latent;
+      f32 value[8];
+      UNROLL
+      for (int k = 0; k < 8; k++) value[k] = mine ? a.out[row * a.latent + col + k] : 0.0f;
+      quantize_chunk(m, value, mine, col, a.latent, a.out_form == ActivationForm::Q8_256,
+                     static_cast<std::byte*>(a.out_quantized) + row * a.out_stride_bytes);
     }
   }
 }

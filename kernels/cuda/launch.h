@@ -2,6 +2,7 @@
 // cudaGetLastError().
 #pragma once
 
+#include "kernels/cuda/attention_rows.h"
 #include "kernels/cuda/file_rows.h"
 #include "kernels/cuda/float_matvec.h"
 #include "kernels/cuda/job_list.h"
@@ -21,11 +22,10 @@ struct Card {
 };
 
 void start_quantize(const QuantizeArgs& args, i64 out_stride_bytes, const Card& card, CUstream_st* stream);
-void start_rms_norm(const RmsNormArgs& args, const Card& card, CUstream_st* stream);
-void start_rope(const RopeArgs& args, const Card& card, CUstream_st* stream);
+void start_rms_norm(const RmsNormArgs& args, i64 q8_32_stride, i64 q8_256_stride, const Card& card, CUstream_st* stream);
+void start_attention_rows(const AttentionRowsArgs& args, const AttentionRuns& runs, const Card& card, CUstream_st* stream);
 void start_combine(const CombineArgs& args, const Card& card, CUstream_st* stream);
 void start_add(f32* y, const f32* x, i64 count, const Card& card, CUstream_st* stream);
-void start_store_latents(const StoreLatentsArgs& args, const Card& card, CUstream_st* stream);
 void start_silu(const SiluArgs& args, const Card& card, CUstream_st* stream);
 void start_argmax(const ArgmaxArgs& args, const Card& card, CUstream_st* stream);
 void start_route(const RouteArgs& args, const Card& card, CUstream_st* stream);
@@ -42,7 +42,7 @@ void start_float_rows(BlockType type, const FloatRowsArgs& args, const Card& car
 
 // The parts, then their merging. False, and nothing is started, when a cache row needs more shared memory than a block
 // may have.
-bool start_latent_attention(const AttentionArgs& args, const AttentionParts& parts, f32* out, const Card& card,
+bool start_latent_attention(const AttentionArgs& args, const AttentionParts& parts, const MergeArgs& merge, const Card& card,
                             CUstream_st* stream);
 
 }  // namespace stoker::cuda

@@ -11,14 +11,16 @@ namespace {
 __global__ void quantize_kernel(const QuantizeArgs args, i64 out_stride_bytes) {
   quantize_rows(Gpu{nullptr}, args, out_stride_bytes);
 }
-__global__ void rms_norm_kernel(const RmsNormArgs args) {
+__global__ void __launch_bounds__(kNormThreads) rms_norm_kernel(const RmsNormArgs args, i64 q8_32_stride, i64 q8_256_stride) {
   extern __shared__ uint4 memory[];
-  rms_norm_rows(Gpu{reinterpret_cast<std::byte*>(memory)}, args);
+  rms_norm_rows(Gpu{reinterpret_cast<std::byte*>(memory)}, args, q8_32_stride, q8_256_stride);
 }
-__global__ void rope_kernel(const RopeArgs args) { rope_rows(Gpu{nullptr}, args); }
+__global__ void attention_rows_kernel(const __grid_constant__ AttentionRowsArgs args, const __grid_constant__ AttentionRuns runs) {
+  extern __shared__ uint4 memory[];
+  attention_rows(Gpu{reinterpret_cast<std::byte*>(memory)}, args, runs);
+}
 __global__ void combine_kernel(const CombineArgs args) { combine_rows(Gpu{nullptr}, args); }
 __global__ void add_kernel(f32* y, const f32* x, i64 count) { add_rows(Gpu{nullptr}, y, x, count); }
-__global__ void store_latents_kernel(const StoreLatentsArgs args) { store_latent_rows(Gpu{nullptr}, args); }
 __global__ void silu_kernel(const SiluArgs args) { silu_rows(Gpu{nullptr}, args); }
 __global__ void argmax_kernel(const ArgmaxArgs args) {
   extern __shared__ uint4 memory[];
@@ -49,14 +51,14 @@ void start_quantize(const QuantizeArgs& args, i64 out_stride_bytes, const Card& 
     quantize_kernel<<<blocks, kRowThreads, 0, stream>>>(args, out_stride_bytes);
 }
 
-void start_rms_norm(const RmsNormArgs& args, const Card& card, CUstream_st* stream) {
+void start_rms_norm(const RmsNormArgs& args, i64 q8_32_stride, i64 q8_256_stride, const Card& card, CUstream_st* stream) {
   if (const unsigned blocks = grid(args.rows, 1, card); blocks > 0)
-    rms_norm_kernel<<<blocks, kRowThreads, kRowWarps * sizeof(f32), stream>>>(args);
+    rms_norm_kernel<<<blocks, kNormThreads, kNormThreads / kWarp * sizeof(f32), stream>>>(args, q8_32_stride, q8_256_stride);
 }
 
-void start_rope(const RopeArgs& args, const Card& card, CUstream_st* stream) {
-  if (const unsigned blocks = grid(rope_threads(args), kRowThreads, card); blocks > 0)
-    rope_kernel<<<blocks, kRowThreads, 0, stream>>>(args);
+void start_attention_rows(const AttentionRowsArgs& args, const AttentionRuns& runs, const Card& card, CUstream_st* stream) {
+  if (const unsigned blocks = grid(args.rows * attention_row_items(args), 1, card); blocks > 0)
+    attention_rows_kernel<<<blocks, kRowThreads, kRowWarps * sizeof(f32), stream>>>(args, runs);
 }
 
 void start_combine(const CombineArgs& args, const Card& card, CUstream_st* stream) {
@@ -67,11 +69,6 @@ void start_combine(const CombineArgs& args, const Card& card, CUstream_st* strea
 void start_add(f32* y, const f32* x, i64 count, const Card& card, CUstream_st* stream) {
   if (const unsigned blocks = grid(count, kRowThreads, card); blocks > 0)
     add_kernel<<<blocks, kRowThreads, 0, stream>>>(y, x, count);
-}
-
-void start_store_latents(const StoreLatentsArgs& args, const Card& card, CUstream_st* stream) {
-  if (const unsigned blocks = grid(args.rows * args.cols, kRowThreads, card); blocks > 0)
-    store_latents_kernel<<<blocks, kRowThreads, 0, stream>>>(args);
 }
 
 void start_silu(const SiluArgs& args, const Card& card, CUstream_st* stream) {

@@ -1,4 +1,4 @@
-// What is done to rows of activations between the matrices: quantising, norms, rotation, sums, the cache. Each body says
+// What is done to rows of activations between the matrices: quantising, norms, sums. Each body says
 // how it is launched; all take any number of blocks and go on in steps of the grid. Numbers are rounded as the twins do
 // it, so that all but exp, sin, cos and the order of a norm's sum is equal bit for bit.
 #pragma once
@@ -13,6 +13,9 @@ namespace stoker::cuda {
 
 constexpr int kRowThreads = 256;
 constexpr int kRowWarps = kRowThreads / kWarp;
+// Of a block that norms a row: there is only this one while a token is made, and the more of it wait for the memory at once,
+// the sooner it is done.
+constexpr int kNormThreads = 1024;
 
 HOST_DEVICE u32 float_bits(f32 x) {
 #ifdef __CUDA_ARCH__
@@ -67,95 +70,114 @@ struct EightBit {
   HOST_DEVICE i32 operator()(f32 x) const { return inverse != 0.0f ? nearest(rounded_product(x, inverse)) : 0; }
 };
 
+// 256 values of a row, a lane's 8 at `col`, to the row of activation_rows.h at `out`. `mine`: the lane's are within `cols`; all
+// lanes of a warp come here.
+template <class Machine>
+HOST_DEVICE void quantize_chunk(const Machine& m, const f32 (&value)[8], bool mine, i64 col, i64 cols, bool wide,
+                                std::byte* out) {
+  const int lane = m.thread() % kWarp;
+  u32 largest = 0;
+  UNROLL
+  for (int k = 0; k < 8; k++) {
+    const u32 bits = float_bits(value[k]) & 0x7fffffffu;
+    largest = bits > largest ? bits : largest;
+  }
+  const EightBit scale(largest_of(m, largest, wide ? 32 : 4));
+  u32 q[2] = {0, 0};
+  i32 sum = 0;
+  UNROLL
+  for (int k = 0; k < 8; k++) {
+    const i32 code = scale(value[k]);
+    sum += code;
+    q[k / 4] |= (static_cast<u32>(code) & 255u) << (8 * (k % 4));
+  }
+  sum += m.from_lane_xor(sum, 1);  // of 16
+  i32 sum_32 = sum + m.from_lane_xor(sum, 2);
+  if (!mine) return;
+  reinterpret_cast<u32*>(out + col)[0] = q[0];
+  reinterpret_cast<u32*>(out + col)[1] = q[1];
+  if (wide) {
+    if (lane == 0) reinterpret_cast<f32*>(out + cols)[col / 256] = scale.d;
+    if (lane % 2 == 0) reinterpret_cast<i16*>(out + cols + cols / 256 * 4)[col / 16] = static_cast<i16>(sum);
+  } else if (lane % 4 == 0) {
+    reinterpret_cast<f32*>(out + cols)[col / 32] = scale.d;
+    reinterpret_cast<i32*>(out + cols + cols / 32 * 4)[col / 32] = sum_32;
+  }
+}
+
 // To the rows of activation_rows.h, at out + row * out_stride_bytes. A warp takes 256 values, a lane 8 of them.
 template <class Machine>
 HOST_DEVICE void quantize_rows(const Machine& m, const QuantizeArgs& a, i64 out_stride_bytes) {
   const int lane = m.thread() % kWarp;
   const i64 chunks = (a.cols + 255) / 256;
-  const bool wide = a.form == ActivationForm::Q8_256;
   for (i64 i = m.block() * kRowWarps + m.thread() / kWarp; i < a.rows * chunks; i += m.blocks() * kRowWarps) {
     const i64 row = i / chunks, col = i % chunks * 256 + 8 * lane;
     const bool mine = col < a.cols;
     const f32* x = a.x + row * a.x_stride + col;
     f32 value[8];
-    u32 largest = 0;
     UNROLL
-    for (int k = 0; k < 8; k++) {
-      value[k] = mine ? x[k] : 0.0f;
-      const u32 bits = float_bits(value[k]) & 0x7fffffffu;
-      largest = bits > largest ? bits : largest;
-    }
-    const EightBit scale(largest_of(m, largest, wide ? 32 : 4));
-    u32 q[2] = {0, 0};
-    i32 sum = 0;
-    UNROLL
-    for (int k = 0; k < 8; k++) {
-      const i32 code = scale(value[k]);
-      sum += code;
-      q[k / 4] |= (static_cast<u32>(code) & 255u) << (8 * (k % 4));
-    }
-    sum += m.from_lane_xor(sum, 1);  // of 16
-    std::byte* out = static_cast<std::byte*>(a.out) + row * out_stride_bytes;
-    i32 sum_32 = sum + m.from_lane_xor(sum, 2);
-    if (!mine) continue;
-    reinterpret_cast<u32*>(out + col)[0] = q[0];
-    reinterpret_cast<u32*>(out + col)[1] = q[1];
-    if (wide) {
-      if (lane == 0) reinterpret_cast<f32*>(out + a.cols)[col / 256] = scale.d;
-      if (lane % 2 == 0) reinterpret_cast<i16*>(out + a.cols + a.cols / 256 * 4)[col / 16] = static_cast<i16>(sum);
-    } else if (lane % 4 == 0) {
-      reinterpret_cast<f32*>(out + a.cols)[col / 32] = scale.d;
-      reinterpret_cast<i32*>(out + a.cols + a.cols / 32 * 4)[col / 32] = sum_32;
-    }
+    for (int k = 0; k < 8; k++) value[k] = mine ? x[k] : 0.0f;
+    quantize_chunk(m, value, mine, col, a.cols, a.form == ActivationForm::Q8_256,
+                   static_cast<std::byte*>(a.out) + row * out_stride_bytes);
   }
 }
 
-// Sum over a block of kRowThreads; every thread gets the same bits. `scratch`: kRowWarps floats of shared memory.
+// Sum over a block; every thread gets the same bits. `scratch`: a float of shared memory for each warp.
 template <class Machine>
 HOST_DEVICE f32 block_sum(const Machine& m, f32 value, f32* scratch) {
   value = warp_sum(m, value);
   if (m.thread() % kWarp == 0) scratch[m.thread() / kWarp] = value;
   m.sync();
   f32 total = 0;
-  for (int w = 0; w < kRowWarps; w++) total += scratch[w];
+  for (int w = 0; w < m.threads() / kWarp; w++) total += scratch[w];
   m.sync();
   return total;
 }
 
-// A block per row; kRowWarps floats of shared memory.
+// What a row is multiplied with to be normed, by a block; a float of shared memory for each warp. With `residual` the row is
+// added to that first, and all threads see the sums.
 template <class Machine>
-HOST_DEVICE void rms_norm_rows(const Machine& m, const RmsNormArgs& a) {
-  for (i64 row = m.block(); row < a.rows; row += m.blocks()) {
-    const f32* x = a.x + row * a.x_stride;
-    f32 squares = 0;
-    for (i64 i = m.thread(); i < a.cols; i += m.threads()) squares += x[i] * x[i];
-    squares = block_sum(m, squares, m.template shared<f32>(0));
-    const f32 factor = 1.0f / sqrtf(squares / static_cast<f32>(a.cols) + a.epsilon);
-    f32* y = a.y + row * a.y_stride;
-    for (i64 i = m.thread(); i < a.cols; i += m.threads())
-      y[i] = rounded_product(rounded_product(x[i], factor), a.weight[i]);
+HOST_DEVICE f32 norm_factor(const Machine& m, const f32* x, f32* residual, i64 cols, f32 epsilon) {
+  f32 squares = 0;
+  for (i64 i = m.thread(); i < cols; i += m.threads()) {
+    f32 value = x[i];
+    if (residual != nullptr) residual[i] = value = rounded_sum(residual[i], value);
+    squares += value * value;
   }
+  squares = block_sum(m, squares, m.template shared<f32>(0));
+  return 1.0f / sqrtf(squares / static_cast<f32>(cols) + epsilon);
 }
 
-// Heads of a row that a thread turns: it waits for the memory once for each, while an angle's sine and cosine in f64 are the
-// slowest that a gaming card does, and would be most of a prompt's work with fewer.
-constexpr i64 kRopeHeads = 8;
-HOST_DEVICE i64 rope_threads(const RopeArgs& a) { return a.rows * div_up(a.heads, kRopeHeads) * (a.dim / 2); }
-
-// A thread per pair of a row and kRopeHeads heads.
+// A block per row, of any number of warps; a float of shared memory for each of them. Rows of the 8-bit forms are so many bytes
+// apart.
 template <class Machine>
-HOST_DEVICE void rope_rows(const Machine& m, const RopeArgs& a) {
-  const i64 pairs = a.dim / 2, groups = div_up(a.heads, kRopeHeads), count = rope_threads(a);
-  for (i64 i = m.block() * m.threads() + m.thread(); i < count; i += m.blocks() * m.threads()) {
-    const i64 row = i / pairs / groups, first = i / pairs % groups * kRopeHeads, pair = i % pairs;
-    const i64 last = first + kRopeHeads < a.heads ? first + kRopeHeads : a.heads;
-    const f64 angle = static_cast<f64>(a.positions[row]) * static_cast<f64>(a.frequencies[pair]);
-    const f32 c = static_cast<f32>(cos(angle)), s = static_cast<f32>(sin(angle));
-    for (i64 h = first; h < last; h++) {
-      f32* at = a.x + row * a.row_stride + h * a.head_stride + 2 * pair;
-      const f32 x = at[0], y = at[1];
-      at[0] = rounded_sum(rounded_product(x, c), -rounded_product(y, s));
-      at[1] = rounded_sum(rounded_product(x, s), rounded_product(y, c));
+HOST_DEVICE void rms_norm_rows(const Machine& m, const RmsNormArgs& a, i64 q8_32_stride, i64 q8_256_stride) {
+  const int lane = m.thread() % kWarp, warp = m.thread() / kWarp;
+  const bool quantised = a.y_q8_32 != nullptr || a.y_q8_256 != nullptr;
+  for (i64 row = m.block(); row < a.rows; row += m.blocks()) {
+    const f32* x = a.x + row * a.x_stride;
+    f32* residual = a.residual != nullptr ? a.residual + row * a.x_stride : nullptr;
+    const f32 factor = norm_factor(m, x, residual, a.cols, a.epsilon);
+    if (residual != nullptr) x = residual;
+    f32* y = a.y + row * a.y_stride;
+    if (!quantised) {
+      for (i64 i = m.thread(); i < a.cols; i += m.threads())
+        y[i] = rounded_product(rounded_product(x[i], factor), a.weight[i]);
+      continue;
+    }
+    for (i64 chunk = warp; chunk < div_up(a.cols, 256); chunk += m.threads() / kWarp) {
+      const i64 col = chunk * 256 + 8 * lane;
+      const bool mine = col < a.cols;
+      f32 value[8];
+      UNROLL
+      for (int k = 0; k < 8; k++) {
+        value[k] = mine ? rounded_product(rounded_product(x[col + k], factor), a.weight[col + k]) : 0.0f;
+        if (mine) y[col + k] = value[k];
+      }
+      if (a.y_q8_32 != nullptr)
+        quantize_chunk(m, value, mine, col, a.cols, false, static_cast<std::byte*>(a.y_q8_32) + row * q8_32_stride);
+      if (a.y_q8_256 != nullptr)
+        quantize_chunk(m, value, mine, col, a.cols, true, static_cast<std::byte*>(a.y_q8_256) + row * q8_256_stride);
     }
   }
 }
@@ -178,36 +200,6 @@ template <class Machine>
 HOST_DEVICE void add_rows(const Machine& m, f32* y, const f32* x, i64 count) {
   for (i64 i = m.block() * m.threads() + m.thread(); i < count; i += m.blocks() * m.threads())
     y[i] = rounded_sum(y[i], x[i]);
-}
-
-// Smallest f16 at or above x, which is not negative.
-HOST_DEVICE u16 half_above(f32 x) {
-  const u16 half = half_bits(x);
-  return half_value(half) < x ? static_cast<u16>(half + 1) : half;
-}
-
-// A warp takes 32 values, a lane one. `count`: rows * cols, for Q8_0 a multiple of 32.
-template <class Machine>
-HOST_DEVICE void store_latent_rows(const Machine& m, const StoreLatentsArgs& a) {
-  const int lane = m.thread() % kWarp;
-  const i64 count = a.rows * a.cols, blocks = (count + 31) / 32;
-  for (i64 b = m.block() * kRowWarps + m.thread() / kWarp; b < blocks; b += m.blocks() * kRowWarps) {
-    const i64 i = 32 * b + lane;
-    const bool mine = i < count;
-    const f32 x = mine ? a.x[i] : 0.0f;
-    if (a.type == CacheType::Q8_0) {
-      const u32 largest = largest_of(m, float_bits(x) & 0x7fffffffu, 32);
-      const u16 half = half_above(float_of_bits(largest) / 127.0f);
-      const f32 d = half_value(half);
-      BlockQ8_0* out = static_cast<BlockQ8_0*>(a.out) + b;
-      if (lane == 0) out->d = half;
-      out->qs[lane] = d > 0 && finite(d) ? static_cast<i8>(nearest(x / d)) : i8{0};
-    } else if (mine && a.type == CacheType::F16) {
-      static_cast<u16*>(a.out)[i] = half_bits(x);
-    } else if (mine) {
-      static_cast<f32*>(a.out)[i] = x;
-    }
-  }
 }
 
 struct SiluArgs {

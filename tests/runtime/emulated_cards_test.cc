@@ -93,7 +93,7 @@ TEST_CASE("emulated cards: a generated token takes as many launches and copies a
   const i64 launches = fake::launches(), copies = fake::copies();
   pass(1);
   // A dense layer, two of experts, the head; k_b is in blocks here.
-  CHECK(fake::launches() - launches == (20 + 4) + 2 * (20 + 3 + 4 + 3) + 2);
+  CHECK(fake::launches() - launches == (13 + 1 + 4) + 2 * (13 + 3 + 3 + 3) + 2);
   CHECK(fake::copies() - copies == (3 + 2) + 2 * (3 + 1 + 1) + 2);
 }
 

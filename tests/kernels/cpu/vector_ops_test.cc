@@ -52,49 +52,97 @@ TEST_CASE("norms of rows read and write with their own strides") {
   });
 }
 
-TEST_CASE("rotation turns interleaved pairs by position times frequency and leaves the rest alone") {
-  const i64 rows = 9, heads = 3, dim = 10, head_stride = 17, row_stride = heads * head_stride + 5;
+TEST_CASE("a norm that adds first and quantises behind has the bits of the three") {
+  const i64 rows = 5, cols = 512;
+  Rng rng(7);
+  const std::vector<f32> x = normals(rows * cols, 3, rng), weight = normals(cols, 1, rng), before = normals(rows * cols, 3, rng);
+  for_streams([&](Stream& stream, const std::string& where) {
+    INFO(where);
+    auto norm = [&](const f32* from, f32* y) {
+      return RmsNormArgs{.x = from, .weight = weight.data(), .y = y, .rows = rows, .cols = cols, .x_stride = cols, .y_stride = cols,
+                         .epsilon = 1e-6f};
+    };
+    std::vector<f32> sum = before, want_sum = before, y = x, want(x.size());
+    cpu_ops().add(stream, want_sum.data(), x.data(), rows * cols);
+    cpu_ops().rms_norm(stream, norm(want_sum.data(), want.data()));
+    std::vector<std::byte> narrow(static_cast<size_t>(rows * activation_row_bytes(ActivationForm::Q8_32, cols)));
+    std::vector<std::byte> wide(static_cast<size_t>(rows * activation_row_bytes(ActivationForm::Q8_256, cols)));
+    std::vector<std::byte> got_narrow = narrow, got_wide = wide;
+    cpu_ops().quantize(stream, {want.data(), rows, cols, cols, ActivationForm::Q8_32, narrow.data()});
+    cpu_ops().quantize(stream, {want.data(), rows, cols, cols, ActivationForm::Q8_256, wide.data()});
+    RmsNormArgs all = norm(y.data(), y.data());
+    all.residual = sum.data();
+    all.y_q8_32 = got_narrow.data();
+    all.y_q8_256 = got_wide.data();
+    cpu_ops().rms_norm(stream, all);
+    CHECK(sum == want_sum);
+    CHECK(y == want);
+    CHECK(got_narrow == narrow);
+    CHECK(got_wide == wide);
+  });
+}
+
+TEST_CASE("rotation turns pairs by position times frequency, the rest is left alone, latents are normed, all is kept") {
+  const i64 rows = 9, heads = 3, rope = 10, nope = 7, latent = 22, key = nope + rope, width = latent + rope;
   Rng rng(2);
-  std::vector<f32> x = normals(rows * row_stride, 1, rng);
+  const std::vector<f32> q = normals(rows * heads * key, 1, rng), kv = normals(rows * width, 1, rng), weight = normals(latent, 1, rng);
   std::vector<i32> positions = {0, 1, 2, 5, 77, 4095, 100000, 163839, 7};
   std::vector<f32> frequencies = {1.0f, 0.3f, 0.05f, 1e-3f, 2.5e-6f};
   SameBits same;
   for_streams([&](Stream& stream, const std::string& where) {
     INFO(where);
-    CanaryBuffer<f32> y(rows * row_stride);
-    std::memcpy(y.data(), x.data(), sizeof(f32) * x.size());
-    for (i64 i = 0; i < y.count(); i++) y.expect_write(i);
-    cpu_ops().rope(stream, {.x = y.data(),
-                            .rows = rows,
-                            .heads = heads,
-                            .row_stride = row_stride,
-                            .head_stride = head_stride,
-                            .dim = dim,
-                            .positions = positions.data(),
-                            .frequencies = frequencies.data()});
-    CHECK(y.first_damaged() == kUndamaged);
-    std::vector<bool> rotated(x.size());
+    CanaryBuffer<f32> q_there(rows * heads * key), kv_there(rows * width), cache(rows * width);
+    std::memcpy(q_there.data(), q.data(), sizeof(f32) * q.size());
+    std::memcpy(kv_there.data(), kv.data(), sizeof(f32) * kv.size());
+    for (CanaryBuffer<f32>* buffer : {&q_there, &kv_there, &cache})
+      for (i64 i = 0; i < buffer->count(); i++) buffer->expect_write(i);
+    const AttentionRowsArgs::Run runs[] = {{cache.data() + 5 * width, 0, 4}, {cache.data(), 4, 5}};
+    cpu_ops().attention_rows(stream, {.kv = kv_there.data(),
+                                      .kv_weight = weight.data(),
+                                      .epsilon = 1e-6f,
+                                      .q = q_there.data(),
+                                      .rows = rows,
+                                      .heads = heads,
+                                      .nope = nope,
+                                      .rope = rope,
+                                      .latent = latent,
+                                      .positions = positions.data(),
+                                      .frequencies = frequencies.data(),
+                                      .cache_type = CacheType::F32,
+                                      .runs = runs});
+    for (CanaryBuffer<f32>* buffer : {&q_there, &kv_there, &cache}) CHECK(buffer->first_damaged() == kUndamaged);
     Worst worst;
-    for (i64 r = 0; r < rows; r++)
-      for (i64 h = 0; h < heads; h++)
-        for (i64 i = 0; i < dim / 2; i++) {
-          size_t at = static_cast<size_t>(r * row_stride + h * head_stride + 2 * i);
-          std::complex<f64> turn = std::polar(1.0, static_cast<f64>(positions[static_cast<size_t>(r)]) *
-                                                       static_cast<f64>(frequencies[static_cast<size_t>(i)]));
-          std::complex<f64> pair(static_cast<f64>(x[at]), static_cast<f64>(x[at + 1]));
-          std::complex<f64> expected = pair * turn;
-          worst.see("real part", static_cast<f64>(y.data()[at]), expected.real(),
-                    4 * kHalfUlp * std::abs(pair) * 2);
-          worst.see("imaginary part", static_cast<f64>(y.data()[at + 1]), expected.imag(),
-                    4 * kHalfUlp * std::abs(pair) * 2);
-          rotated[at] = rotated[at + 1] = true;
-        }
-    CHECK_MESSAGE(worst.share <= 1, worst.text);
     i64 touched = 0;
-    for (size_t i = 0; i < x.size(); i++)
-      touched += !rotated[i] && std::memcmp(&x[i], y.data() + i, sizeof(f32)) != 0;
+    // The last `rope` of `count` numbers of this row.
+    auto check = [&](const f32* from, const f32* turned, i64 count, i64 row) {
+      for (i64 i = 0; i < rope / 2; i++) {
+        const i64 at = count - rope + 2 * i;
+        std::complex<f64> turn = std::polar(1.0, static_cast<f64>(positions[static_cast<size_t>(row)]) *
+                                                     static_cast<f64>(frequencies[static_cast<size_t>(i)]));
+        std::complex<f64> pair(static_cast<f64>(from[at]), static_cast<f64>(from[at + 1]));
+        std::complex<f64> expected = pair * turn;
+        worst.see("real part", static_cast<f64>(turned[at]), expected.real(), 4 * kHalfUlp * std::abs(pair) * 2);
+        worst.see("imaginary part", static_cast<f64>(turned[at + 1]), expected.imag(), 4 * kHalfUlp * std::abs(pair) * 2);
+      }
+    };
+    for (i64 r = 0; r < rows; r++) {
+      for (i64 h = 0; h < heads; h++) {
+        const i64 at = (r * heads + h) * key;
+        check(q.data() + at, q_there.data() + at, key, r);
+        touched += std::memcmp(q.data() + at, q_there.data() + at, sizeof(f32) * nope) != 0;
+      }
+      check(kv.data() + r * width, kv_there.data() + r * width, width, r);
+    }
+    CHECK_MESSAGE(worst.share <= 1, worst.text);
     CHECK(touched == 0);
-    CHECK(same.differing(stream, y.data(), y.count()) == 0);
+    std::vector<f32> normed(static_cast<size_t>(rows * latent));
+    cpu_ops().rms_norm(stream, {.x = kv.data(), .weight = weight.data(), .y = normed.data(), .rows = rows, .cols = latent,
+                                .x_stride = width, .y_stride = latent, .epsilon = 1e-6f});
+    for (i64 r = 0; r < rows; r++)
+      CHECK(std::memcmp(normed.data() + r * latent, kv_there.data() + r * width, sizeof(f32) * latent) == 0);
+    CHECK(std::memcmp(cache.data() + 5 * width, kv_there.data(), static_cast<size_t>(4 * width) * sizeof(f32)) == 0);
+    CHECK(std::memcmp(cache.data(), kv_there.data() + 4 * width, static_cast<size_t>(5 * width) * sizeof(f32)) == 0);
+    CHECK(same.differing(stream, q_there.data(), q_there.count()) == 0);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 
+#include "kernels/cuda/activation_rows.h"
 #include "kernels/cuda/latent_attention.h"
 #include "kernels/format/f16.h"
 #include "tests/kernels/cpu/op_inputs.h"
@@ -63,8 +64,18 @@ std::vector<f32> run(const Case& c, const std::vector<Cache>& caches, const std:
                            .partial = partial.data(), .best = best.data(), .sum = sum.data()};
   emulate({blocks, kAttentionThreads, AttentionLayout(16 * kTiles, c.latent, c.rope).bytes},
           [&](const EmulatedThread& t) { cuda::latent_attention<kTiles>(t, args, parts); });
-  const MergeArgs merge{partial.data(), best.data(), sum.data(), count, c.heads, c.latent, out.data()};
+  const ActivationForm form = c.latent % 256 == 0 ? ActivationForm::Q8_256 : ActivationForm::Q8_32;
+  const bool quantises = c.latent % 32 == 0;
+  const i64 stride = quantises ? card_row_bytes(form, c.latent) : 0, rows = queries * c.heads;
+  std::vector<std::byte> quantised(static_cast<size_t>(rows * stride)), want_quantised = quantised;
+  const MergeArgs merge{.partial = partial.data(), .best = best.data(), .sum = sum.data(), .parts = count, .heads = c.heads,
+                        .latent = c.latent, .out = out.data(), .out_quantized = quantises ? quantised.data() : nullptr,
+                        .out_form = form, .out_stride_bytes = stride};
   emulate({3, kAttentionThreads, 0}, [&](const EmulatedThread& t) { merge_attention(t, merge, parts); });
+  const QuantizeArgs again{out.data(), rows, c.latent, c.latent, form, want_quantised.data()};
+  if (quantises)
+    emulate({2, kRowThreads, 0}, [&](const EmulatedThread& t) { quantize_rows(t, again, stride); });
+  CHECK(quantised == want_quantised);
   for (CanaryBuffer<f32>* buffer : {&partial, &best, &sum, &out})
     CHECK(buffer->first_damaged() == CanaryBuffer<f32>::kNone);
   return {out.data(), out.data() + out.count()};

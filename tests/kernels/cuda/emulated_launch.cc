@@ -107,20 +107,19 @@ MatvecStart gemm_iq(BlockType) { return nullptr; }
 void start_quantize(const QuantizeArgs& args, i64 out_stride_bytes, const Card&, CUstream_st* stream) {
   post_rows(stream, args.rows * args.cols, [=](const EmulatedThread& t) { quantize_rows(t, args, out_stride_bytes); });
 }
-void start_rms_norm(const RmsNormArgs& args, const Card&, CUstream_st* stream) {
-  post(stream, {kBlocks, kRowThreads, kRowWarps * i64{sizeof(f32)}}, [=](const EmulatedThread& t) { rms_norm_rows(t, args); });
+void start_rms_norm(const RmsNormArgs& args, i64 q8_32_stride, i64 q8_256_stride, const Card&, CUstream_st* stream) {
+  // Fewer threads than on a card, of which each would take its time here.
+  post(stream, {kBlocks, kRowThreads, kRowWarps * i64{sizeof(f32)}},
+       [=](const EmulatedThread& t) { rms_norm_rows(t, args, q8_32_stride, q8_256_stride); });
 }
-void start_rope(const RopeArgs& args, const Card&, CUstream_st* stream) {
-  post_rows(stream, rope_threads(args), [=](const EmulatedThread& t) { rope_rows(t, args); });
+void start_attention_rows(const AttentionRowsArgs& args, const AttentionRuns& runs, const Card&, CUstream_st* stream) {
+  post(stream, {kBlocks, kRowThreads, kRowWarps * i64{sizeof(f32)}}, [=](const EmulatedThread& t) { attention_rows(t, args, runs); });
 }
 void start_combine(const CombineArgs& args, const Card&, CUstream_st* stream) {
   post_rows(stream, args.tokens * args.hidden, [=](const EmulatedThread& t) { combine_rows(t, args); });
 }
 void start_add(f32* y, const f32* x, i64 count, const Card&, CUstream_st* stream) {
   post_rows(stream, count, [=](const EmulatedThread& t) { add_rows(t, y, x, count); });
-}
-void start_store_latents(const StoreLatentsArgs& args, const Card&, CUstream_st* stream) {
-  post_rows(stream, args.rows * args.cols, [=](const EmulatedThread& t) { store_latent_rows(t, args); });
 }
 void start_silu(const SiluArgs& args, const Card&, CUstream_st* stream) {
   post_rows(stream, args.count, [=](const EmulatedThread& t) { silu_rows(t, args); });
@@ -162,12 +161,11 @@ void start_float_rows(BlockType type, const FloatRowsArgs& args, const Card&, CU
   if (type == BlockType::BF16) post_rows(stream, args.rows, [args](const EmulatedThread& t) { plain_rows<WeightBF16>(t, args); });
 }
 
-bool start_latent_attention(const AttentionArgs& args, const AttentionParts& parts, f32* out, const Card& card,
+bool start_latent_attention(const AttentionArgs& args, const AttentionParts& parts, const MergeArgs& merge, const Card& card,
                             CUstream_st* stream) {
   bool started = args.heads > 16 && start_attention<2>(args, parts, card, stream);
   if (!started) started = start_attention<1>(args, parts, card, stream);
   if (!started) return false;
-  const MergeArgs merge{args.partial, args.best, args.sum, args.parts, args.heads, args.latent, out};
   post(stream, {kBlocks, kAttentionThreads, 0}, [=](const EmulatedThread& t) { merge_attention(t, merge, parts); });
   return true;
 }

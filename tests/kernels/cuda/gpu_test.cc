@@ -203,7 +203,7 @@ TEST_CASE("gpu: experts of all formats, with few tokens and many, and with mixed
   }
 }
 
-TEST_CASE("gpu: norm, rotation, sums, cache and router agree with the twins") {
+TEST_CASE("gpu: norm, sums, 8-bit rows and router agree with the twins") {
   Rng rng(3);
   Twins twins;
   const i64 rows = 9, cols = 1536;
@@ -214,16 +214,19 @@ TEST_CASE("gpu: norm, rotation, sums, cache and router agree with the twins") {
   cuda_ops().rms_norm(gpu().stream, {x_card.at(), weight_card.at(), y.at(), rows, cols, cols, cols, 1e-6f});
   CHECK(relative_error(y.read(), want) < 1e-6);
 
-  std::vector<i32> positions;
-  std::vector<f32> frequencies;
-  for (i32 r = 0; r < rows; r++) positions.push_back(r * 20011);
-  for (i32 i = 0; i < 32; i++) frequencies.push_back(std::pow(10000.0f, -static_cast<f32>(i) / 32));
-  OnCard<i32> positions_card(positions);
-  OnCard<f32> frequencies_card(frequencies), turned(x);
+  OnCard<f32> stream(x), change(x);
+  OnCard<std::byte> narrow(rows * cuda::card_row_bytes(ActivationForm::Q8_32, cols));
+  cuda_ops().rms_norm(gpu().stream, {.x = change.at(), .weight = weight_card.at(), .y = change.at(), .rows = rows, .cols = cols,
+                                     .x_stride = cols, .y_stride = cols, .epsilon = 1e-6f, .residual = stream.at(),
+                                     .y_q8_32 = narrow.at()});
   std::vector<f32> expected = x;
-  cpu_ops().rope(twins.stream, {expected.data(), rows, 4, cols, 192, 64, positions.data(), frequencies.data()});
-  cuda_ops().rope(gpu().stream, {turned.at(), rows, 4, cols, 192, 64, positions_card.at(), frequencies_card.at()});
-  CHECK(relative_error(turned.read(), expected) < 1e-6);
+  cpu_ops().rms_norm(twins.stream, {.x = x.data(), .weight = weight.data(), .y = want.data(), .rows = rows, .cols = cols,
+                                    .x_stride = cols, .y_stride = cols, .epsilon = 1e-6f, .residual = expected.data()});
+  CHECK(differing(stream.read(), expected) == 0);
+  CHECK(relative_error(change.read(), want) < 1e-6);
+  OnCard<std::byte> narrow_again(rows * cuda::card_row_bytes(ActivationForm::Q8_32, cols));
+  cuda_ops().quantize(gpu().stream, {change.at(), rows, cols, cols, ActivationForm::Q8_32, narrow_again.at()});
+  CHECK(differing(narrow.read(), narrow_again.read()) == 0);
 
   const i64 top_k = 8;
   const std::vector<f32> outputs = normals(rows * top_k * cols, 1, rng), weights = normals(rows * top_k, 1, rng);
@@ -235,13 +238,6 @@ TEST_CASE("gpu: norm, rotation, sums, cache and router agree with the twins") {
   cpu_ops().add(twins.stream, expected.data(), x.data(), rows * cols);
   CHECK(relative_error(residual.read(), expected) < 1e-6);
 
-  for (CacheType type : {CacheType::F16, CacheType::F32, CacheType::Q8_0}) {
-    std::vector<std::byte> stored(static_cast<size_t>(cache_bytes(type, rows * cols)));
-    OnCard<std::byte> cache(static_cast<i64>(stored.size()));
-    cpu_ops().store_latents(twins.stream, {x.data(), type, stored.data(), rows, cols});
-    cuda_ops().store_latents(gpu().stream, {x_card.at(), type, cache.at(), rows, cols});
-    CHECK(differing(cache.read(), stored) == 0);
-  }
   for (ActivationForm form : {ActivationForm::Q8_32, ActivationForm::Q8_256}) {
     std::vector<std::byte> q(static_cast<size_t>(rows * activation_row_bytes(form, cols)));
     cpu_ops().quantize(twins.stream, {x.data(), rows, cols, cols, form, q.data()});
@@ -268,6 +264,43 @@ TEST_CASE("gpu: norm, rotation, sums, cache and router agree with the twins") {
     cuda_ops().route(gpu().stream, args);
     CHECK(differing(ids_card.read(), ids) == 0);
     CHECK(relative_error(shares_card.read(), shares) < 1e-6);
+  }
+}
+
+TEST_CASE("gpu: rows of attention are normed, rotated and kept, more sequences than a launch takes along") {
+  Rng rng(6);
+  Twins twins;
+  const i64 rows = 67, heads = 17, nope = 128, rope = 64, latent = 512, width = latent + rope;
+  std::vector<i32> positions;
+  std::vector<f32> frequencies;
+  for (i32 r = 0; r < rows; r++) positions.push_back(r * 2011);
+  for (i32 i = 0; i < 32; i++) frequencies.push_back(std::pow(10000.0f, -static_cast<f32>(i) / 32));
+  const std::vector<f32> kv = normals(rows * width, 3, rng), q = normals(rows * heads * (nope + rope), 1, rng), weight = normals(latent, 1, rng);
+  OnCard<i32> positions_card(positions);
+  OnCard<f32> frequencies_card(frequencies), weight_card(weight);
+  for (CacheType type : {CacheType::F16, CacheType::F32, CacheType::Q8_0}) {
+    std::vector<f32> want_kv = kv, want_q = q;
+    OnCard<f32> kv_card(kv), q_card(q);
+    std::vector<std::byte> cache(static_cast<size_t>(cache_bytes(type, rows * width)));
+    OnCard<std::byte> cache_card(static_cast<i64>(cache.size()));
+    std::vector<AttentionRowsArgs::Run> here, there;
+    for (i64 r = 0; r < rows; r += r == 60 ? 2 : 1) {  // 66 runs, one of two rows
+      const i64 count = r == 60 ? 2 : 1, at = cache_bytes(type, (rows - r - count) * width);
+      here.push_back({cache.data() + at, r, count});
+      there.push_back({cache_card.at(at), r, count});
+    }
+    AttentionRowsArgs args{want_kv.data(), weight.data(), 1e-6f, want_q.data(), rows, heads, nope, rope, latent, positions.data(),
+                           frequencies.data(), type, here};
+    cpu_ops().attention_rows(twins.stream, args);
+    args = {kv_card.at(), weight_card.at(), 1e-6f, q_card.at(), rows, heads, nope, rope, latent, positions_card.at(),
+            frequencies_card.at(), type, there};
+    cuda_ops().attention_rows(gpu().stream, args);
+    const std::vector<f32> got = kv_card.read();
+    CHECK(relative_error(got, want_kv) < 1e-6);
+    CHECK(relative_error(q_card.read(), want_q) < 1e-6);
+    for (const AttentionRowsArgs::Run& run : here)
+      cpu_ops().store_latents(twins.stream, {got.data() + run.first_row * width, type, run.cache, run.rows, width});
+    CHECK(differing(cache_card.read(), cache) == 0);
   }
 }
 
@@ -350,8 +383,14 @@ TEST_CASE("gpu: latent attention and a prompt's, over short and long contexts") 
       cpu_ops().latent_attention(twins.stream, args);
       args = {type, queries_card, q_card.at(), q_rope_card.at(), heads * rope, rope, out.at(), heads, latent, rope, scale,
               scratch_card.at(), card_bytes};
+      OnCard<std::byte> eight(tokens * heads * cuda::card_row_bytes(ActivationForm::Q8_256, latent));
+      OnCard<std::byte> eight_again(tokens * heads * cuda::card_row_bytes(ActivationForm::Q8_256, latent));
+      args.out_quantized = eight.at();
+      args.out_form = ActivationForm::Q8_256;
       cuda_ops().latent_attention(gpu().stream, args);
       CHECK(relative_error(out.read(), want) < 0x1p-8);
+      cuda_ops().quantize(gpu().stream, {out.at(), tokens * heads, latent, latent, ActivationForm::Q8_256, eight_again.at()});
+      CHECK(differing(eight.read(), eight_again.read()) == 0);
       scratch_card.read();
 
       if (heads > 16) continue;

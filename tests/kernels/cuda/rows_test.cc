@@ -1,10 +1,12 @@
 // Row kernels on an emulated card against the CPU's ops at the level of the twins.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cuda/attention_rows.h"
 #include "kernels/cuda/file_rows.h"
 #include "kernels/cuda/float_matvec.h"
 #include "kernels/cuda/job_list.h"
@@ -67,7 +69,7 @@ TEST_CASE("activations are quantised to the twin's numbers") {
     }
 }
 
-TEST_CASE("norm, rotation, sums and the cache agree with the twins") {
+TEST_CASE("norm and sums agree with the twins") {
   Twins twins;
   Rng rng(2);
   const i64 rows = 5, cols = 515;
@@ -78,21 +80,11 @@ TEST_CASE("norm, rotation, sums and the cache agree with the twins") {
   RmsNormArgs norm{x.data(), weight.data(), want.data(), rows, cols, cols, cols, 1e-6f};
   cpu_ops().rms_norm(twins.stream, norm);
   norm.y = y.data();
-  emulate({3, kRowThreads, kWarpFloats}, [&](const EmulatedThread& t) { rms_norm_rows(t, norm); });
+  emulate({3, kNormThreads, kNormThreads / 8}, [&](const EmulatedThread& t) { rms_norm_rows(t, norm, 0, 0); });
   // A sum of `cols` rounded squares in another order, then two products.
   for (i64 i = 0; i < y.count(); i++)
     CHECK(std::abs(y.data()[i] - want[static_cast<size_t>(i)]) <= 64 * 0x1p-24f * std::abs(want[static_cast<size_t>(i)]));
   CHECK(y.first_damaged() == CanaryBuffer<f32>::kNone);
-
-  std::vector<f32> turned = x, expected_turned = x;
-  const std::vector<i32> positions = {0, 1, 77, 4096, 163839};
-  std::vector<f32> frequencies;
-  for (i64 i = 0; i < 32; i++) frequencies.push_back(std::pow(10000.0f, -static_cast<f32>(i) / 32));
-  RopeArgs rope{expected_turned.data(), rows, 3, cols, 100, 64, positions.data(), frequencies.data()};
-  cpu_ops().rope(twins.stream, rope);
-  rope.x = turned.data();
-  emulate({2, kRowThreads, 0}, [&](const EmulatedThread& t) { rope_rows(t, rope); });
-  CHECK(differing(turned.data(), expected_turned.data(), rows * cols) == 0);
 
   for (bool shared : {false, true}) {
     const i64 top_k = 3;
@@ -117,22 +109,84 @@ TEST_CASE("norm, rotation, sums and the cache agree with the twins") {
     const f32 g = x[static_cast<size_t>(i)], wanted = g / (1.0f + std::exp(-g)) * want[static_cast<size_t>(i)];
     CHECK(std::bit_cast<u32>(gate[static_cast<size_t>(i)]) == std::bit_cast<u32>(wanted));
   }
+}
 
-  for (CacheType type : {CacheType::F16, CacheType::F32, CacheType::Q8_0}) {
-    const i64 width = 96;
-    std::vector<f32> latents = normals(rows * width, 30, rng);
-    latents[3] = 1e-9f;
-    for (i64 i = 32; i < 64; i++) latents[static_cast<size_t>(i)] = 0;
-    std::vector<std::byte> stored(static_cast<size_t>(cache_bytes(type, rows * width)));
-    StoreLatentsArgs store{latents.data(), type, stored.data(), rows, width};
-    cpu_ops().store_latents(twins.stream, store);
-    CanaryBuffer<std::byte> got(static_cast<i64>(stored.size()));
-    for (i64 i = 0; i < got.count(); i++) got.expect_write(i);
-    store.out = got.data();
-    emulate({2, kRowThreads, 0}, [&](const EmulatedThread& t) { store_latent_rows(t, store); });
-    CHECK(std::memcmp(got.data(), stored.data(), stored.size()) == 0);
-    CHECK(got.first_damaged() == CanaryBuffer<std::byte>::kNone);
-  }
+TEST_CASE("a norm adds what comes before it and makes 8-bit rows as if each were a launch of its own") {
+  Rng rng(7);
+  const i64 rows = 4;
+  for (i64 cols : {32, 288, 512, 1536})
+    for (bool adds : {false, true})
+      for (int forms = 1; forms < (cols % 256 == 0 ? 4 : 2); forms++) {
+        CAPTURE(cols);
+        const i64 narrow_bytes = round_up(activation_row_bytes(ActivationForm::Q8_32, cols), kDeviceRowAlignment);
+        const i64 wide_bytes = round_up(activation_row_bytes(ActivationForm::Q8_256, cols / 256 * 256), kDeviceRowAlignment);
+        const std::vector<f32> x = normals(rows * cols, 3, rng), weight = normals(cols, 1, rng);
+        std::vector<f32> stream = normals(rows * cols, 3, rng), want_stream = stream, y = x, want_y(x.size());
+        std::vector<std::byte> narrow(static_cast<size_t>(rows * narrow_bytes)), want_narrow = narrow;
+        std::vector<std::byte> wide(static_cast<size_t>(rows * wide_bytes)), want_wide = wide;
+        emulate({2, kRowThreads, 0}, [&](const EmulatedThread& t) { add_rows(t, want_stream.data(), x.data(), rows * cols); });
+        const RmsNormArgs norm{adds ? want_stream.data() : x.data(), weight.data(), want_y.data(), rows, cols, cols, cols, 1e-6f};
+        emulate({3, kRowThreads, kWarpFloats}, [&](const EmulatedThread& t) { rms_norm_rows(t, norm, 0, 0); });
+        for (ActivationForm form : {ActivationForm::Q8_32, ActivationForm::Q8_256}) {
+          const bool is_narrow = form == ActivationForm::Q8_32;
+          if ((forms & (is_narrow ? 1 : 2)) == 0) continue;
+          const QuantizeArgs q{want_y.data(), rows, cols, cols, form, is_narrow ? want_narrow.data() : want_wide.data()};
+          emulate({2, kRowThreads, 0}, [&](const EmulatedThread& t) { quantize_rows(t, q, is_narrow ? narrow_bytes : wide_bytes); });
+        }
+        // In place, as attention's change becomes the norm.
+        RmsNormArgs all{y.data(), weight.data(), y.data(), rows, cols, cols, cols, 1e-6f};
+        if (adds) all.residual = stream.data();
+        if (forms & 1) all.y_q8_32 = narrow.data();
+        if (forms & 2) all.y_q8_256 = wide.data();
+        emulate({3, kRowThreads, kWarpFloats}, [&](const EmulatedThread& t) { rms_norm_rows(t, all, narrow_bytes, wide_bytes); });
+        CHECK(differing(y.data(), want_y.data(), rows * cols) == 0);
+        if (adds) CHECK(differing(stream.data(), want_stream.data(), rows * cols) == 0);
+        CHECK(narrow == want_narrow);
+        CHECK(wide == want_wide);
+      }
+}
+
+TEST_CASE("latents, keys and queries are normed, rotated and kept as by the twins") {
+  Twins twins;
+  Rng rng(8);
+  const i64 rows = 5, heads = 19, nope = 10;
+  const std::vector<i32> positions = {0, 1, 77, 4096, 163839};
+  for (CacheType type : {CacheType::F16, CacheType::F32, CacheType::Q8_0})
+    for (i64 rope : {2, 64}) {
+      const i64 latent = 96 - rope, width = 96, key = nope + rope;
+      std::vector<f32> frequencies;
+      for (i64 i = 0; i < rope / 2; i++) frequencies.push_back(std::pow(10000.0f, -static_cast<f32>(2 * i) / static_cast<f32>(rope)));
+      std::vector<f32> kv = normals(rows * width, 30, rng), want_kv = kv, q = normals(rows * heads * key, 1, rng), want_q = q;
+      const std::vector<f32> weight = normals(latent, 1, rng);
+      const i64 row_bytes = cache_bytes(type, width);
+      // Three sequences, the second of three rows, each with a cache of its own.
+      const std::vector<std::array<i64, 2>> parts = {{0, 1}, {1, 3}, {4, 1}};
+      std::vector<std::byte> stored(static_cast<size_t>(rows * row_bytes)), want_stored = stored;
+      auto runs = [&](std::vector<std::byte>& cache) {
+        std::vector<AttentionRowsArgs::Run> list;
+        for (const auto& [first, count] : parts) list.push_back({cache.data() + (rows - first - count) * row_bytes, first, count});
+        return list;
+      };
+      const std::vector<AttentionRowsArgs::Run> here = runs(stored), there = runs(want_stored);
+      AttentionRowsArgs args{want_kv.data(), weight.data(), 1e-6f, want_q.data(), rows, heads, nope, rope, latent, positions.data(),
+                             frequencies.data(), type, there};
+      cpu_ops().attention_rows(twins.stream, args);
+      args.kv = kv.data();
+      args.q = q.data();
+      AttentionRuns launched{};
+      for (const AttentionRowsArgs::Run& run : here) launched.at[launched.count++] = run;
+      emulate({4, kRowThreads, kWarpFloats}, [&](const EmulatedThread& t) { attention_rows(t, args, launched); });
+      CHECK(differing(q.data(), want_q.data(), rows * heads * key) == 0);
+      for (i64 r = 0; r < rows; r++)
+        for (i64 i = 0; i < width; i++) {
+          const f32 got = kv[static_cast<size_t>(r * width + i)], want = want_kv[static_cast<size_t>(r * width + i)];
+          CHECK(std::abs(got - want) <= (i < latent ? 64 * 0x1p-24f * std::abs(want) : 0.0f));
+        }
+      // What is kept is what the twin would keep of these floats.
+      for (size_t i = 0; i < here.size(); i++)
+        cpu_ops().store_latents(twins.stream, {kv.data() + here[i].first_row * width, type, there[i].cache, here[i].rows, width});
+      CHECK(stored == want_stored);
+    }
 }
 
 TEST_CASE("the router chooses what the CPU's chooses, ties and no-numbers included") {
