@@ -217,6 +217,21 @@ struct ReorderArgs {
   void* to;
 };
 
+// A few rows, copied by the device itself into memory of the host's that it sees in place (Device::mapped_address), then a word
+// behind them: who finds `value` there finds the rows (MappedFlag).
+struct HandOverArgs {
+  struct Piece {
+    const void* from;
+    void* to;
+    i64 bytes;
+  };
+  static constexpr i64 kMostPieces = 16;
+  Piece pieces[kMostPieces] = {};
+  i64 count = 0;
+  u32* flag = nullptr;
+  u32 value = 0;
+};
+
 // What attention on a device is to be able to do.
 struct AttentionShape {
   i64 rows;       // most of a chunk
@@ -247,6 +262,8 @@ struct Ops {
   void (*store_latents)(Stream&, const StoreLatentsArgs&);
   // weights of any format -> f32; count a multiple of the block size
   void (*dequantize)(Stream&, BlockType, const void* blocks, f32* y, i64 count);
+  // Of devices' tables.
+  void (*hand_over)(Stream&, const HandOverArgs&);
   // Of a device's table: what both forms of attention need of scratch. 0: they cannot do that.
   i64 (*attention_scratch_bytes)(const AttentionShape&) = nullptr;
   // Both or none. unpack undoes pack, to the last bit.

@@ -11,6 +11,7 @@ namespace stoker {
 namespace {
 
 constexpr i64 kFloat = sizeof(f32), kIndex = sizeof(i32);
+constexpr i64 kHandedRows = 8;  // at most; copies carry more of them faster
 
 // With positions, ids and weights.
 i64 x_bytes(const Hparams& h, const DeviceAttention::Limits& l) {
@@ -66,8 +67,9 @@ DeviceAttention::DeviceAttention(Device& device, const Ops& ops, IsaLevel level,
       weights_(weights),
       row_bytes_(stoker::cache_bytes(l.cache, h.cache_row())),
       place_of_layer_(places(weights, h.layers)),
-      x_here_(device, x_bytes(h, l), "rows for a device"),
-      rows_here_(device, l.rows * row_bytes_, "rows of a cache from a device"),
+      x_here_(device, x_bytes(h, l), "rows for a device", PinnedUse::mapped),
+      rows_here_(device, l.rows * row_bytes_, "rows of a cache from a device", PinnedUse::mapped),
+      handed_over_(device),
       x_(device, x_bytes(h, l), "rows"),
       normed_(device, l.rows * h.hidden * kFloat, "rows"),
       logits_(device, logits_bytes(h, l), "logits of experts"),
@@ -75,8 +77,8 @@ DeviceAttention::DeviceAttention(Device& device, const Ops& ops, IsaLevel level,
       scratch_(device, AttentionLayer::bytes_needed(ops, h, layer_limits(ops, h, l)), "attention"),
       cache_(device, weights.attention_layers() * cache_bytes_needed(h, l), "the KV cache"),
       attention_(ops, h, layer_limits(ops, h, l), scratch_.data().as<std::byte>(), frequencies_.data().as<f32>()),
-      event_(device.make_event()),
-      routed_event_(device.make_event()),
+      copied_(device.make_event()),
+      computed_(device.make_event()),
       device_stream_(device.make_stream()),
       stream_(*device_stream_, level) {
   runs_.reserve(static_cast<size_t>(l.rows));
@@ -136,17 +138,37 @@ void DeviceAttention::post_all(const AttentionLayer::Batch& batch, const f32* x,
     ops_.add(stream_, stream, change, rows_ * h_.hidden);
   } else {
     post_gate(*router, ffn != nullptr ? lane.wanted_rows(*ffn) : DeviceLane::EightBitRows{});
-    // The FFN comes behind the choice, for which the CPU waits, and beside its way there.
-    recorded_ = device_stream_->record(*routed_event_);
-    if (!recorded_.ok()) return;
   }
-  static_cast<void>(device_stream_->copy_to_host(here, x_.data(), routed_ ? end() : positions_at()));
+  hands_over_ = can_hand_over();
+  if (hands_over_) hand_over();
+  // The FFN comes behind what the CPU waits for, and beside copies of it.
+  recorded_ = device_stream_->record(*computed_);
+  if (recorded_.ok() && !hands_over_) copy_back();
+  if (recorded_.ok() && routed_ && ffn != nullptr) lane.post_resident(change, rows_, *ffn, *computed_);
+}
+
+// What a block writes at once, and what its list has room for.
+bool DeviceAttention::can_hand_over() const {
+  const bool mapped = handed_over_.usable() && x_here_.mapped() && rows_here_.mapped();
+  return mapped && rows_ <= kHandedRows && std::ssize(runs_) < HandOverArgs::kMostPieces;
+}
+
+void DeviceAttention::hand_over() {
+  device_stream_->label("hand-over");
+  HandOverArgs args{.flag = handed_over_.at_device(), .value = handed_over_.next()};
+  args.pieces[args.count++] = {x_.data().as<void>(), x_here_.mapped().as<void>(), bytes_back()};
   for (const SequenceRun& run : runs_)
-    static_cast<void>(device_stream_->copy_to_host(rows_here_.as<std::byte>() + run.first_row * row_bytes_,
-                                                   {reinterpret_cast<u64>(run.latents + run.position * row_bytes_)},
+    args.pieces[args.count++] = {cache_rows(run).as<void>(), (rows_here_.mapped() + run.first_row * row_bytes_).as<void>(),
+                                 run.rows * row_bytes_};
+  ops_.hand_over(stream_, args);
+}
+
+void DeviceAttention::copy_back() {
+  static_cast<void>(device_stream_->copy_to_host(x_here_.as<std::byte>(), x_.data(), bytes_back()));
+  for (const SequenceRun& run : runs_)
+    static_cast<void>(device_stream_->copy_to_host(rows_here_.as<std::byte>() + run.first_row * row_bytes_, cache_rows(run),
                                                    run.rows * row_bytes_));
-  recorded_ = device_stream_->record(*event_);
-  if (routed_ && ffn != nullptr && recorded_.ok()) lane.post_resident(normed_.data().as<f32>(), rows_, *ffn, *routed_event_);
+  recorded_ = device_stream_->record(*copied_);
 }
 
 // Adds attention's change to the stream, norms that, for the FFN too, and asks.
@@ -186,8 +208,11 @@ void DeviceAttention::bring_up(const SequenceRun& run) {
 }
 
 Status DeviceAttention::finish(f32* x, ExpertChoice& choice) {
-  Status status = recorded_.ok() ? event_->wait() : device_stream_->synchronize();
-  if (status.ok()) status = recorded_;
+  Status status = recorded_;
+  if (!status.ok())
+    static_cast<void>(device_stream_->synchronize());
+  else
+    status = hands_over_ ? handed_over_.wait(*device_stream_) : copied_->wait();
   if (!status.ok()) return status;
   const std::byte* here = x_here_.as<std::byte>();
   std::memcpy(x, here, static_cast<size_t>(positions_at()));

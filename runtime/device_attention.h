@@ -1,5 +1,7 @@
 // DeviceAttention: attention of the layers whose home is a device, computed there, and behind it the router, whose rows are
-// there then, and the FFN of all rows, which the device's lane has posted before the CPU sees a choice. The residual stream goes up and comes back, with the experts that were chosen behind it; weights and the rows of
+// there then, and the FFN of all rows, which the device's lane has posted before the CPU sees a choice. The residual stream goes
+// up and comes back, a few rows handed over by the device (MappedFlag), more of them as a copy, with the experts that were
+// chosen behind it; weights and the rows of
 // the KV cache are the device's. What attention stores is copied into the sequence's own cache (KvCache) too, a kilobyte per
 // token and layer: slots are saved and restored there, and with it the CPU goes on when the device is lost. Rows that came into
 // that cache in another way than by a pass are brought up before they are needed.
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "kernels/device/device_buffer.h"
+#include "kernels/device/mapped_flag.h"
 #include "kernels/device/stream.h"
 #include "runtime/attention_layer.h"
 #include "runtime/device_lane.h"
@@ -62,11 +65,16 @@ class DeviceAttention {
   void bring_up(const SequenceRun& run);
   void post_all(const AttentionLayer::Batch& batch, const f32* x, DeviceLane& lane, StageTimer& timer);
   void post_gate(const ResidentRouter& router, const DeviceLane::EightBitRows& rows);
+  bool can_hand_over() const;
+  void hand_over();
+  void copy_back();
   // Rows as they cross the link, in one piece: the residual stream, their positions, then what the gate chose.
   i64 positions_at() const { return rows_ * h_.hidden * i64{sizeof(f32)}; }
   i64 ids_at() const { return positions_at() + rows_ * i64{sizeof(i32)}; }
   i64 weights_at() const { return ids_at() + rows_ * h_.top_k * i64{sizeof(i32)}; }
   i64 end() const { return weights_at() + rows_ * h_.top_k * i64{sizeof(f32)}; }
+  i64 bytes_back() const { return routed_ ? end() : positions_at(); }
+  DevicePtr cache_rows(const SequenceRun& run) const { return {reinterpret_cast<u64>(run.latents + run.position * row_bytes_)}; }
 
   const Ops& ops_;
   const Hparams& h_;
@@ -77,6 +85,7 @@ class DeviceAttention {
   // The host's side.
   PinnedBuffer x_here_;     // as x_
   PinnedBuffer rows_here_;  // [rows] of a cache
+  MappedFlag handed_over_;
   // The device's.
   DeviceBuffer x_;  // [rows, hidden], then the rows' positions, ids and weights of experts
   DeviceBuffer normed_;  // [rows, hidden], what attention adds, then the norm
@@ -87,10 +96,10 @@ class DeviceAttention {
   LayerId layer_;
   i64 rows_ = 0;
   DeviceHeads* others_ = nullptr;  // or none
-  bool routed_ = false;
+  bool routed_ = false, hands_over_ = false;
   std::vector<SequenceRun> runs_;
   Status recorded_;
-  std::unique_ptr<DeviceEvent> event_, routed_event_;
+  std::unique_ptr<DeviceEvent> copied_, computed_;
   std::unique_ptr<DeviceStream> device_stream_;  // goes before all that what it runs uses
   Stream stream_;
 };

@@ -286,18 +286,31 @@ void DeviceLane::take_choice(ExpertChoice& choice) {
 
 Status DeviceLane::take_resident(f32* out) {
   Status status = resident_recorded_.ok() ? resident_event_->wait() : resident_recorded_;
-  if (status.ok())
-    std::memcpy(out, resident_here_.as<f32>(), static_cast<size_t>(resident_rows_ * h_.hidden * kFloat));
+  if (status.ok()) put_resident(out);
   return status;
 }
 
-Status DeviceLane::finish(f32* out) {
-  if (!sent_) return {};
-  const bool experts = std::exchange(posted_, false), resident = std::exchange(resident_rows_, 0) > 0;
-  sent_ = false;
+void DeviceLane::put_resident(f32* out) {
+  resident_taken_ = true;
+  std::memcpy(out, resident_here_.as<f32>(), static_cast<size_t>(resident_rows_ * h_.hidden * kFloat));
+}
+
+// What a stream has posted last ends last.
+Status DeviceLane::wait_for_posted() {
   Status status = std::exchange(choice_recorded_, {});
-  if (resident && status.ok()) status = resident_recorded_.ok() ? resident_event_->wait() : resident_recorded_;
-  if (experts && status.ok()) status = recorded_.ok() ? event_->wait() : recorded_;
+  if (status.ok() && resident_rows_ > 0) status = resident_recorded_;
+  if (status.ok() && posted_) return recorded_.ok() ? event_->wait() : recorded_;
+  if (status.ok() && resident_rows_ > 0 && !resident_taken_) status = resident_event_->wait();
+  return status;
+}
+
+Status DeviceLane::finish(f32* out, f32* resident) {
+  if (!sent_) return {};
+  Status status = wait_for_posted();
+  if (status.ok() && resident_rows_ > 0 && !resident_taken_) put_resident(resident);
+  const bool experts = std::exchange(posted_, false);
+  resident_rows_ = 0;
+  sent_ = resident_taken_ = false;
   if (!status.ok()) {
     static_cast<void>(device_stream_->synchronize());
     failed_ = true;
@@ -320,7 +333,7 @@ void DeviceLane::lose() {
 void DeviceLane::abandon() {
   if (!sent_) return;
   static_cast<void>(device_stream_->synchronize());  // a failure meets whoever posts next
-  sent_ = posted_ = false;
+  sent_ = posted_ = resident_taken_ = false;
   resident_rows_ = routed_rows_ = 0;
   resident_recorded_ = choice_recorded_ = {};
 }

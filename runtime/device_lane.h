@@ -66,9 +66,10 @@ class DeviceLane {
   bool resident_done() { return !resident_recorded_.ok() || resident_event_->done(); }
   // Blocks until they have, and puts them into `out` [rows, hidden]. Failure: finish() fails too.
   Status take_resident(f32* out);
-  // Blocks until what was posted has ended and puts its rows into `out` [rows * top_k, hidden]. Nothing when nothing was
-  // posted. Failure: the device is lost to us, and so is what it was to compute.
-  Status finish(f32* out);
+  // Blocks until what was posted has ended and puts experts' rows into `out` [rows * top_k, hidden], those of a resident FFN,
+  // unless they were taken, into `resident` [rows, hidden]. Nothing when nothing was posted. Failure: the device is lost to us,
+  // and so is what it was to compute.
+  Status finish(f32* out, f32* resident);
 
   bool failed() const { return failed_; }
   // Something else has found out that the device is lost: nothing is posted any more.
@@ -86,6 +87,8 @@ class DeviceLane {
   void post_resident(i64 rows, const ResidentFfn& resident);
   void quantize(BlockType type, i64 rows);
   void send_lists(std::span<const DeviceWork> work);
+  void put_resident(f32* out);
+  Status wait_for_posted();
   void post_waves(std::span<const DeviceWork> work);
   void post_wave(std::span<const ExpertWork> wave, i64 first, i64 pairs);
   void post_ffn(std::span<const ExpertWork> work, i64 ffn, const DeviceBuffer& out);
@@ -112,6 +115,7 @@ class DeviceLane {
   const f32* x_there_ = nullptr;
   bool sent_ = false, have_q8_32_ = false, have_q8_256_ = false, posted_ = false;
   i64 resident_rows_ = 0;
+  bool resident_taken_ = false;
   i64 routed_rows_ = 0;  // posted and not taken
   Status recorded_, resident_recorded_;  // whether the events stand for what was posted
   Status choice_recorded_;               // likewise, and how it went, once it was taken

@@ -115,7 +115,6 @@ Status MoeLayer::dense(const Pass& pass, const f32* x) {
     return {};
   }
   pass.timer.enter(Stage::device_wait);
-  static_cast<void>(home->take_resident(floats(shared_rows_)));  // a failure is the lane's too
   Status computed = finish_devices();
   pass.timer.enter(Stage::rest);
   return computed;
@@ -220,7 +219,7 @@ void MoeLayer::post_to_devices(LayerId layer, i64 rows, std::span<const DeviceEx
 Status MoeLayer::finish_devices() {
   Status result;
   for (size_t d = 0; d < lanes_.size(); d++) {
-    Status status = lanes_[d].lane->finish(floats(expert_rows_));
+    Status status = lanes_[d].lane->finish(floats(expert_rows_), floats(shared_rows_));
     if (status.ok()) continue;
     scheduler_.lose_device(static_cast<i64>(d));
     if (result.ok()) result = Status::failure(status.message() + kElsewhere);
@@ -237,12 +236,13 @@ void MoeLayer::note_tiers(LayerId layer, i64 rows) {
 // While this layer's experts are read. Predictions from the sum with the shared expert's output wait for its home.
 void MoeLayer::look_ahead(const Pass& pass, Ahead& ahead) {
   ahead.looked = true;
-  if (ahead.home != nullptr && !ahead.home->take_resident(floats(shared_rows_)).ok()) return;  // finish_devices() tells
   if (lookahead_ == nullptr) return;
+  const bool shared = lookahead_->wants_shared();
+  if (shared && ahead.home != nullptr && !ahead.home->take_resident(floats(shared_rows_)).ok()) return;  // finish_devices() tells
   pass.timer.enter(Stage::rest);
   size_t pairs = static_cast<size_t>(pass.rows * h_.top_k);
   lookahead_->observe(pass.layer, std::span(choice_.ids).first(pairs), std::span(choice_.weights).first(pairs), pass.rows);
-  lookahead_->look(pass.stream, pass.layer, ahead.x, lookahead_->wants_shared() ? ahead.shared : nullptr, pass.rows);
+  lookahead_->look(pass.stream, pass.layer, ahead.x, shared ? ahead.shared : nullptr, pass.rows);
 }
 
 // The dense FFN of a layer without experts, or the shared experts (one wide FFN): the same thing on all rows.

@@ -1,6 +1,7 @@
 #include "kernels/cpu/host_device_ops.h"
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 #include <vector>
 
@@ -94,6 +95,17 @@ void route(Stream& stream, const RouteArgs& args) {
   });
 }
 
+// The rows over the link, as a card's writes go, then the word.
+void hand_over(Stream& stream, const HandOverArgs& args) {
+  HostDeviceStream& host = host_stream(stream);
+  for (const HandOverArgs::Piece& p : std::span(args.pieces).first(static_cast<size_t>(args.count)))
+    static_cast<void>(host.copy_to_host(p.to, {reinterpret_cast<u64>(p.from)}, p.bytes));
+  HostWork raise([&host, flag = args.flag, value = args.value] {
+    std::atomic_ref(*real(host, flag)).store(value, std::memory_order_release);
+  });
+  host.post(raise, 0);
+}
+
 using Reorder = void (*)(BlockType type, i64 rows, i64 cols, const std::byte* from, std::byte* to);
 
 void post_reorder(Stream& stream, const ReorderArgs& args, Reorder reorder) {
@@ -114,6 +126,7 @@ Ops host_ops(const char* name, bool packed) {
   ops.quantize = quantize;
   ops.expert_ffn = packed ? packed_expert_ffn : expert_ffn;
   ops.route = route;
+  ops.hand_over = hand_over;
   host_device::add_attention(ops, packed);
   if (!packed) return ops;
   ops.pack = pack;

@@ -19,6 +19,7 @@ const Ops& cpu_ops() {
                             .add = cpu::add,
                             .store_latents = cpu::store_latents,
                             .dequantize = cpu::dequantize,
+                            .hand_over = nullptr,
                             .pack = nullptr,
                             .unpack = nullptr};
   return kOps;

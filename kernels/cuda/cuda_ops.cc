@@ -107,6 +107,7 @@ const Ops& cuda_ops() {
                             .add = cuda::add,
                             .store_latents = nullptr,
                             .dequantize = cuda::dequantize,
+                            .hand_over = cuda::post<HandOverArgs, cuda::start_hand_over>,
                             .attention_scratch_bytes = cuda::attention_scratch_bytes,
                             .pack = cuda::reorder<cuda::start_pack>,
                             .unpack = cuda::reorder<cuda::start_unpack>};

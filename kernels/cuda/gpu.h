@@ -57,6 +57,19 @@ struct Gpu {
     __syncwarp();
 #endif
   }
+  // Whoever, on the host too, sees what this thread writes from now on sees what it has written before, and what others had when
+  // it met them in sync().
+  HOST_DEVICE void fence_host() const {
+#ifdef __CUDA_ARCH__
+    __threadfence_system();
+#endif
+  }
+  // A word that the host watches.
+  HOST_DEVICE void publish([[maybe_unused]] u32* word, [[maybe_unused]] u32 value) const {
+#ifdef __CUDA_ARCH__
+    *static_cast<volatile u32*>(word) = value;
+#endif
+  }
   // The value of the lane whose number differs in `bits`. All lanes of a warp ask together.
   HOST_DEVICE f32 from_lane_xor([[maybe_unused]] f32 value, [[maybe_unused]] int bits) const {
 #ifdef __CUDA_ARCH__

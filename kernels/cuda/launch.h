@@ -5,6 +5,7 @@
 #include "kernels/cuda/attention_rows.h"
 #include "kernels/cuda/file_rows.h"
 #include "kernels/cuda/float_matvec.h"
+#include "kernels/cuda/hand_over.h"
 #include "kernels/cuda/job_list.h"
 #include "kernels/cuda/latent_attention.h"
 #include "kernels/cuda/route.h"
@@ -29,6 +30,7 @@ void start_add(f32* y, const f32* x, i64 count, const Card& card, CUstream_st* s
 void start_silu(const SiluArgs& args, const Card& card, CUstream_st* stream);
 void start_argmax(const ArgmaxArgs& args, const Card& card, CUstream_st* stream);
 void start_route(const RouteArgs& args, const Card& card, CUstream_st* stream);
+void start_hand_over(const HandOverArgs& args, const Card& card, CUstream_st* stream);
 void start_job_list(const JobListArgs& args, const Card& card, CUstream_st* stream);
 
 // F32, F16 or BF16 weights.

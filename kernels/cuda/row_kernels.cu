@@ -30,6 +30,7 @@ __global__ void route_kernel(const RouteArgs args) {
   extern __shared__ uint4 memory[];
   route_tokens(Gpu{reinterpret_cast<std::byte*>(memory)}, args);
 }
+__global__ void hand_over_kernel(const __grid_constant__ HandOverArgs args) { hand_over(Gpu{nullptr}, args); }
 __global__ void job_list_kernel(const JobListArgs args) {
   extern __shared__ uint4 memory[];
   make_job_list(Gpu{reinterpret_cast<std::byte*>(memory)}, args);
@@ -84,6 +85,10 @@ void start_argmax(const ArgmaxArgs& args, const Card& card, CUstream_st* stream)
 void start_route(const RouteArgs& args, const Card& card, CUstream_st* stream) {
   if (const unsigned blocks = grid(args.tokens, 1, card); blocks > 0)
     route_kernel<<<blocks, kWarp, static_cast<size_t>(route_shared_bytes(args.experts)), stream>>>(args);
+}
+
+void start_hand_over(const HandOverArgs& args, const Card&, CUstream_st* stream) {
+  hand_over_kernel<<<1, kRowThreads, 0, stream>>>(args);
 }
 
 void start_job_list(const JobListArgs& args, const Card&, CUstream_st* stream) {

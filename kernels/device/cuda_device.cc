@@ -147,6 +147,10 @@ class CudaStream final : public DeviceStream {
     Status launched = check_launches(), ended = card_.check(cudaStreamSynchronize(stream_), "waiting for the card");
     return launched.ok() ? ended : launched;
   }
+  bool busy() override {
+    card_.select();
+    return ask_stream(stream_) == cudaErrorNotReady;  // synchronize() says how it went
+  }
   void label(const char* what) override {
     card_.select();
     spans_->begin(what, card_.clock.lane);

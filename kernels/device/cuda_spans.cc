@@ -14,12 +14,16 @@ i64 ns_between(cudaEvent_t from, cudaEvent_t to) {
 
 }  // namespace
 
-cudaError_t ask_event(cudaEvent_t event) {
+template <class T>
+static cudaError_t ask(cudaError_t (*query)(T), T what) {
   const bool clean = cudaPeekAtLastError() == cudaSuccess;
-  cudaError_t passed = cudaEventQuery(event);
+  cudaError_t passed = query(what);
   if (passed != cudaSuccess && clean) cudaGetLastError();
   return passed;
 }
+
+cudaError_t ask_event(cudaEvent_t event) { return ask(cudaEventQuery, event); }
+cudaError_t ask_stream(cudaStream_t stream) { return ask(cudaStreamQuery, stream); }
 
 // What goes wrong with these events goes wrong with the stream as well, which tells. So nothing is asked here, and the
 // error that CUDA remembers is left to it.

@@ -19,9 +19,11 @@ struct CudaClock {
   i32 lane = 0, up = 0, down = 0;
 };
 
-// How cudaEventQuery() answers. CUDA remembers its errors, cudaErrorNotReady among them, for the thread, and the next look for
-// failed launches, perhaps of another card, would find them. So they are taken back, unless a failed launch waits to be found.
+// How cudaEventQuery() and cudaStreamQuery() answer. CUDA remembers its errors, cudaErrorNotReady among them, for the thread,
+// and the next look for failed launches, perhaps of another card, would find them. So they are taken back, unless a failed
+// launch waits to be found.
 cudaError_t ask_event(cudaEvent_t event);
+cudaError_t ask_stream(cudaStream_t stream);
 
 class CudaSpans {
  public:

@@ -70,6 +70,9 @@ class DeviceStream {
   // Blocks until all that was posted has ended, and says how it went.
   virtual Status synchronize() = 0;
 
+  // Without blocking: whether something that was posted is still to run. Nothing is behind a failure, which synchronize() tells.
+  virtual bool busy() = 0;
+
   // In a timeline, what is posted from now on is called so: static text, "attention". A card's span of that begins here and
   // ends with the next label() or record().
   virtual void label(const char* what) = 0;

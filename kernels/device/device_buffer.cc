@@ -19,8 +19,11 @@ DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
   return *this;
 }
 
-PinnedBuffer::PinnedBuffer(Device& device, i64 bytes, const char* purpose) : device_(device), buffer_(bytes, purpose) {
-  pinned_ = bytes > 0 && device.pin_host(buffer_.data(), buffer_.bytes(), false).ok();
+PinnedBuffer::PinnedBuffer(Device& device, i64 bytes, const char* purpose, PinnedUse use)
+    : device_(device), buffer_(bytes, purpose) {
+  const bool mapped = use == PinnedUse::mapped;
+  pinned_ = bytes > 0 && device.pin_host(buffer_.data(), buffer_.bytes(), mapped).ok();
+  if (pinned_ && mapped) mapped_ = device.mapped_address(buffer_.data());
 }
 
 PinnedBuffer::~PinnedBuffer() {

@@ -29,9 +29,10 @@ class DeviceBuffer {
 };
 
 // Pinned where the user's limits allow it; copies are slower otherwise.
+enum class PinnedUse { copies, mapped };
 class PinnedBuffer {
  public:
-  PinnedBuffer(Device& device, i64 bytes, const char* purpose);
+  PinnedBuffer(Device& device, i64 bytes, const char* purpose, PinnedUse use = PinnedUse::copies);
   ~PinnedBuffer();
   PinnedBuffer(const PinnedBuffer&) = delete;
   PinnedBuffer& operator=(const PinnedBuffer&) = delete;
@@ -41,11 +42,14 @@ class PinnedBuffer {
     return reinterpret_cast<T*>(buffer_.data());
   }
   i64 bytes() const { return buffer_.bytes(); }
+  // Where the device reads and writes it in place, or nothing: it is not for that, or not pinned.
+  DevicePtr mapped() const { return mapped_; }
 
  private:
   Device& device_;
   Buffer buffer_;
   bool pinned_ = false;
+  DevicePtr mapped_;
 };
 
 }  // namespace stoker

@@ -124,6 +124,11 @@ Status HostStream::synchronize() {
   return event.wait();
 }
 
+bool HostStream::busy() {
+  std::lock_guard lock(mutex_);
+  return count_ > 0;
+}
+
 Status HostStream::push(const Task& task) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return count_ < kMostTasks; });

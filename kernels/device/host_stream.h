@@ -45,6 +45,7 @@ class HostStream final : public HostDeviceStream {
   Status record(DeviceEvent& event) override;
   Status wait(DeviceEvent& event) override;
   Status synchronize() override;
+  bool busy() override;
   void label(const char* what) override { label_ = what; }
 
   void post(const HostWork& work, i64 read_bytes) override;

@@ -79,7 +79,7 @@ TEST_CASE("emulated cards: in halves, a model says what it says on the CPU") {
   CHECK(engine.footprint().devices[0].attention_layers == engine.hparams().layers);
 }
 
-TEST_CASE("emulated cards: a generated token takes as many launches and copies as ARCHITECTURE says") {
+TEST_CASE("emulated cards: a generated token takes as many launches, copies and waits as ARCHITECTURE says") {
   const test::TinyModel model;
   Runtime runtime;
   Engine engine(on(model.path(), {0}, {8 * kMiB}));
@@ -90,11 +90,13 @@ TEST_CASE("emulated cards: a generated token takes as many launches and copies a
     REQUIRE(engine.forward({&row, 1}, logits).ok());
   };
   pass(0);
-  const i64 launches = fake::launches(), copies = fake::copies();
+  const i64 launches = fake::launches(), copies = fake::copies(), waits = fake::waits();
   pass(1);
   // A dense layer, two of experts, the head; k_b is in blocks here.
-  CHECK(fake::launches() - launches == (13 + 1 + 4) + 2 * (13 + 3 + 3 + 3) + 2);
-  CHECK(fake::copies() - copies == (3 + 2) + 2 * (3 + 1 + 1) + 2);
+  CHECK(fake::launches() - launches == (13 + 1 + 1 + 4) + 2 * (13 + 3 + 1 + 3 + 3) + 2);
+  CHECK(fake::copies() - copies == (1 + 2) + 2 * (1 + 1 + 1) + 2);
+  // For the stream and the choice it watches a word instead.
+  CHECK(fake::waits() - waits == 1 + 2 * 1 + 1);
 }
 
 TEST_CASE("emulated cards: which card computes, and who exchanges what meanwhile, does not show in a bit") {

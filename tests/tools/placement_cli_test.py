@@ -76,7 +76,7 @@ class Devices(Folder):
         self.assertEqual({e["name"] for e in spans if names[e["tid"]] == "CPU"} - {"device_wait", "disk_wait"},
                          {"attention", "experts", "rest"})
         self.assertEqual({e["name"] for e in spans if names[e["tid"]] in ("host:0", "host:1")} - {"preparing"},
-                         {"attention", "router", "FFN", "experts", "output head"})
+                         {"attention", "router", "hand-over", "FFN", "experts", "output head"})
         bench = expect(self, 0, "bench", "-m", MODEL, "-p", "8", "-n", "4", "-r", "1", "--perf", "--device", "host:1,vram=32MiB")
         self.assertIn(b"lane host:0 up", bench.stderr)
         self.assertNotIn("lanes", answer(self, "-p", PROMPT, "-n", "1")["decode"])

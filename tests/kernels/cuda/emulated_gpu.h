@@ -10,6 +10,7 @@
 // It cannot find what needs two warps at the same instant, the order in which a card makes writes visible, and speed.
 #pragma once
 
+#include <atomic>
 #include <functional>
 
 #include "kernels/base/types.h"
@@ -33,6 +34,8 @@ class EmulatedThread {
   i32 from_lane_xor(i32 value, int bits) const;
   void multiply(f32 (&c)[4], const u32 (&a)[4], const u32 (&b)[2]) const;
   void load_rows(u32 (&b)[2], const u16* row) const;
+  void fence_host() const {}
+  void publish(u32* word, u32 value) const { std::atomic_ref(*word).store(value, std::memory_order_release); }
   template <class T>
   T* shared(i64 offset_bytes) const {
     return reinterpret_cast<T*>(shared_at(offset_bytes, alignof(T)));

@@ -130,6 +130,9 @@ void start_argmax(const ArgmaxArgs& args, const Card&, CUstream_st* stream) {
 void start_route(const RouteArgs& args, const Card&, CUstream_st* stream) {
   post(stream, {kBlocks, kWarp, route_shared_bytes(args.experts)}, [=](const EmulatedThread& t) { route_tokens(t, args); });
 }
+void start_hand_over(const HandOverArgs& args, const Card&, CUstream_st* stream) {
+  post(stream, {1, kRowThreads, 0}, [=](const EmulatedThread& t) { hand_over(t, args); });
+}
 void start_job_list(const JobListArgs& args, const Card&, CUstream_st* stream) {
   post(stream, {1, kRowThreads, job_list_shared_bytes(args.experts)}, [=](const EmulatedThread& t) { make_job_list(t, args); });
 }

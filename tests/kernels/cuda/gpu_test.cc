@@ -10,6 +10,7 @@
 #include "kernels/cuda/card.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/device/cuda_device.h"
+#include "kernels/device/mapped_flag.h"
 #include "kernels/device/stream.h"
 #include "tests/kernels/cpu/matmul_cases.h"
 #include "tests/kernels/cpu/op_inputs.h"
@@ -301,6 +302,25 @@ TEST_CASE("gpu: rows of attention are normed, rotated and kept, more sequences t
     for (const AttentionRowsArgs::Run& run : here)
       cpu_ops().store_latents(twins.stream, {got.data() + run.first_row * width, type, run.cache, run.rows, width});
     CHECK(differing(cache_card.read(), cache) == 0);
+  }
+}
+
+TEST_CASE("gpu: rows that are handed over are there when the flag is") {
+  MappedFlag flag(*gpu().device);
+  PinnedBuffer here(*gpu().device, 64 * kKiB, "a test", PinnedUse::mapped);
+  REQUIRE(flag.usable());
+  for (i64 trial = 0; trial < (kEmulatedCard ? 3 : 1000); trial++) {
+    std::vector<u8> bytes(40000);
+    for (size_t i = 0; i < bytes.size(); i++) bytes[i] = static_cast<u8>(i * 31 + static_cast<size_t>(trial));
+    OnCard<u8> there(bytes);
+    HandOverArgs args{.flag = flag.at_device(), .value = flag.next()};
+    args.pieces[args.count++] = {there.at(), here.mapped().as<void>(), 28740};
+    args.pieces[args.count++] = {there.at(28740), (here.mapped() + 30002).as<void>(), 11260};
+    cuda_ops().hand_over(gpu().stream, args);
+    const Status status = flag.wait(*gpu().native);
+    REQUIRE_MESSAGE(status.ok(), status.message());
+    CHECK(std::memcmp(here.as<u8>(), bytes.data(), 28740) == 0);
+    CHECK(std::memcmp(here.as<u8>() + 30002, bytes.data() + 28740, 11260) == 0);
   }
 }
 

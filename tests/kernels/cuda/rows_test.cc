@@ -9,6 +9,7 @@
 #include "kernels/cuda/attention_rows.h"
 #include "kernels/cuda/file_rows.h"
 #include "kernels/cuda/float_matvec.h"
+#include "kernels/cuda/hand_over.h"
 #include "kernels/cuda/job_list.h"
 #include "kernels/cuda/route.h"
 #include "kernels/cuda/rows.h"
@@ -227,6 +228,32 @@ TEST_CASE("the router chooses what the CPU's chooses, ties and no-numbers includ
       CHECK(ids.first_damaged() == CanaryBuffer<i32>::kNone);
       CHECK(weights.first_damaged() == CanaryBuffer<f32>::kNone);
     }
+}
+
+TEST_CASE("rows are handed over whole, wherever they begin, and the word comes behind all of them") {
+  alignas(16) std::byte from[3000];
+  for (size_t i = 0; i < sizeof from; i++) from[i] = static_cast<std::byte>(i * 7);
+  for (int trial = 0; trial < 20; trial++) {
+    CanaryBuffer<Sixteen> to(300);
+    std::byte* bytes = reinterpret_cast<std::byte*>(to.data());
+    const i64 begin[] = {0, 1024, 1502}, length[] = {16 * trial, 7 + trial, 612}, source[] = {16, 17, 1502};
+    HandOverArgs args;
+    u32 flag = 0, seen = ~0u;
+    for (i64 i = 0; i < 3; i++) args.pieces[args.count++] = {from + source[i], bytes + begin[i], length[i]};
+    args.pieces[args.count++] = {&flag, &seen, sizeof seen};  // what a piece is when the word is there
+    args.flag = &flag;
+    args.value = 0x01020304;
+    emulate({1, kRowThreads, 0}, [&](const EmulatedThread& t) { hand_over(t, args); });
+    CHECK(flag == args.value);
+    CHECK(seen == 0);
+    for (i64 i = 0; i < 3; i++) CHECK(std::memcmp(bytes + begin[i], from + source[i], static_cast<size_t>(length[i])) == 0);
+    for (i64 i = 0; i < to.count(); i++) {
+      const i64 at = 16 * i;
+      for (i64 p = 0; p < 3; p++)
+        if (at + 16 > begin[p] && at < begin[p] + length[p]) to.expect_write(i);
+    }
+    CHECK(to.first_damaged() == CanaryBuffer<Sixteen>::kNone);
+  }
 }
 
 TEST_CASE("the largest logit is found, the lowest index of equal ones") {

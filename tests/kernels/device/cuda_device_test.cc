@@ -8,6 +8,7 @@
 #include "kernels/base/timeline.h"
 #include "kernels/device/device_buffer.h"
 #include "kernels/device/link_probe.h"
+#include "kernels/device/mapped_flag.h"
 #include "tests/kernels/device/fake_cuda.h"
 
 using namespace stoker;
@@ -158,6 +159,35 @@ TEST_CASE("cards: memory is pinned once for all devices, until the last unpins i
   { PinnedBuffer unpinned(*second.device, kBytes, "a test"); }
   CHECK(second.stream->record(*second.event).ok());
   CHECK(second.event->wait().ok());
+}
+
+TEST_CASE("cards: a flag is watched without asking the card for more than a sign of life, and a lost card ends the wait") {
+  Runtime runtime;
+  fake::run_when_asked(true);
+  {
+    Card card(1);
+    MappedFlag flag(*card.device);
+    REQUIRE(flag.usable());
+    auto raise = [&] {
+      const u32 value = flag.next();
+      const auto* native = static_cast<const CudaStreamOfCard*>(card.stream->native());
+      fake::launch(native->stream, [&flag, value] { *flag.at_device() = value; });
+    };
+    raise();
+    CHECK(card.stream->busy());
+    CHECK(flag.wait(*card.stream).ok());
+    CHECK_FALSE(card.stream->busy());
+    CHECK(cudaPeekAtLastError() == cudaSuccess);
+    flag.next();
+    fake::fail_launch(cudaErrorInvalidConfiguration);  // of what would have raised it
+    CHECK(says(flag.wait(*card.stream), "cuda:1: launching a kernel"));
+    raise();
+    fake::lose(1, cudaErrorIllegalAddress);
+    CHECK(says(flag.wait(*card.stream), "cuda:1: waiting for the card: an illegal memory access"));
+  }
+  fake::refuse_pinning(true);
+  Card other(0);
+  CHECK_FALSE(MappedFlag(*other.device).usable());
 }
 
 TEST_CASE("cards: no room is a failure and no loss; logical devices of a card share its memory") {

@@ -44,7 +44,7 @@ struct State {
   std::array<CUstream_st, test::fake_cuda::kCards> legacy;  // the default streams
   cudaError_t refuse_launches = cudaSuccess;
   bool refuse_pinning = false, run_when_asked = false, backwards = false;
-  i64 launches = 0, copies = 0, peer_requests = 0, direct_copies = 0;
+  i64 launches = 0, copies = 0, waits = 0, peer_requests = 0, direct_copies = 0;
   f32 clock_ms = 0;
 };
 
@@ -148,6 +148,7 @@ void refuse_launches(cudaError_t error) { state().refuse_launches = error; }
 void refuse_pinning(bool refuse) { state().refuse_pinning = refuse; }
 i64 launches() { return state().launches; }
 i64 copies() { return state().copies; }
+i64 waits() { return state().waits; }
 i64 pinned_ranges() { return static_cast<i64>(state().pinned.size()); }
 i64 peer_requests() { return state().peer_requests; }
 i64 direct_copies() { return state().direct_copies; }
@@ -245,8 +246,16 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   Lock lock(mutex());
+  state().waits++;
   test::fake_cuda::run_all();
   return answer_of(stream->card);
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  Lock lock(mutex());
+  const bool idle = stream->work.empty();
+  if (!idle)
+    for (cudaStream_t any : all_streams()) run(any, 1);
+  return answer_of(stream->card, idle ? cudaSuccess : cudaErrorNotReady);
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   Lock lock(mutex());
@@ -295,6 +304,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   Lock lock(mutex());
+  state().waits++;
   test::fake_cuda::run_all();
   return answer_of(event->card, event->passed == event->recorded ? cudaSuccess : cudaErrorUnknown);
 }

@@ -26,7 +26,7 @@ void reset();
 void run_all();
 // As <<<>>> does it: posts a kernel, which must be of the card that is current.
 void launch(cudaStream_t stream, std::function<void()> kernel);
-// Whether asking for an event that has not passed lets some work run, as time does.
+// Whether asking for an event that has not passed lets some work run, as time does. Asking for a stream always does.
 void run_when_asked(bool run);
 // From now on every call that concerns the card answers with `error`.
 void lose(int card, cudaError_t error);
@@ -37,6 +37,7 @@ void refuse_pinning(bool refuse);
 
 i64 launches();
 i64 copies();  // cudaMemcpyAsync
+i64 waits();   // cudaEventSynchronize and cudaStreamSynchronize
 i64 pinned_ranges();
 i64 peer_requests();  // calls of cudaDeviceEnablePeerAccess
 i64 direct_copies();  // between cards that have access

@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -13,6 +15,7 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/device/link_probe.h"
+#include "kernels/device/mapped_flag.h"
 
 using namespace stoker;
 
@@ -289,6 +292,43 @@ TEST_CASE("mapped memory has an address that the device reads in place") {
   CHECK(stream->synchronize().ok());
   CHECK(cell[0] == 7);
   device->unpin_host(cell.data());
+}
+
+TEST_CASE("a flag is seen behind what was handed over, and a stream that has failed or forgotten it ends the wait") {
+  auto raise = [](DeviceStream& stream, MappedFlag& flag) {
+    auto& host = static_cast<HostDeviceStream&>(stream);
+    host.post(HostWork([&host, at = flag.at_device(), value = flag.next()] {
+                auto* word = reinterpret_cast<u32*>(host.real({reinterpret_cast<u64>(at)}));
+                std::atomic_ref(*word).store(value, std::memory_order_release);
+              }), 0);
+  };
+  for (i64 lose_at : {0, 41, 42}) {
+    std::unique_ptr<Device> device = device_with({.delay_us_max = 300, .lose_at = lose_at});
+    DevicePtr memory = memory_of(*device);
+    MappedFlag flag(*device);
+    REQUIRE(flag.usable());
+    std::unique_ptr<DeviceStream> stream = device->make_stream();
+    std::vector<f32> from = numbers(3), to(from.size());
+    Status status;
+    i64 passed = 0;
+    for (; passed < 20 && status.ok(); passed++) {
+      std::fill(to.begin(), to.end(), 0.0f);
+      static_cast<void>(stream->copy_to_device(memory, from.data(), kBytes));
+      static_cast<void>(stream->copy_to_host(to.data(), memory, kBytes));
+      raise(*stream, flag);
+      status = flag.wait(*stream);
+      if (status.ok()) CHECK(to == from);
+    }
+    CHECK(status.ok() == (lose_at == 0));
+    CHECK(passed == (lose_at == 0 ? 20 : 14));
+    if (!status.ok()) CHECK(status.message().find("host:0") == 0);
+    device->free(memory);
+  }
+  std::unique_ptr<Device> device = device_with({});
+  MappedFlag flag(*device);
+  std::unique_ptr<DeviceStream> stream = device->make_stream();
+  flag.next();
+  CHECK_FALSE(flag.wait(*stream).ok());
 }
 
 TEST_CASE("copies of memory that is not pinned can be refused, and those that leave a pinned range always are") {
