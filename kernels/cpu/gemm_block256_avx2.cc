@@ -1,4 +1,4 @@
-// AVX2 GEMM of the k-quants and IQ4_XS.
+// AVX2 GEMM of Q4_K, Q5_K, Q6_K and IQ4_XS.
 //
 // Sums of (token, row) are those of the leaves for few tokens (matmul_*_avx2.cc) bit for bit: the same integers in the
 // same eight lanes, the same float operations per block. Only unpacking is done elsewhere, once for all tokens.
@@ -85,8 +85,6 @@ struct Gemm256 {
 
 void fill_gemm_block256_avx2(LeafTable& table) {
   auto set = [&table](BlockType type, MatmulLeaf leaf) { table.gemm_q8[static_cast<i64>(type)] = leaf; };
-  set(BlockType::Q2_K, gemm_tile<Gemm256<BlockQ2_K, Kind256::minimum>>);
-  set(BlockType::Q3_K, gemm_tile<Gemm256<BlockQ3_K, Kind256::offset>>);
   set(BlockType::Q4_K, gemm_tile<Gemm256<BlockQ4_K, Kind256::minimum>>);
   set(BlockType::Q5_K, gemm_tile<Gemm256<BlockQ5_K, Kind256::minimum>>);
   set(BlockType::Q6_K, gemm_tile<Gemm256<BlockQ6_K, Kind256::offset>>);

@@ -1,4 +1,5 @@
-// AVX2 GEMM of the code book formats, on top of what unpacks them for few tokens (matmul_turned_avx2.h).
+// AVX2 GEMM of the code book formats and of Q2_K and Q3_K, on top of what unpacks them for few tokens
+// (matmul_turned_avx2.h).
 //
 // A panel holds a block's codes in the order of the parts. Magnitudes with signs become unsigned codes weight + kBias;
 // the sums of each run of parts start at -kBias * (the activations that they meet), so that they are what the leaf has,
@@ -17,7 +18,7 @@ struct alignas(32) TurnedPanel {
   u8 codes[2][4][32];
   i16 scales[2][4 / Format::kRun][16];
   typename Format::Start start;
-  f32 d;
+  f32 d, minus_min;
 };
 
 template <class Format>
@@ -57,16 +58,19 @@ struct GemmTurned {
         const Block* block[4];
         for (i64 r = 0; r < 4; r++)
           block[r] = &block_at<Block>(w + (row + r < rows ? row + r : rows - 1) * w_row_bytes, b);
-        alignas(16) f32 d[4];
+        alignas(16) f32 d[4], minus_min[4] = {};
         _mm_store_ps(d, _mm_mul_ps(Format::d(block), _mm_set1_ps(Format::kFactor)));
+        if constexpr (kHasMinimum<Format>)
+          _mm_store_ps(minus_min, _mm_xor_ps(Format::dmin(block), _mm_set1_ps(-0.0f)));
         for (i64 r = 0; r < 4 && row + r < rows; r++) {
           unpack_block(*block[r], out[row + r][b]);
           out[row + r][b].d = d[r];
+          out[row + r][b].minus_min = minus_min[r];
         }
       }
   }
 
-  struct Token : TurnedBlock {
+  struct Token : Format::Turned {
     i16 run_start[2][4 / kRun][16];  // with kBias
   };
   struct Tokens {
@@ -118,11 +122,15 @@ struct GemmTurned {
           add_now_i32(total[t], _mm256_madd_epi16(run, scales));
         }
       }
-      const __m256 d = _mm256_broadcast_ss(&w->d);
+      auto add = [&](const f32& d, int t, __m256i integers) __attribute__((always_inline)) {
+        const __m256 both = _mm256_mul_ps(_mm256_broadcast_ss(&d), _mm256_broadcast_ss(&tokens.x[t][b].d));
+        sum[t] = _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(integers), sum[t]);
+      };
 #pragma GCC unroll 4
-      for (int t = 0; t < kTokens; t++)
-        sum[t] = _mm256_fmadd_ps(_mm256_mul_ps(d, _mm256_broadcast_ss(&tokens.x[t][b].d)), _mm256_cvtepi32_ps(total[t]),
-                                 sum[t]);
+      for (int t = 0; t < kTokens; t++) {
+        add(w->d, t, total[t]);
+        if constexpr (kHasMinimum<Format>) add(w->minus_min, t, Format::minimum(w->start, tokens.x[t][b]));
+      }
     }
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; t++) _mm256_store_ps(sums[t][row], sum[t]);

@@ -1,4 +1,5 @@
-// Unpacking of the formats with linear codes or a 16-entry book into panels: the k-quants and IQ4_XS.
+// Unpacking of the formats with linear codes or a 16-entry book into panels: Q4_K, Q5_K, Q6_K
+// and IQ4_XS.
 //
 // 256-bit intrinsics at every level: with a hundred tokens behind each block, unpacking is a few percent of the work.
 // Everything is in an unnamed namespace, as in the headers it includes.
@@ -25,43 +26,10 @@ inline void store_scales(StepScales scales, Panel256& out) {
   for (int step = 0; step < 8; step++) store_256(out.scales[step], step_scale(scales, step));
 }
 
-// The 2-bit plane of Q2_K and Q3_K: step 32 columns.
-inline __m256i two_bits(const u8 (&qs)[64], int step) {
-  return masked(_mm256_srli_epi16(load_256(qs + 32 * (step / 4)), 2 * (step % 4)), 3);
-}
-
 // Bit `step` of each byte, as bit `to`.
 inline __m256i plane_bit(__m256i bits, int step, int to) {
   __m256i moved = step < to ? _mm256_slli_epi16(bits, to - step) : _mm256_srli_epi16(bits, step - to);
   return masked(moved, static_cast<char>(1 << to));
-}
-
-inline void unpack_block(const BlockQ2_K& w, Panel256& out) {
-  __m128i packed = load_128(w.scales), low = _mm_set1_epi8(15);
-  store_scales(_mm256_cvtepu8_epi16(even_then_odd(_mm_and_si128(packed, low))), out);
-  store_256(out.factors, _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(packed, 4), low)));
-#pragma GCC unroll 8
-  for (int step = 0; step < 8; step++) store_256(out.codes + 32 * step, two_bits(w.qs, step));
-  out.d = half_to_float(w.d);
-  out.m = -half_to_float(w.dmin);
-}
-
-// Codes 0 .. 7 for -4 .. 3; the factors take 4 * scale off.
-inline void unpack_block(const BlockQ3_K& w, Panel256& out) {
-  // The last 16 of the 18 bytes that end the block are two bytes of qs too early; nothing behind it may be touched.
-  __m128i end = load_128(w.qs + 62);
-  __m128i low = _mm_shuffle_epi8(end, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
-  low = _mm_and_si128(_mm_srlv_epi64(low, _mm_set_epi64x(4, 0)), _mm_set1_epi8(15));
-  __m128i high = _mm_shuffle_epi8(end, _mm_set1_epi32(0x0d0c0b0a));
-  high = _mm_and_si128(_mm_srlv_epi32(high, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3));
-  __m128i scales = _mm_sub_epi8(_mm_or_si128(low, _mm_slli_epi16(high, 4)), _mm_set1_epi8(32));
-  store_scales(_mm256_cvtepi8_epi16(even_then_odd(scales)), out);
-  store_256(out.factors, _mm256_slli_epi16(_mm256_sub_epi16(_mm256_setzero_si256(), _mm256_cvtepi8_epi16(scales)), 2));
-  __m256i high_bits = load_256(w.hmask);
-#pragma GCC unroll 8
-  for (int step = 0; step < 8; step++)
-    store_256(out.codes + 32 * step, _mm256_or_si256(two_bits(w.qs, step), plane_bit(high_bits, step, 2)));
-  out.d = half_to_float(w.d);
 }
 
 // What Q4_K and Q5_K share: f16 d, f16 dmin, 12 bytes of eight 6-bit scales and mins.

@@ -7,6 +7,7 @@ namespace stoker {
 void fill_matmul_avx2(LeafTable& table) {
   fill_matmul_block32_avx2(table);
   fill_matmul_k_avx2(table);
+  fill_matmul_planes_avx2(table);
   fill_matmul_iq1_avx2(table);
   fill_matmul_iq2_avx2(table);
   fill_matmul_iq3_avx2(table);

@@ -30,6 +30,7 @@ inline void look_up_pairs(const u16* const (&index)[4], __m256i (&out)[2]) {
 // Codes 0, 8, 16: 8 * 16 * 127 = 16256 in four parts.
 struct IQ1_S {
   using Block = BlockIQ1_S;
+  using Turned = TurnedBlock;
   static constexpr f32 kFactor = 0.125f;
   static constexpr int kRun = 4, kBias = 0;
   struct Start {
@@ -81,6 +82,7 @@ struct IQ1_S {
 // The same codes. A scale per 16 weights and a delta per 8.
 struct IQ1_M {
   using Block = BlockIQ1_M;
+  using Turned = TurnedBlock;
   static constexpr f32 kFactor = 0.125f;
   static constexpr int kRun = 2, kBias = 0;
   struct Start {

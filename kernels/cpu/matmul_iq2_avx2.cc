@@ -11,6 +11,7 @@ namespace {
 
 // Magnitudes are 8 .. 43: 4 * 43 * 127 = 21844 in two parts.
 struct Iq2 {
+  using Turned = TurnedBlock;
   static constexpr f32 kFactor = 0.125f;
   static constexpr int kRun = 2, kBias = 64;
   struct Start {};

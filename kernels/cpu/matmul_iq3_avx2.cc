@@ -15,6 +15,7 @@ enum class LookUpBy { loads, gathers };
 
 // What is the same in both formats: signs, and a scale per 32 weights.
 struct Iq3 {
+  using Turned = TurnedBlock;
   struct Start {};
   struct Prepared {
     Signs signs;

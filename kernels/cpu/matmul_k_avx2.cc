@@ -1,6 +1,6 @@
-// AVX2 matmul of the k-quants: super-blocks of 256 whose codes are plain unsigned integers of 2 to 6 bits. A
-// constant offset of the codes (Q3_K, Q6_K) or a minimum per group (Q2_K, Q4_K, Q5_K) is taken off through
-// the sums of x per 16, which costs one madd per super-block. And of IQ4_XS, whose nibbles are looked up in a register.
+// AVX2 matmul of the larger k-quants: super-blocks of 256 whose codes are plain unsigned integers of 4 to 6 bits. The
+// constant offset of the codes of Q6_K and the minimum per group of Q4_K and Q5_K are taken off through the sums of x
+// per 16, which costs one madd per super-block. And of IQ4_XS, whose nibbles are looked up in a register.
 #include "kernels/cpu/matmul_avx2.h"
 #include "kernels/cpu/matmul_scales_avx2.h"
 #include "kernels/format/blocks.h"
@@ -10,82 +10,6 @@ namespace stoker {
 namespace {
 
 inline __m256i low_bits(__m256i v, char mask) { return _mm256_and_si256(v, _mm256_set1_epi8(mask)); }
-
-// Codes 0 .. 3: i16 sums stay below 2 * 3 * 127.
-struct Q2K {
-  using Block = BlockQ2_K;
-  using Activation = ActQ8_256;
-
-  template <int kTokens>
-  static void accumulate(const Block& w, const Activation* const (&x)[kTokens], i64 b,
-                         __m256 (&sum)[kTokens]) {
-    __m128i packed = load_128(w.scales);
-    StepScales scales = _mm256_cvtepu8_epi16(even_then_odd(_mm_and_si128(packed, _mm_set1_epi8(15))));
-    __m256i mins = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15)));
-    __m256i total[kTokens];
-    clear(total);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-      __m256i bits = load_256(w.qs + 32 * half);
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; k++) {
-        int step = 4 * half + k;
-        add_step(low_bits(_mm256_srli_epi16(bits, 2 * k), 3), step_scale(scales, step), x, b, step, total);
-      }
-    }
-    __m256 d = broadcast_half(w.d), minus_min = _mm256_xor_ps(broadcast_half(w.dmin), _mm256_set1_ps(-0.0f));
-#pragma GCC unroll 4
-    for (int t = 0; t < kTokens; t++) {
-      sum[t] = add_scaled(d, x[t][b], total[t], sum[t]);
-      sum[t] = add_scaled(minus_min, x[t][b], dot_sums(mins, x[t][b]), sum[t]);
-    }
-  }
-};
-
-// Codes 0 .. 7 stand for -4 .. 3: i16 sums stay below 2 * 7 * 127.
-struct Q3K {
-  using Block = BlockQ3_K;
-  using Activation = ActQ8_256;
-
-  // Sixteen i8 scales -32 .. 31 in the order of the groups.
-  static __m128i unpack_scales(const Block& w) {
-    // The last 16 of the 18 bytes that end the block are two bytes of qs too early; nothing behind it may be
-    // touched.
-    __m128i end = load_128(w.qs + 62);
-    __m128i low = _mm_shuffle_epi8(end, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
-    low = _mm_and_si128(_mm_srlv_epi64(low, _mm_set_epi64x(4, 0)), _mm_set1_epi8(15));
-    __m128i high = _mm_shuffle_epi8(end, _mm_set1_epi32(0x0d0c0b0a));
-    high = _mm_and_si128(_mm_srlv_epi32(high, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3));
-    return _mm_sub_epi8(_mm_or_si128(low, _mm_slli_epi16(high, 4)), _mm_set1_epi8(32));
-  }
-
-  template <int kTokens>
-  static void accumulate(const Block& w, const Activation* const (&x)[kTokens], i64 b,
-                         __m256 (&sum)[kTokens]) {
-    __m128i unpacked = unpack_scales(w);
-    StepScales scales = _mm256_cvtepi8_epi16(even_then_odd(unpacked));
-    __m256i high_bits = load_256(w.hmask);
-    __m256i total[kTokens];
-    clear(total);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-      __m256i bits = load_256(w.qs + 32 * half);
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; k++) {
-        int step = 4 * half + k;
-        __m256i high =
-            step < 2 ? _mm256_slli_epi16(high_bits, 2 - step) : _mm256_srli_epi16(high_bits, step - 2);
-        __m256i codes = _mm256_or_si256(low_bits(_mm256_srli_epi16(bits, 2 * k), 3), low_bits(high, 4));
-        add_step(codes, step_scale(scales, step), x, b, step, total);
-      }
-    }
-    __m256i offsets = _mm256_slli_epi16(_mm256_cvtepi8_epi16(unpacked), 2);
-    __m256 d = broadcast_half(w.d);
-#pragma GCC unroll 4
-    for (int t = 0; t < kTokens; t++)
-      sum[t] = add_scaled(d, x[t][b], _mm256_sub_epi32(total[t], dot_sums(offsets, x[t][b])), sum[t]);
-  }
-};
 
 // What Q4_K and Q5_K share: the 16 bytes f16 d, f16 dmin, 12 bytes of eight 6-bit scales and mins.
 struct ScalesAndMins {
@@ -246,8 +170,6 @@ struct IQ4_XS {
 
 void fill_matmul_k_avx2(LeafTable& table) {
   auto set = [&table](BlockType type, MatmulLeaf leaf) { table.matmul_q8[static_cast<i64>(type)] = leaf; };
-  set(BlockType::Q2_K, multiply_tile<Q2K>);
-  set(BlockType::Q3_K, multiply_tile<Q3K>);
   set(BlockType::Q4_K, multiply_tile<Q4K>);
   set(BlockType::Q5_K, multiply_tile<Q5K>);
   set(BlockType::Q6_K, multiply_tile<Q6K>);

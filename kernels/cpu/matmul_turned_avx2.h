@@ -1,13 +1,14 @@
-// How the AVX2 kernels of the code book formats (IQ1, IQ2, IQ3) walk a MatmulTile.
+// How the AVX2 kernels of the code book formats (IQ1, IQ2, IQ3) and of Q2_K and Q3_K walk a MatmulTile.
 //
-// A register holds four times 8 weights. Here these belong to four groups of 32 weights instead of one, so that what
+// A register holds four times 8 weights. Here these belong to four groups of weights with a scale each, so that what
 // stands in one place of several registers has one scale: products are added in i16 first and meet their scale once.
-// The activations are put into that order too, once per tile (`TurnedBlock`).
+// The activations are put into that order too, once per tile (`TurnedBlock`, `PlanesBlock`).
 //
 // A format supplies:
 //
 //   struct Format {
 //     using Block = ...;              // 256 weights
+//     using Turned = ...;             // TurnedBlock or PlanesBlock: what part (h, k) is, 0 <= h < 2, 0 <= k < 4
 //     static constexpr f32 kFactor;   // a weight is kFactor * d * scale * (code with its sign + what start() adds)
 //     static constexpr int kRun;      // parts that have one scale and whose products fit an i16 together: 2 or 4
 //     static constexpr int kBias;     // 0: codes are what they are. Else magnitudes that have signs(), and up to kBias
@@ -19,8 +20,11 @@
 //     // For the sums of parts (h, k) .. (h, k + kRun - 1), words.
 //     static __m256i scales(const Prepared& p, int h, int k);
 //     struct Start;                   // what start() needs of a block; one is `p.start`
-//     static __m256i start(const Start& s, const TurnedBlock& x);  // what the sum of a block begins with
+//     static __m256i start(const Start& s, const Turned& x);  // what the sum of a block begins with
 //     static __m128 d(const Block* const (&w)[4]);
+//     // Where a group has a minimum, dmin * an integer, that all its weights have taken off; others lack both.
+//     static __m256i minimum(const Start& s, const Turned& x);  // the integers times x
+//     static __m128 dmin(const Block* const (&w)[4]);
 //   };
 //
 // Blocks are prepared some ahead of the first that is multiplied. In one piece, the chain of a block is so long that
@@ -43,6 +47,17 @@ struct alignas(32) TurnedBlock {
   f32 d;
 };
 
+template <class Format>
+constexpr bool kHasMinimum = requires { Format::dmin; };
+
+// For the 2-bit planes of Q2_K and Q3_K. Part (h, k), p = 4 h + k, holds the values 8 (p % 2) .. + 7 of four groups of
+// 16: those from 32 (p / 2), and behind it from 128, 16 and 144.
+struct alignas(32) PlanesBlock {
+  i8 q[2][4][32];
+  i16 sums[16];  // of each 16 q: even groups, then odd groups
+  f32 d;
+};
+
 // Blocks of activations that are turned at once: 4 tokens take 44 KiB of stack. Longer rows are taken in pieces, at
 // columns that depend on nothing else.
 constexpr i64 kChunkBlocks = 32;
@@ -51,9 +66,9 @@ constexpr i64 kChunkBlocks = 32;
 // which took a quarter more time.
 constexpr i64 kPrepareAhead = 4;
 
-template <int kTokens>
+template <class Turned, int kTokens>
 struct Chunk {
-  TurnedBlock x[kTokens][kChunkBlocks];
+  Turned x[kTokens][kChunkBlocks];
 };
 
 inline void turn(const ActQ8_256& x, TurnedBlock& out) {
@@ -85,6 +100,21 @@ inline void turn(const ActQ8_256& x, TurnedBlock& out) {
   out.d = x.d;
 }
 
+inline void turn(const ActQ8_256& x, PlanesBlock& out) {
+#pragma GCC unroll 4
+  for (int plane = 0; plane < 4; plane++) {
+    const __m256i low = load_256(x.q + 32 * plane), high = load_256(x.q + 32 * plane + 128);
+    store_256(out.q[plane / 2][plane % 2 * 2], _mm256_unpacklo_epi64(low, high));
+    store_256(out.q[plane / 2][plane % 2 * 2 + 1], _mm256_unpackhi_epi64(low, high));
+  }
+  // Even words to the front of each half, then to the front of all.
+  const __m256i halves = _mm256_shuffle_epi8(
+      load_256(x.sums), _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13,
+                                         2, 3, 6, 7, 10, 11, 14, 15));
+  store_256(out.sums, _mm256_permute4x64_epi64(halves, 0b11'01'10'00));
+  out.d = x.d;
+}
+
 // For scales(): words `first` and `second` of each half of `words`, each four times.
 inline __m256i spread_words(__m256i words, int first, int second) {
   const long long word_0 = 0x0100'0100'0100'0100, next = 0x0202'0202'0202'0202;
@@ -108,7 +138,7 @@ inline __m128 halves_of(const Block* const (&w)[4]) {
 template <class Format, int kTokens>
 inline __attribute__((always_inline)) void dots(const typename Format::Block& w,
                                                 const typename Format::Prepared& prepared,
-                                                const TurnedBlock* const (&x)[kTokens], i64 b,
+                                                const typename Format::Turned* const (&x)[kTokens], i64 b,
                                                 __m256i (&total)[kTokens]) {
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; t++) total[t] = Format::start(prepared.start, x[t][b]);
@@ -140,10 +170,11 @@ inline __attribute__((always_inline)) void dots(const typename Format::Block& w,
 
 // Row r is at w[r].
 template <class Format, int kTokens>
-__attribute__((noinline)) void multiply_turned(const std::byte* const (&w)[4], i64 blocks, const Chunk<kTokens>& chunk,
+__attribute__((noinline)) void multiply_turned(const std::byte* const (&w)[4], i64 blocks,
+                                               const Chunk<typename Format::Turned, kTokens>& chunk,
                                                f32 (&out)[4][kTokens]) {
   using Block = typename Format::Block;
-  const TurnedBlock* x[kTokens];
+  const typename Format::Turned* x[kTokens];
   __m256 sum[4][kTokens];
 #pragma GCC unroll 4
   for (int t = 0; t < kTokens; t++) {
@@ -152,7 +183,7 @@ __attribute__((noinline)) void multiply_turned(const std::byte* const (&w)[4], i
     for (int r = 0; r < 4; r++) sum[r][t] = _mm256_setzero_ps();
   }
   typename Format::Prepared prepared[kPrepareAhead][4];
-  alignas(16) f32 scale[kPrepareAhead][4];  // d, of one token with that of x
+  alignas(16) f32 scale[kPrepareAhead][4], minus_min[kPrepareAhead][4];  // d and -dmin, of one token with d of x
   auto prepare = [&](i64 b, i64 i) __attribute__((always_inline)) {
     const Block* block[4];
 #pragma GCC unroll 4
@@ -160,18 +191,25 @@ __attribute__((noinline)) void multiply_turned(const std::byte* const (&w)[4], i
       block[r] = &fetch<Block>(w[r], b);
       Format::prepare(*block[r], prepared[i][r]);
     }
-    __m128 d = _mm_mul_ps(Format::d(block), _mm_set1_ps(Format::kFactor));
-    if constexpr (kTokens == 1) d = _mm_mul_ps(d, _mm_broadcast_ss(&x[0][b].d));
-    _mm_store_ps(scale[i], d);
+    auto with_x = [&](__m128 d) __attribute__((always_inline)) {
+      return kTokens == 1 ? _mm_mul_ps(d, _mm_broadcast_ss(&x[0][b].d)) : d;
+    };
+    _mm_store_ps(scale[i], with_x(_mm_mul_ps(Format::d(block), _mm_set1_ps(Format::kFactor))));
+    if constexpr (kHasMinimum<Format>)
+      _mm_store_ps(minus_min[i], with_x(_mm_xor_ps(Format::dmin(block), _mm_set1_ps(-0.0f))));
   };
   auto multiply = [&](i64 b, i64 i, int r) __attribute__((always_inline)) {
     __m256i total[kTokens];
     dots<Format, kTokens>(block_at<Block>(w[r], b), prepared[i][r], x, b, total);
-    const __m256 d = _mm256_broadcast_ss(&scale[i][r]);
+    auto add = [&](const f32& d, int t, __m256i integers) __attribute__((always_inline)) {
+      __m256 both = _mm256_broadcast_ss(&d);
+      if constexpr (kTokens > 1) both = _mm256_mul_ps(both, _mm256_broadcast_ss(&x[t][b].d));
+      sum[r][t] = _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(integers), sum[r][t]);
+    };
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; t++) {
-      const __m256 both = kTokens == 1 ? d : _mm256_mul_ps(d, _mm256_broadcast_ss(&x[t][b].d));
-      sum[r][t] = _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(total[t]), sum[r][t]);
+      add(scale[i][r], t, total[t]);
+      if constexpr (kHasMinimum<Format>) add(minus_min[i][r], t, Format::minimum(prepared[i][r].start, x[t][b]));
     }
   };
   for (i64 first = 0; first < blocks; first += kPrepareAhead) {
@@ -195,7 +233,7 @@ __attribute__((noinline)) void multiply_turned(const std::byte* const (&w)[4], i
 // Rows [first_row, last_row) and kTokens tokens. Of one token the four rows of a turn lie a quarter of the rows apart.
 template <class Format, int kTokens>
 void turned_pass(const MatmulTile& tile, i64 first_row, i64 last_row, i64 first_token) {
-  Chunk<kTokens> chunk;
+  Chunk<typename Format::Turned, kTokens> chunk;
   const ActQ8_256* x[kTokens];
   f32* y[kTokens];
   for (int t = 0; t < kTokens; t++) {
