@@ -26,7 +26,8 @@ struct GemmTurned {
   using Block = typename Format::Block;
   using Panel = TurnedPanel<Format>;
   using Activation = ActQ8_256;
-  static constexpr i64 kRows = 8, kPanelBlocks = 1, kChunkPanels = 4, kPieceBlocks = kChunkBlocks, kLanes = 8;
+  // Turning the activations takes as long as four rows of products: many rows share it, a block at a time in L1.
+  static constexpr i64 kRows = 32, kPanelBlocks = 1, kChunkPanels = 1, kPieceBlocks = kChunkBlocks, kLanes = 8;
   static constexpr int kTurn = 4, kRun = Format::kRun;
   static_assert(kPieceBlocks % kChunkPanels == 0);
   using Panels = Panel[kRows][kChunkPanels];

@@ -15,8 +15,6 @@ namespace {
 
 inline f32 half_to_float(u16 h) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h))); }
 
-inline __m256i masked(__m256i v, char mask) { return _mm256_and_si256(v, _mm256_set1_epi8(mask)); }
-
 inline __m256i book_of_16(const void* book, const u8* qs) {
   return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(book)), nibbles(load_128(qs)));
 }

@@ -30,7 +30,7 @@ inline void look_up_pairs(const u16* const (&index)[4], __m256i (&out)[2]) {
 // Codes 0, 8, 16: 8 * 16 * 127 = 16256 in four parts.
 struct IQ1_S {
   using Block = BlockIQ1_S;
-  using Turned = TurnedBlock;
+  using Turned = SummedBlock;
   static constexpr f32 kFactor = 0.125f;
   static constexpr int kRun = 4, kBias = 0;
   struct Start {
@@ -73,7 +73,7 @@ struct IQ1_S {
     look_up_pairs({&index[2 * h][k], &index[2 * h + 1][k], &index[4 + 2 * h][k], &index[5 + 2 * h][k]}, out);
   }
   static __m256i scales(const Prepared& p, int h, int) { return p.scales[h]; }
-  static __m256i start(const Start& s, const TurnedBlock& x) {
+  static __m256i start(const Start& s, const SummedBlock& x) {
     return _mm256_zextsi128_si256(_mm_madd_epi16(s.factors, load_128(x.group_sums)));
   }
   static __m128 d(const Block* const (&w)[4]) { return halves_of(w); }
@@ -82,7 +82,7 @@ struct IQ1_S {
 // The same codes. A scale per 16 weights and a delta per 8.
 struct IQ1_M {
   using Block = BlockIQ1_M;
-  using Turned = TurnedBlock;
+  using Turned = SummedBlock;
   static constexpr f32 kFactor = 0.125f;
   static constexpr int kRun = 2, kBias = 0;
   struct Start {
@@ -128,7 +128,7 @@ struct IQ1_M {
   static __m256i scales(const Prepared& p, int h, int k) {
     return spread_words(p.scales, 4 * h + k / 2, 4 * h + 2 + k / 2);
   }
-  static __m256i start(const Start& s, const TurnedBlock& x) {
+  static __m256i start(const Start& s, const SummedBlock& x) {
     return _mm256_add_epi32(_mm256_madd_epi16(s.factors[0], load_256(x.eight_sums[0])),
                             _mm256_madd_epi16(s.factors[1], load_256(x.eight_sums[1])));
   }

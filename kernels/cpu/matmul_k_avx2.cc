@@ -9,8 +9,6 @@
 namespace stoker {
 namespace {
 
-inline __m256i low_bits(__m256i v, char mask) { return _mm256_and_si256(v, _mm256_set1_epi8(mask)); }
-
 // What Q4_K and Q5_K share: the 16 bytes f16 d, f16 dmin, 12 bytes of eight 6-bit scales and mins.
 struct ScalesAndMins {
   StepScales scales;  // of 32 weights
@@ -61,8 +59,8 @@ struct Q4K {
 #pragma GCC unroll 4
     for (int pair = 0; pair < 4; pair++) {
       __m256i bits = load_256(w.qs + 32 * pair);
-      add_step(low_bits(bits, 15), step_scale(head.scales, 2 * pair), x, b, 2 * pair, total);
-      bits = low_bits(_mm256_srli_epi16(bits, 4), 15);
+      add_step(masked(bits, 15), step_scale(head.scales, 2 * pair), x, b, 2 * pair, total);
+      bits = masked(_mm256_srli_epi16(bits, 4), 15);
       add_step(bits, step_scale(head.scales, 2 * pair + 1), x, b, 2 * pair + 1, total);
     }
     head.add(x, b, total, sum);
@@ -77,7 +75,7 @@ struct Q5K {
   static __m256i fifth_bit(__m256i high_bits, int group) {
     __m256i moved =
         group < 4 ? _mm256_slli_epi16(high_bits, 4 - group) : _mm256_srli_epi16(high_bits, group - 4);
-    return low_bits(moved, 16);
+    return masked(moved, 16);
   }
 
   template <int kTokens>
@@ -90,9 +88,9 @@ struct Q5K {
 #pragma GCC unroll 4
     for (int pair = 0; pair < 4; pair++) {
       __m256i bits = load_256(w.qs + 32 * pair);
-      __m256i codes = _mm256_or_si256(low_bits(bits, 15), fifth_bit(high_bits, 2 * pair));
+      __m256i codes = _mm256_or_si256(masked(bits, 15), fifth_bit(high_bits, 2 * pair));
       add_step(codes, step_scale(head.scales, 2 * pair), x, b, 2 * pair, total);
-      codes = _mm256_or_si256(low_bits(_mm256_srli_epi16(bits, 4), 15), fifth_bit(high_bits, 2 * pair + 1));
+      codes = _mm256_or_si256(masked(_mm256_srli_epi16(bits, 4), 15), fifth_bit(high_bits, 2 * pair + 1));
       add_step(codes, step_scale(head.scales, 2 * pair + 1), x, b, 2 * pair + 1, total);
     }
     head.add(x, b, total, sum);
@@ -118,9 +116,9 @@ struct Q6K {
 #pragma GCC unroll 4
       for (int k = 0; k < 4; k++) {
         int step = 4 * half + k;
-        __m256i nibble = low_bits(k < 2 ? low[k % 2] : _mm256_srli_epi16(low[k % 2], 4), 15);
+        __m256i nibble = masked(k < 2 ? low[k % 2] : _mm256_srli_epi16(low[k % 2], 4), 15);
         __m256i top =
-            low_bits(k < 2 ? _mm256_slli_epi16(high, 4 - 2 * k) : _mm256_srli_epi16(high, 2 * k - 4), 0x30);
+            masked(k < 2 ? _mm256_slli_epi16(high, 4 - 2 * k) : _mm256_srli_epi16(high, 2 * k - 4), 0x30);
         add_step(_mm256_or_si256(nibble, top), step_scale(scales, step), x, b, step, total);
       }
     }

@@ -9,8 +9,6 @@
 namespace stoker {
 namespace {
 
-inline __m256i low_bits(__m256i v, char mask) { return _mm256_and_si256(v, _mm256_set1_epi8(mask)); }
-
 struct Planes {
   using Turned = PlanesBlock;
   static constexpr f32 kFactor = 1.0f;
@@ -44,7 +42,7 @@ struct Q2_K : Planes {
 
   static void codes(const Block& w, const Prepared&, int h, int k, __m256i (&out)[2]) {
 #pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) out[i] = low_bits(_mm256_srli_epi16(part_bytes(w.qs, i), 4 * h + k), 3);
+    for (int i = 0; i < 2; i++) out[i] = masked(_mm256_srli_epi16(part_bytes(w.qs, i), 4 * h + k), 3);
   }
   static __m256i scales(const Prepared& p, int h, int k) { return plane_scales(p.scales, 2 * h + k / 2); }
   static __m256i start(const Start&, const PlanesBlock&) { return _mm256_setzero_si256(); }
@@ -69,39 +67,39 @@ struct Q2_K : Planes {
 struct Q3_K : Planes {
   using Block = BlockQ3_K;
   struct Start {
-    __m256i offsets;  // -4 * scale
+    __m256i scales;
   };
   struct Prepared {
-    __m256i scales;
     Start start;
   };
 
-  // Sixteen i8 scales -32 .. 31 in the order of the groups.
+  // Sixteen i8 scales -32 .. 31, even groups, then odd groups.
   static __m128i unpack_scales(const Block& w) {
     // The last 16 of the 18 bytes that end the block are two bytes of qs too early; nothing behind it may be touched.
     __m128i end = load_128(w.qs + 62);
-    __m128i low = _mm_shuffle_epi8(end, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
-    low = _mm_and_si128(_mm_srlv_epi64(low, _mm_set_epi64x(4, 0)), _mm_set1_epi8(15));
-    __m128i high = _mm_shuffle_epi8(end, _mm_set1_epi32(0x0d0c0b0a));
-    high = _mm_and_si128(_mm_srlv_epi32(high, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3));
-    return _mm_sub_epi8(_mm_or_si128(low, _mm_slli_epi16(high, 4)), _mm_set1_epi8(32));
+    __m128i low = _mm_shuffle_epi8(end, _mm_setr_epi8(2, 4, 6, 8, 2, 4, 6, 8, 3, 5, 7, 9, 3, 5, 7, 9));
+    low = _mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 4, 0, 4)), _mm_set1_epi8(15));
+    // Bits 2 i, 2 i + 1 of word i become the top two of its bytes.
+    __m128i high = _mm_shuffle_epi8(end, _mm_setr_epi8(10, 12, 10, 12, 10, 12, 10, 12, 11, 13, 11, 13, 11, 13, 11, 13));
+    high = _mm_mullo_epi16(high, _mm_set1_epi64x(0x0001'0004'0010'0040));
+    high = _mm_srli_epi16(_mm_and_si128(high, _mm_set1_epi8(static_cast<char>(0xc0))), 2);
+    return _mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32));
   }
 
   static void prepare(const Block& w, Prepared& out) {
-    out.scales = _mm256_cvtepi8_epi16(even_then_odd(unpack_scales(w)));
-    out.start.offsets = _mm256_slli_epi16(_mm256_sub_epi16(_mm256_setzero_si256(), out.scales), 2);
+    out.start.scales = _mm256_cvtepi8_epi16(unpack_scales(w));
   }
 
   // Planes 0 and 2, or 1 and 3, as nibbles: two bits of qs, and above them the one of hmask, moved there by a look-up of
   // the four bits that a byte of qs has.
   static __m256i nibbles_of(const Block& w, int part, int odd) {
-    const __m256i mask = load_256(w.hmask), low = low_bits(mask, 15), high = low_bits(_mm256_srli_epi16(mask, 4), 15);
+    const __m256i mask = load_256(w.hmask), low = masked(mask, 15), high = masked(_mm256_srli_epi16(mask, 4), 15);
     const __m256i four = part == 0 ? _mm256_unpacklo_epi64(low, high) : _mm256_unpackhi_epi64(low, high);
     const __m256i moved = odd != 0 ? _mm256_setr_epi64x(0x0404'0000'0404'0000, 0x4444'4040'4444'4040,
                                                         0x0404'0000'0404'0000, 0x4444'4040'4444'4040)
                                    : _mm256_set1_epi64x(0x4440'4440'0400'0400);
     const __m256i bits = part_bytes(w.qs, part);
-    return _mm256_or_si256(low_bits(odd != 0 ? _mm256_srli_epi16(bits, 2) : bits, 0x33),
+    return _mm256_or_si256(masked(odd != 0 ? _mm256_srli_epi16(bits, 2) : bits, 0x33),
                            _mm256_shuffle_epi8(moved, four));
   }
 
@@ -109,12 +107,12 @@ struct Q3_K : Planes {
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++) {
       const __m256i nibbles = nibbles_of(w, i, k / 2);
-      out[i] = low_bits(h != 0 ? _mm256_srli_epi16(nibbles, 4) : nibbles, 15);
+      out[i] = masked(h != 0 ? _mm256_srli_epi16(nibbles, 4) : nibbles, 15);
     }
   }
-  static __m256i scales(const Prepared& p, int h, int k) { return plane_scales(p.scales, 2 * h + k / 2); }
+  static __m256i scales(const Prepared& p, int h, int k) { return plane_scales(p.start.scales, 2 * h + k / 2); }
   static __m256i start(const Start& s, const PlanesBlock& x) {
-    return _mm256_madd_epi16(s.offsets, load_256(x.sums));
+    return _mm256_madd_epi16(s.scales, load_256(x.minus_4_sums));
   }
   static __m128 d(const Block* const (&w)[4]) { return halves_of(w); }
 };

@@ -12,6 +12,8 @@
 namespace stoker {
 namespace {
 
+inline __m256i masked(__m256i v, char mask) { return _mm256_and_si256(v, _mm256_set1_epi8(mask)); }
+
 // Scales of 16-bit words, ready for step_scale(). For formats with one scale per 32 weights both halves hold
 // scales 0 .. 7; for one per 16 weights the low half holds the even groups' and the high half the odd
 // groups'.

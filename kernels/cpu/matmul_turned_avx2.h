@@ -8,7 +8,7 @@
 //
 //   struct Format {
 //     using Block = ...;              // 256 weights
-//     using Turned = ...;             // TurnedBlock or PlanesBlock: what part (h, k) is, 0 <= h < 2, 0 <= k < 4
+//     using Turned = ...;             // TurnedBlock, SummedBlock or PlanesBlock: what part (h, k) is, h < 2, k < 4
 //     static constexpr f32 kFactor;   // a weight is kFactor * d * scale * (code with its sign + what start() adds)
 //     static constexpr int kRun;      // parts that have one scale and whose products fit an i16 together: 2 or 4
 //     static constexpr int kBias;     // 0: codes are what they are. Else magnitudes that have signs(), and up to kBias
@@ -42,9 +42,12 @@ namespace {
 // Part (h, k) holds the k-th 8 values of the groups of 32 values 2 h, 2 h + 1, 4 + 2 h and 5 + 2 h.
 struct alignas(32) TurnedBlock {
   i8 q[2][4][32];
-  i16 eight_sums[2][16];  // of each 8 q: of the groups 0 1 4 5, then of 2 3 6 7
-  i16 group_sums[8];      // of each 32 q
   f32 d;
+};
+
+struct SummedBlock : TurnedBlock {
+  alignas(32) i16 eight_sums[2][16];  // of each 8 q: of the groups 0 1 4 5, then of 2 3 6 7
+  i16 group_sums[8];                  // of each 32 q
 };
 
 template <class Format>
@@ -54,7 +57,7 @@ constexpr bool kHasMinimum = requires { Format::dmin; };
 // 16: those from 32 (p / 2), and behind it from 128, 16 and 144.
 struct alignas(32) PlanesBlock {
   i8 q[2][4][32];
-  i16 sums[16];  // of each 16 q: even groups, then odd groups
+  i16 sums[16], minus_4_sums[16];  // of each 16 q, and times -4: even groups, then odd groups
   f32 d;
 };
 
@@ -72,13 +75,6 @@ struct Chunk {
 };
 
 inline void turn(const ActQ8_256& x, TurnedBlock& out) {
-  __m256i sums[8];  // of four q
-#pragma GCC unroll 8
-  for (int g = 0; g < 8; g++) {
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load_256(x.q + 32 * g));
-    sums[g] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-    out.group_sums[g] = static_cast<i16>(x.sums[2 * g] + x.sums[2 * g + 1]);
-  }
 #pragma GCC unroll 2
   for (int h = 0; h < 2; h++) {
     const i8 *low = x.q + 64 * h, *high = low + 128;
@@ -90,6 +86,21 @@ inline void turn(const ActQ8_256& x, TurnedBlock& out) {
     store_256(out.q[h][1], _mm256_permute2x128_si256(odd_low, odd_high, 0x20));
     store_256(out.q[h][2], _mm256_permute2x128_si256(even_low, even_high, 0x31));
     store_256(out.q[h][3], _mm256_permute2x128_si256(odd_low, odd_high, 0x31));
+  }
+  out.d = x.d;
+}
+
+inline void turn(const ActQ8_256& x, SummedBlock& out) {
+  turn(x, static_cast<TurnedBlock&>(out));
+  __m256i sums[8];  // of four q
+#pragma GCC unroll 8
+  for (int g = 0; g < 8; g++) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), load_256(x.q + 32 * g));
+    sums[g] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    out.group_sums[g] = static_cast<i16>(x.sums[2 * g] + x.sums[2 * g + 1]);
+  }
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; h++) {
     // Halves: the first two sums of two groups, the last two. Then a half for the lower groups, one for the upper.
     const __m256i lower = _mm256_hadd_epi32(sums[2 * h], sums[2 * h + 1]);
     const __m256i upper = _mm256_hadd_epi32(sums[4 + 2 * h], sums[5 + 2 * h]);
@@ -97,7 +108,6 @@ inline void turn(const ActQ8_256& x, TurnedBlock& out) {
                                              _mm256_permute2x128_si256(lower, upper, 0x31));
     store_256(out.eight_sums[h], _mm256_shuffle_epi32(words, 0b11'01'10'00));
   }
-  out.d = x.d;
 }
 
 inline void turn(const ActQ8_256& x, PlanesBlock& out) {
@@ -111,7 +121,9 @@ inline void turn(const ActQ8_256& x, PlanesBlock& out) {
   const __m256i halves = _mm256_shuffle_epi8(
       load_256(x.sums), _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13,
                                          2, 3, 6, 7, 10, 11, 14, 15));
-  store_256(out.sums, _mm256_permute4x64_epi64(halves, 0b11'01'10'00));
+  const __m256i sums = _mm256_permute4x64_epi64(halves, 0b11'01'10'00);
+  store_256(out.sums, sums);
+  store_256(out.minus_4_sums, _mm256_slli_epi16(_mm256_sub_epi16(_mm256_setzero_si256(), sums), 2));
   out.d = x.d;
 }
 
