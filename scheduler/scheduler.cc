@@ -95,6 +95,9 @@ void Scheduler::hint(LayerId layer, std::span<const ExpertExpectation> expected)
 }
 
 void Scheduler::set_prefetch(const GovernorOptions& options) { impl_->governor = Governor(options); }
+void Scheduler::set_placement(const PlacementRules& rules) {
+  if (impl_->devices) impl_->devices->placement().set_rules(rules);
+}
 void Scheduler::end_pass(i64 tokens, i64 ns, bool decode) { impl_->end_pass(tokens, ns, decode); }
 i64 Scheduler::epoch() const { return impl_->epoch; }
 void Scheduler::finish_epoch(i64 device, i64 epoch) {

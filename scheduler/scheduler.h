@@ -103,6 +103,7 @@ class Scheduler {
   // governor allows and without touching what the current lease needs. A failed one is read again when wanted.
   void hint(LayerId layer, std::span<const ExpertExpectation> expected);
   void set_prefetch(const GovernorOptions& options);  // off until called
+  void set_placement(const PlacementRules& rules);    // the default ones until called; before the first pass
 
   // A piece of a prompt, so many tokens at once, goes through all layers: until end_piece() the experts that it will
   // probably want of the layer it comes to next are read while the current one's lease lasts and after it, as far as slots

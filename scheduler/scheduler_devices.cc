@@ -101,7 +101,7 @@ void Scheduler::Impl::move_between_passes(i64 tokens) {
   Placement& placement = devices->placement();
   placement.on_pass(tokens);
   candidates.clear();
-  if (placement.catching_up())
+  if (placement.offers_all())
     for (size_t i = 0; i < entries.size(); i++) offer(key_of(i));
   else
     for (ExpertKey key : placement.used_in_ram()) offer(key);

@@ -29,7 +29,7 @@ void Scheduler::Impl::read_hinted() {
   i64 most = std::max(streamer.window_bytes() / table.expert_bytes(layer_of(0)), kLeastAhead);
   i64 room = most - std::count_if(predicted.begin(), predicted.end(), [this](ExpertKey key) { return !entry(key).ahead; });
   bool started = false;
-  for (i64 distance = 0; distance < Governor::kFarthest; distance++) {
+  for (i64 distance = 0; distance < std::min(governor.farthest(), table.moe_layers()); distance++) {
     i64 moe_layer = (next_layer + distance) % table.moe_layers();
     for (ExpertId expert : expectations.of_layer(moe_layer)) {
       ExpertKey key{moe_layer, expert};

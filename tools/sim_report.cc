@@ -95,7 +95,23 @@ std::string table(const SimReport& r) {
   return text;
 }
 
-std::string bounds_text(const SimReport& r, f64 foreseen) {
+// In RAM or VRAM when it is asked for.
+f64 in_memory(const SimTotals& t) { return share(t.stats.hits + t.stats.device_hits, t.stats.requests); }
+
+std::string foreknown_text(const SimReport& r, const SimForeknown& known) {
+  std::string text;
+  if (known.foreseen > 0)
+    text += fmt::format("this policy, coming layers known (perfect lookahead)  {:>8.2f} tokens/s\n", known.foreseen);
+  const SimTotals& t = known.clairvoyant;
+  if (t.tokens == 0) return text;
+  text += fmt::format("clairvoyant policy, the same scheduler and machine    {:>8.2f} tokens/s, {:.1f} % hits", tokens_per_second(t),
+                      100 * in_memory(t));
+  if (!r.gpus.empty()) text += fmt::format(", {:.1f} % in VRAM", 100 * share(t.stats.device_hits, t.stats.requests));
+  return text + fmt::format(", disk wait {:.1f} ms; this policy has {:.0f} % of its speed\n", ms(t.wait_ns, t),
+                            100 * tokens_per_second(r.phases.back().totals) / tokens_per_second(t));
+}
+
+std::string bounds_text(const SimReport& r, const SimForeknown& known) {
   const SimPhase& phase = r.phases.back();
   SimBounds b = sim_bounds(r, phase);
   i64 requests = phase.totals.stats.requests;
@@ -104,11 +120,11 @@ std::string bounds_text(const SimReport& r, f64 foreseen) {
   auto line = [](const char* what, const SimBound& limit) {
     return fmt::format("  {:<52}{:>8.2f} tokens/s, held by {}\n", what, limit.tokens_per_second(), limit.limit);
   };
-  return fmt::format("\nat most, {} tokens, everything overlapped:\n", phase.name) +
+  return fmt::format("\nat most, {} tokens, everything overlapped and, but for the roofline, VRAM filled for nothing at every token:\n", phase.name) +
          line("these reads (roofline)", b.roofline) +
          line(belady.c_str(), b.belady) +
          line("nothing to read (infinite bandwidth)", b.infinite) +
-         (foreseen > 0 ? fmt::format("this policy, coming layers known (perfect lookahead)  {:>8.2f} tokens/s\n", foreseen) : "");
+         foreknown_text(r, known);
 }
 
 nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
@@ -147,11 +163,11 @@ nlohmann::ordered_json phase_json(const SimReport& r, const SimPhase& phase) {
 
 }  // namespace
 
-std::string sim_text(const SimReport& r, f64 foreseen) {
-  return head(r) + table(r) + gpu_text(r) + prediction_text(r) + bounds_text(r, foreseen);
+std::string sim_text(const SimReport& r, const SimForeknown& known) {
+  return head(r) + table(r) + gpu_text(r) + prediction_text(r) + bounds_text(r, known);
 }
 
-std::string sim_json(const SimReport& r, f64 foreseen) {
+std::string sim_json(const SimReport& r, const SimForeknown& known) {
   const SimSetup& s = r.setup;
   nlohmann::ordered_json json = {{"simulated", true},
                                  {"machine", s.machine.name},
@@ -170,8 +186,14 @@ std::string sim_json(const SimReport& r, f64 foreseen) {
                                  {"prefetch", r.prefetch},
                                  {"prefetch_threshold", r.threshold},
                                  {"prefetch_lookahead", r.lookahead},
-                                 {"foreseen_tokens_per_second", foreseen},
+                                 {"foreseen_tokens_per_second", known.foreseen},
                                  {"real_seconds", r.real_seconds}};
+  if (const SimTotals& t = known.clairvoyant; t.tokens > 0)
+    json["clairvoyant"] = {{"tokens_per_second", tokens_per_second(t)},
+                           {"hit_rate", in_memory(t)},
+                           {"vram_hit_rate", share(t.stats.device_hits, t.stats.requests)},
+                           {"disk_wait_ms", ms(t.wait_ns, t)},
+                           {"uploaded_bytes", per_token(t.stats.uploaded_bytes, t)}};
   for (size_t i = 0; i < r.forecasts.size(); i++) {
     const ForecastScore& f = r.forecasts[i];
     if (f.slots == 0) continue;

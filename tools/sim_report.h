@@ -7,8 +7,7 @@
 
 namespace stoker {
 
-// `foreseen`: foreseen_tokens_per_second(), or 0 when nothing is read.
-std::string sim_text(const SimReport& report, f64 foreseen);
-std::string sim_json(const SimReport& report, f64 foreseen);
+std::string sim_text(const SimReport& report, const SimForeknown& known);
+std::string sim_json(const SimReport& report, const SimForeknown& known);
 
 }  // namespace stoker

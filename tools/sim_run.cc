@@ -8,6 +8,7 @@
 #include "runtime/interrupted.h"
 #include "scheduler/planner.h"
 #include "scheduler/sim/belady.h"
+#include "scheduler/sim/clairvoyant_cache.h"
 #include "tools/engine_setup.h"
 #include "tools/interrupt.h"
 #include "tools/terminal.h"
@@ -117,7 +118,26 @@ const SimPhase* SimReport::phase(std::string_view name) const {
   return it == phases.end() ? nullptr : &*it;
 }
 
-f64 foreseen_tokens_per_second(const SimReport& report) {
+namespace {
+
+// The same tokens again, by another simulator.
+SimTotals warmest_phase(Simulator& simulator, const SimReport& report) {
+  if (!report.preloaded && !report.options.no_preload) simulator.fill_empty_slots();
+  SimReport run{.options = report.options, .setup = report.setup, .routing = report.routing, .preloaded = report.preloaded,
+                .record = report.record, .phases = {}};
+  run_phases(simulator, run);
+  return run.phases.back().totals;
+}
+
+// An exchange's time of the memory that the cores compute from, in units of what a use on a device is faster than there.
+f64 exchange_cost(const SimSetup& setup) {
+  f64 devices = 0;
+  for (const DevicePlan& d : setup.plan.devices) devices = std::max(devices, d.gb_per_second);
+  f64 saved = devices > 0 ? 1 / setup.plan.cpu_gb_per_second - 1 / devices : 0;
+  return saved > 0 ? 2 / setup.machine.dram_gb_per_second / saved : 0;
+}
+
+f64 foreseen(const SimReport& report) {
   const SimSetup& setup = report.setup;
   EmulatedLookahead gates(setup.routing, {.quality = kPerfectQuality, .distances = Predictor::kMaxDistance});
   TraceRecord known;
@@ -130,11 +150,27 @@ f64 foreseen_tokens_per_second(const SimReport& report) {
   }
   Simulator simulator(setup.machine, setup.table, setup.plan, setup.resident, setup.homes, sim_policy(report.options, setup));
   simulator.look_ahead({.kind = PredictorKind::gate, .distance = Predictor::kMaxDistance}, gates, {PrefetchMode::on});
-  if (!report.preloaded && !report.options.no_preload) simulator.fill_empty_slots();
-  SimReport foreseen{.options = report.options, .setup = setup, .routing = report.routing, .preloaded = report.preloaded,
-                     .record = report.record, .phases = {}};
-  run_phases(simulator, foreseen);
-  return tokens_per_second(foreseen.phases.back().totals);
+  return tokens_per_second(warmest_phase(simulator, report));
+}
+
+SimTotals clairvoyant(const SimReport& report) {
+  const SimSetup& setup = report.setup;
+  i64 places = 0, experts = setup.table.experts_per_layer();
+  for (size_t d = 0; d < setup.plan.devices.size(); d++) places += setup.plan.device_experts(d);
+  Future future(report.record, experts, places, exchange_cost(setup));
+  Simulator simulator(setup.machine, setup.table, setup.plan, setup.resident, setup.homes,
+                      std::make_unique<ClairvoyantCache>(setup.plan, experts, future));
+  simulator.foresee(future);
+  return warmest_phase(simulator, report);
+}
+
+}  // namespace
+
+SimForeknown foreknown(const SimReport& report) {
+  SimForeknown known;
+  if (!report.preloaded) known.foreseen = foreseen(report);
+  if (!report.preloaded || !report.setup.plan.devices.empty()) known.clairvoyant = clairvoyant(report);
+  return known;
 }
 
 SimBounds sim_bounds(const SimReport& r, const SimPhase& phase) {

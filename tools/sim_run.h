@@ -46,8 +46,14 @@ struct SimBounds {
 };
 SimBounds sim_bounds(const SimReport& report, const SimPhase& phase);
 
-// Tokens per second of the warmest phase when the experts of the next layers are known, with this policy.
-f64 foreseen_tokens_per_second(const SimReport& report);
+// The warmest phase, simulated again by those who know what comes.
+struct SimForeknown {
+  f64 foreseen = 0;  // tokens per second of this policy, told the experts of the next layers; 0: nothing is read
+  // Of a policy that knows all of the routing, with the same scheduler, drive, links and memory: no bound, but the best that
+  // was found. tokens = 0: there is nothing to decide.
+  SimTotals clairvoyant;
+};
+SimForeknown foreknown(const SimReport& report);
 
 f64 tokens_per_second(const SimTotals& totals);
 

@@ -40,7 +40,7 @@ Row simulate_with(const Options& options, i64 ram_bytes) {
           .warm = tokens_per_second(last.totals),
           .hit_rate = static_cast<f64>(stats.hits + stats.device_hits) / static_cast<f64>(std::max<i64>(1, stats.requests)),
           .bounds = sim_bounds(report, last),
-          .json = nlohmann::ordered_json::parse(sim_json(report, 0))};
+          .json = nlohmann::ordered_json::parse(sim_json(report, {}))};
 }
 
 LineChart chart_of(const SimSetup& setup, const std::string& policy, const std::vector<Row>& rows) {

@@ -27,8 +27,8 @@ int simulate_command(const Options& options) {
   SimSetup setup = sim_setup(options);
   SimReport report = run_simulation(options, setup);
   if (!options.plot_recall.empty()) plot_recall(options.plot_recall, report);
-  f64 foreseen = report.preloaded ? 0 : foreseen_tokens_per_second(report);
-  print(options.json ? sim_json(report, foreseen) : sim_text(report, foreseen));
+  SimForeknown known = foreknown(report);
+  print(options.json ? sim_json(report, known) : sim_text(report, known));
   return 0;
 }
 

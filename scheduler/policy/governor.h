@@ -19,6 +19,7 @@ struct GovernorOptions {
   i64 window_tokens = 64;   // of a measurement with prefetch, and of one without
   f64 least_gain = 0.01;    // in tokens per second, below which automatic prefetch does not pay
   f32 threshold = 0;        // least probability worth a read; 0: found while running
+  i64 farthest = 3;         // layers ahead of which hints are read
 };
 
 // One decode pass.
@@ -32,7 +33,7 @@ struct GovernorPass {
 
 class Governor {
  public:
-  static constexpr i64 kFarthest = 3;  // layers ahead
+  static constexpr i64 kFarthest = 3;  // layers ahead that are worth a guess
 
   enum class State : u8 { fixed_off, fixed_on, measuring, paying, not_paying };
   enum class Verdict : u8 { none, on, off };
@@ -46,6 +47,7 @@ class Governor {
   // Whether looking ahead is worth its time: also when prefetch is off for good, since what is expected is kept.
   bool wants_forecasts() const { return prefetching() || state_ == State::fixed_off; }
   f32 threshold() const { return threshold_; }  // least probability worth a read
+  i64 farthest() const { return options_.farthest; }  // layers ahead of which hints are read
   i64 lookahead() const { return lookahead_; }     // layers ahead that are worth a guess
   State state() const { return state_; }
   f64 gain() const { return gain_; }  // tokens/s with prefetch over without, less 1, as last compared

@@ -16,19 +16,14 @@ constexpr f64 kLeastWorth = 1e-9;
 }  // namespace
 
 Placement::Placement(const Plan& plan, i64 experts_per_layer, const PlacementRules& rules)
-    : rules_(rules),
-      per_layer_(experts_per_layer),
+    : per_layer_(experts_per_layer),
       class_of_layer_(plan.class_of_moe_layer),
       cpu_gb_per_second_(plan.cpu_gb_per_second),
       places_(plan.class_of_moe_layer.size() * static_cast<size_t>(experts_per_layer)),
       devices_(plan.devices.size()),
       ram_slots_(plan.classes.size()),
       moves_left_(plan.classes.size()) {
-  f64 largest = 0;
-  for (const SlotClass& c : plan.classes) {
-    expert_bytes_.push_back(c.device_slot_bytes);
-    largest = std::max(largest, static_cast<f64>(c.device_slot_bytes));
-  }
+  for (const SlotClass& c : plan.classes) expert_bytes_.push_back(c.device_slot_bytes);
   for (size_t d = 0; d < devices_.size(); d++) {
     const DevicePlan& p = plan.devices[d];
     Device& device = devices_[d];
@@ -37,15 +32,25 @@ Placement::Placement(const Plan& plan, i64 experts_per_layer, const PlacementRul
     device.free.resize(plan.classes.size());
     device.kept = p.exchange_slots;
     device.gb_per_second = p.gb_per_second;
-    device.allowance_bytes = p.link_gb_per_second * static_cast<f64>(rules.allowance_ns);
-    device.most_bytes = std::max(device.allowance_bytes, largest);
+    device.link_gb_per_second = p.link_gb_per_second;
     for (size_t c = 0; c < plan.classes.size(); c++) {
       device.experts[c].reserve(static_cast<size_t>(p.slots[c]));
       device.rank[c].reserve(static_cast<size_t>(p.slots[c]));
     }
   }
+  set_rules(rules);
   used_.reserve(places_.size());
   candidates_.reserve(places_.size());
+}
+
+void Placement::set_rules(const PlacementRules& rules) {
+  rules_ = rules;
+  i64 largest = 0;
+  for (i64 bytes : expert_bytes_) largest = std::max(largest, bytes);
+  for (Device& device : devices_) {
+    device.allowance_bytes = device.link_gb_per_second * static_cast<f64>(rules.allowance_ns);
+    device.most_bytes = std::max(device.allowance_bytes, static_cast<f64>(largest));
+  }
 }
 
 void Placement::on_use_in_ram(ExpertKey key) {

@@ -41,6 +41,7 @@ struct PlacementRules {
   f64 piece_margin = 0.03;
   i64 dwell_tokens = 16;
   i64 allowance_ns = 5'000'000;  // of each direction of a device's link, per token
+  bool all_of_ram = false;  // is offered at every border: for values that rise without a use
 };
 
 class Placement {
@@ -59,6 +60,9 @@ class Placement {
 
   Placement(const Plan& plan, i64 experts_per_layer, const PlacementRules& rules = {});
 
+  // Before anything else.
+  void set_rules(const PlacementRules& rules);
+
   // An expert in RAM that the batch at hand wanted.
   void on_use_in_ram(ExpertKey key);
   // `tokens` tokens have passed.
@@ -66,7 +70,7 @@ class Placement {
   // So many tokens of a prompt have passed this layer, and choose() comes for it. Holds until the next on_pass.
   void on_piece_layer(i64 moe_layer, i64 tokens);
   // Whether choose() should be offered all experts in RAM.
-  bool catching_up() const { return catching_up_; }
+  bool offers_all() const { return catching_up_ || rules_.all_of_ram; }
 
   // Moves to begin now, best first. `candidates` are in RAM, in any order; those under way already are passed over.
   // Forgets what on_use_in_ram has collected. Moves are under way until on_end.
@@ -102,7 +106,7 @@ class Placement {
     std::vector<std::vector<Candidate>> rank;  // [classes] of choose(): those that may leave, the least last
     std::vector<i64> free;                     // [classes] of choose()
     std::vector<i64> kept;                     // [classes] that must stay free
-    f64 gb_per_second = 0;
+    f64 gb_per_second = 0, link_gb_per_second = 0;
     f64 credit_bytes = 0;                      // allowance left
     f64 most_bytes = 0;                        // of it
     f64 allowance_bytes = 0;                   // per token

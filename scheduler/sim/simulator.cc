@@ -13,6 +13,7 @@ namespace {
 constexpr i64 kGpuWorkspace = 2 * kGiB;  // per GPU: its context and buffers
 // That a GPU multiplies while it reads weights once. Estimated: 40 TFLOP/s and two bytes of Q8_0, or five of IQ2_XXS, per ns.
 constexpr i64 kGpuTokens = 16;
+constexpr i64 kUnlimitedNs = 1'000'000'000;  // of a link, per token
 
 // Address space alone: nothing is ever written into the slots.
 SlabOptions without_memory() {
@@ -109,6 +110,13 @@ void Simulator::look_ahead(const Forecaster::Options& options, EmulatedLookahead
   scheduler_.set_prefetch(prefetch);
 }
 
+void Simulator::foresee(Future& future) {
+  future_ = &future;
+  scheduler_.set_prefetch({.mode = PrefetchMode::on, .threshold = 1, .farthest = table_.moe_layers()});
+  scheduler_.set_placement({.factor = 1, .margin = future.move(), .piece_margin = future.move(), .dwell_tokens = 0,
+                            .allowance_ns = kUnlimitedNs, .all_of_ram = true});
+}
+
 void Simulator::preload() {
   must_succeed(scheduler_.preload(nullptr, nullptr));
   before_ = scheduler_.stats();
@@ -125,6 +133,8 @@ void Simulator::run_pass(const RoutingRecord& record, i64 first, i64 tokens) {
   i64 begin = clock_.now_ns();
   rows_ = tokens;
   const bool piece = !Forecaster::handles(tokens);
+  if (future_ && tokens == 1 && revealed_ != first)
+    for (i64 l = 0; l < table_.moe_layers(); l++) reveal(record, first, l);
   if (piece) scheduler_.begin_piece(tokens);
   for (i64 l = 0; l < resident_.dense_layers; l++) {
     scheduler_.tend();
@@ -177,11 +187,13 @@ void Simulator::run_moe_layer(const RoutingRecord& record, i64 first, i64 moe_la
   attend(layer);
   read_resident(home(layer).device, resident_.router_bytes);
   count_requests(record, first, moe_layer);
+  if (future_) future_->pass(moe_layer, first, rows_);
   Scheduler::Lease lease =
       scheduler_.acquire(table_.layers()[static_cast<size_t>(moe_layer)].layer, requests_);
   start_gpus(moe_layer, lease.on_devices());
   if (home(layer).device < 0) read_on_cores(resident_.shared_bytes, totals_.resident_ns);
   if (forecaster_ && rows_ == 1) look(moe_layer, record.layer(first, moe_layer));
+  if (future_ && rows_ == 1) reveal(record, first + 1, moe_layer);
   while (lease.pending() > 0) {
     ready_.clear();
     i64 begin = clock_.now_ns();
@@ -197,6 +209,15 @@ void Simulator::run_moe_layer(const RoutingRecord& record, i64 first, i64 moe_la
   join_gpus();
   rest(machine_.layer_overhead_us * 1e3);
   cross_link(home(layer).device >= 0 ? home(layer).device : lease.on_devices().empty() ? -1 : lease.on_devices().front().device);
+}
+
+// What the layer will want next.
+void Simulator::reveal(const RoutingRecord& record, i64 token, i64 moe_layer) {
+  if (token == record.tokens()) return;
+  revealed_ = token;
+  hint_.clear();
+  for (const RoutedExpert& route : record.layer(token, moe_layer)) hint_.push_back({route.expert, 1});
+  scheduler_.hint(table_.layers()[static_cast<size_t>(moe_layer)].layer, hint_);
 }
 
 // Each does its experts one after the other, and the layer's home the shared one before.

@@ -15,6 +15,7 @@
 #include "scheduler/forecaster.h"
 #include "scheduler/policy/residency_policy.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/sim/future.h"
 #include "scheduler/sim/routing_source.h"
 #include "scheduler/sim/sim_copier.h"
 #include "scheduler/sim/sim_disk.h"
@@ -50,6 +51,9 @@ class Simulator {
   // From now on coming layers' experts are guessed, as the engine does. `gates`, recorded with the routing, must outlive
   // this.
   void look_ahead(const Forecaster::Options& options, EmulatedLookahead& gates, const GovernorOptions& prefetch);
+  // From now on the next token's experts are known for nothing, and read in the order in which they are wanted; exchanges go
+  // by worth alone. `future` is of the record that will be run, and must outlive this. Before anything is run.
+  void foresee(Future& future);
   // Reads all experts that have a free slot, as the engine does for models that fit. Its time is not counted.
   void preload();
   // Slots that are empty are filled from now on, as the engine does for models that do not fit.
@@ -74,6 +78,7 @@ class Simulator {
   void finish_epoch();
   void run_moe_layer(const RoutingRecord& record, i64 first, i64 moe_layer);
   void count_requests(const RoutingRecord& record, i64 first, i64 moe_layer);
+  void reveal(const RoutingRecord& record, i64 token, i64 moe_layer);
   void look(i64 moe_layer, std::span<const RoutedExpert> routes);
   const LayerHome& home(i64 layer) const { return homes_.layers[static_cast<size_t>(layer)]; }
   void start_gpus(i64 moe_layer, std::span<const DeviceExpert> experts);
@@ -99,6 +104,8 @@ class Simulator {
   Scheduler scheduler_;
   std::optional<Forecaster> forecaster_;
   std::unique_ptr<Gates> gates_;
+  Future* future_ = nullptr;       // or none
+  i64 revealed_ = -1;              // the last token that was
   SimTotals totals_;
   SchedulerStats before_;  // the preload's
   std::vector<i64> gpu_busy_until_;  // [GPUs]
@@ -108,6 +115,7 @@ class Simulator {
   std::vector<ExpertRequest> requests_;
   std::vector<ExpertRequest> by_expert_;  // [experts] scratch
   std::vector<ReadyExpert> ready_;
+  std::vector<ExpertExpectation> hint_;
   std::vector<i32> ids_;       // [top_k] of the layer
   std::vector<f32> weights_;   // [top_k]
 };

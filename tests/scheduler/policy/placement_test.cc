@@ -138,7 +138,7 @@ TEST_CASE("an exchange needs a factor, a margin, and a victim that has been ther
   rig.set(1, .5);
   CHECK(rig.run().size() == 2);
   CHECK(rig.run().empty());
-  CHECK(!rig.placement.catching_up());
+  CHECK(!rig.placement.offers_all());
   rig.set(2, .72);
   for (i64 i = 0; i < 13; i++) CHECK(rig.run().empty());  // dwell
   std::vector<Placement::Move> moves = rig.run();
@@ -157,11 +157,11 @@ TEST_CASE("at first neither dwell nor allowance hold, until nothing is left to g
   for (i64 n = 0; n < 8; n++) rig.set(n, .2);
   std::fill(rig.most_moves.begin(), rig.most_moves.end(), 8);
   CHECK(rig.run().size() == 8);
-  CHECK(rig.placement.catching_up());  // others are as good as nothing, but had no move left
+  CHECK(rig.placement.offers_all());  // others are as good as nothing, but had no move left
   for (i64 n = 0; n < 16; n++) rig.set(n, n < 8 ? .2 : .35);
   CHECK(rig.run().empty());  // not by factor and margin
   for (i64 n = 8; n < 16; n++) rig.set(n, .5);
-  CHECK(!rig.placement.catching_up());
+  CHECK(!rig.placement.offers_all());
   CHECK(rig.run().empty());
 }
 
