@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <new>
 #include <thread>
@@ -18,22 +19,26 @@ namespace stoker {
 
 namespace {
 
-// One expert's way through the region.
+constexpr i64 kCacheLine = 64;
+
+// One expert's way through the region, as long as a cache line: workers count down those of different experts at a time.
 struct Progress {
   static constexpr i32 kInnerReady = -1;
-  i64 first_token;               // its place in the scratch rows
   std::atomic<i32> blocks_left;  // of gate and up; kInnerReady once the inner rows are in the form that down wants
+  std::array<std::byte, kCacheLine - sizeof(blocks_left)> rest;
 };
+static_assert(sizeof(Progress) == kCacheLine);
 
 // Bytes of an activation in the wider of the two 8-bit forms, rounded up for a row.
 i64 q8_row_bytes(i64 ffn) { return div_up(ffn, 32) * i64{sizeof(ActQ8_32)} + i64{sizeof(ActQ8_256)}; }
-i64 inner_row_bytes(i64 ffn) { return round_up(q8_row_bytes(ffn), 64); }
+i64 inner_row_bytes(i64 ffn) { return round_up(q8_row_bytes(ffn), kCacheLine); }
 
 }  // namespace
 
 i64 expert_scratch_bytes(i64 total_tokens, i64 ffn) {
   // Every expert has a token, so there are no more experts than tokens.
-  return total_tokens * (2 * ffn * i64{sizeof(f32)} + inner_row_bytes(ffn) + i64{sizeof(Progress)});
+  i64 rows = round_up(2 * total_tokens * ffn * i64{sizeof(f32)}, kCacheLine);
+  return rows + total_tokens * (inner_row_bytes(ffn) + i64{sizeof(Progress)} + i64{sizeof(i64)});
 }
 
 namespace cpu {
@@ -48,13 +53,16 @@ class ExpertFfn {
     CHECK(expert_scratch_bytes(tokens, a_.ffn) <= a_.scratch_bytes);
     gate_ = reinterpret_cast<f32*>(a_.scratch);
     up_ = gate_ + tokens * a_.ffn;
-    inner_ = reinterpret_cast<std::byte*>(up_ + tokens * a_.ffn);
+    inner_ = a_.scratch + round_up(2 * tokens * a_.ffn * i64{sizeof(f32)}, kCacheLine);
     inner_bytes_ = inner_row_bytes(a_.ffn);
     block_rows_ = choose_block_rows();
     progress_ = reinterpret_cast<Progress*>(inner_ + tokens * inner_bytes_);
+    first_tokens_ = reinterpret_cast<i64*>(progress_ + count());
     i64 first = 0;
-    for (i64 i = 0; i < count(); first += work(i++).tokens)
-      new (progress_ + i) Progress{first, static_cast<i32>(inner_blocks())};
+    for (i64 i = 0; i < count(); first += work(i++).tokens) {
+      new (progress_ + i) Progress{.blocks_left = static_cast<i32>(inner_blocks()), .rest = {}};
+      first_tokens_[i] = first;
+    }
   }
 
   void run() {
@@ -76,7 +84,7 @@ class ExpertFfn {
   const ExpertWork& work(i64 i) const { return a_.work[static_cast<size_t>(i)]; }
 
   i64 inner_blocks() const { return div_up(a_.ffn, block_rows_); }
-  i64 first_token(i64 expert) const { return progress_[expert].first_token; }
+  i64 first_token(i64 expert) const { return first_tokens_[expert]; }
 
   // Long streams, but pieces enough for all workers to end together: fewer where rows are so short that taking a piece and
   // turning its activations would cost a good part of what it computes.
@@ -177,6 +185,7 @@ class ExpertFfn {
   std::byte* inner_;    // [tokens], 8-bit rows of inner_bytes_
   i64 inner_bytes_;
   Progress* progress_;  // [experts]
+  i64* first_tokens_;   // [experts]; an expert's place in the scratch rows
 };
 
 }  // namespace
