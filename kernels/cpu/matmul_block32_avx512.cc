@@ -24,16 +24,31 @@ struct CodeBlocks {
   __m256 scale, offset;
 };
 
-inline void turn_blocks(const ActQ8_32* x, i64 columns, TurnedBlocks& out) {
-  for (i64 b = 0; b < kUnitBlocks; b++) {
-    const i64 k = b / 4 * 2, at = b % 4 * 16;
-    const bool there = 32 * b < columns;
-    const __m128i zero = _mm_setzero_si128();
-    _mm_store_si128(reinterpret_cast<__m128i*>(out.q[k] + at), there ? load_128(x[b].q) : zero);
-    _mm_store_si128(reinterpret_cast<__m128i*>(out.q[k + 1] + at), there ? load_128(x[b].q + 16) : zero);
-    out.d[b] = there ? x[b].d : 0;
-    out.minus_sums[b] = there ? -x[b].d * static_cast<f32>(x[b].sum) : 0;
+// Scale and sum of two blocks.
+inline __m128i load_heads(const ActQ8_32* x) {
+  return _mm_set_epi64x(load_word<long long>(x + 1), load_word<long long>(x));
+}
+
+inline void turn_unit(const ActQ8_32* x, TurnedBlocks& out) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; half++) {
+    const ActQ8_32* b = x + 4 * half;
+    _mm512_store_si512(out.q[2 * half], join(load_128(b[0].q), load_128(b[1].q), load_128(b[2].q), load_128(b[3].q)));
+    _mm512_store_si512(out.q[2 * half + 1],
+                       join(load_128(b[0].q + 16), load_128(b[1].q + 16), load_128(b[2].q + 16), load_128(b[3].q + 16)));
+    const __m128 first = _mm_castsi128_ps(load_heads(b)), second = _mm_castsi128_ps(load_heads(b + 2));
+    const __m128 d = _mm_shuffle_ps(first, second, 0b10'00'10'00), sum = _mm_shuffle_ps(first, second, 0b11'01'11'01);
+    _mm_storeu_ps(out.d + 4 * half, d);
+    const __m128 sums = _mm_cvtepi32_ps(_mm_castps_si128(sum));
+    _mm_storeu_ps(out.minus_sums + 4 * half, _mm_mul_ps(_mm_xor_ps(d, _mm_set1_ps(-0.0f)), sums));
   }
+}
+
+inline void turn_blocks(const ActQ8_32* x, i64 columns, TurnedBlocks& out) {
+  if (columns >= kUnitColumns) return turn_unit(x, out);
+  ActQ8_32 there[kUnitBlocks] = {};
+  __builtin_memcpy(there, x, static_cast<size_t>(columns / 32) * sizeof(ActQ8_32));
+  turn_unit(there, out);
 }
 
 inline void add_blocks(const CodeBlocks& w, const TurnedBlocks& x, __m512& sum) {

@@ -37,8 +37,9 @@ void matmul(Stream& stream, const MatmulArgs& a) {
                    .y_stride = a.y_stride,
                    .y_rows = nullptr,
                    .tokens = a.tokens};
-  // Ranges of at least 32 KiB of weights: below that a region costs more than it saves.
-  i64 grain = round_up(div_up(32 * kKiB, whole.w_row_bytes * a.tokens), 16);
+  // Ranges of at least 32 KiB of weights: below that a region costs more than it saves. Twice as much for several tokens,
+  // which share the unpacking, and whose activations are put into the leaf's order anew for each range.
+  i64 grain = round_up(div_up((a.tokens > 1 ? 64 : 32) * kKiB, whole.w_row_bytes * a.tokens), 16);
   // A GEMM prepares the activations for each piece of rows anew, and wants whole panels: four pieces for each worker.
   if (leaf.many != nullptr && a.tokens >= kLeastGemmTokens) {
     const i64 rows = w.rows / (4 * stream.workers().size());

@@ -79,13 +79,21 @@ class TokenRouter {
     return best;
   }
 
-  void select(i32* ids, f32* weights) {
-    bool taken[kMaxExperts] = {};
+  // The best ones, best first, the lowest index first of equal ones: each expert moves up past those it beats.
+  void rank(i32* ids) const {
+    for (i64 e = 0, count = 0; e < a_.experts; e++) {
+      if (count == a_.top_k && !(choice_[e] > choice_[ids[count - 1]])) continue;
+      i64 place = count < a_.top_k ? count++ : count - 1;
+      for (; place > 0 && choice_[e] > choice_[ids[place - 1]]; place--) ids[place] = ids[place - 1];
+      ids[place] = static_cast<i32>(e);
+    }
+  }
+
+  void select(i32* ids, f32* weights) const {
+    rank(ids);
     f32 sum = 0;
     for (i64 k = 0; k < a_.top_k; k++) {
-      i64 best = take_best(choice_, a_.experts, taken);
-      ids[k] = static_cast<i32>(best);
-      weights[k] = probability_[best];
+      weights[k] = probability_[ids[k]];
       sum += weights[k];
     }
     f32 factor = a_.normalise ? a_.scale / (sum + 1e-20f) : a_.scale;
