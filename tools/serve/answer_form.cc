@@ -4,12 +4,12 @@
 
 namespace stoker {
 
-void ChoiceText::add(CompletionEvent&& event) {
+void ChoiceText::add(const CompletionEvent& event) {
   reasoning += event.reasoning;
   content += event.content;
-  for (ToolCallPiece& piece : event.calls) {
+  for (const ToolCallPiece& piece : event.calls) {
     if (piece.index == static_cast<i64>(calls.size())) {
-      calls.push_back(std::move(piece));
+      calls.push_back(piece);
     } else {
       calls[static_cast<size_t>(piece.index)].arguments += piece.arguments;
     }

@@ -17,7 +17,7 @@ struct ChoiceText {
   std::vector<TokenText> tokens;
   GenerationResult result;
 
-  void add(CompletionEvent&& event);
+  void add(const CompletionEvent& event);
 };
 
 class AnswerForm {
@@ -25,8 +25,9 @@ class AnswerForm {
   virtual ~AnswerForm() = default;
 
   virtual Json whole(const std::vector<ChoiceText>& choices) const = 0;
-  // The objects that an event of a stream becomes. `so_far` has the event's choice with the event in it.
-  virtual std::vector<Json> pieces(const CompletionEvent& event, const ChoiceText& so_far) const = 0;
+  // The objects that an event of a stream becomes, written: what every token passes. `so_far` has the event's choice with the
+  // event in it.
+  virtual std::vector<std::string> pieces(const CompletionEvent& event, const ChoiceText& so_far) const = 0;
   virtual std::vector<Json> opening(size_t choices) const;                          // before all events
   virtual std::vector<Json> closing(const std::vector<ChoiceText>& choices) const;  // after all events
   virtual bool ends_with_done() const { return true; }                             // "data: [DONE]"

@@ -169,12 +169,13 @@ ssize_t Connection::read(char* to, size_t size) {
 }
 
 ssize_t Connection::write(const char* from, size_t size) {
-  if (!is_writable()) return -1;
   answered_ = true;
-  ssize_t n = 0;
-  do n = ::send(socket_, from, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-  while (n < 0 && errno == EINTR);
-  return n;
+  while (true) {  // asking whether it may be written to would be one more call into the kernel for each token
+    ssize_t n = ::send(socket_, from, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n >= 0) return n;
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN || !is_writable()) return -1;
+  }
 }
 
 void Connection::get_remote_ip_and_port(std::string& ip, int& port) const {

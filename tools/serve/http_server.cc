@@ -75,7 +75,7 @@ class Generating {
       std::optional<CompletionEvent> next = completion_.next(kPollMs);
       if (!next) continue;
       event = std::move(*next);
-      choices_[event.choice].add(CompletionEvent(event));
+      choices_[event.choice].add(event);
       return true;
     }
     return false;
@@ -105,7 +105,7 @@ class Generating {
         write(sink, failure(event).json());
         break;
       }
-      for (const Json& json : form_->pieces(event, choices_[event.choice])) write(sink, json);
+      for (const std::string& json : form_->pieces(event, choices_[event.choice])) write(sink, json);
       if (!open_) return false;  // the completion is cancelled when this goes
       if (completion_.finished()) break;
       if (!take(event)) return false;
@@ -131,7 +131,8 @@ class Generating {
   static void throw_failure(const CompletionEvent& event) {
     if (is_failure(event)) throw failure(event);
   }
-  void write(httplib::DataSink& sink, const Json& json) { write_text(sink, "data: " + to_text(json) + "\n\n"); }
+  void write(httplib::DataSink& sink, const Json& json) { write(sink, to_text(json)); }
+  void write(httplib::DataSink& sink, const std::string& json) { write_text(sink, "data: " + json + "\n\n"); }
   void write_text(httplib::DataSink& sink, const std::string& text) {
     open_ = open_ && sink.write(text.data(), text.size());
   }

@@ -32,11 +32,11 @@ class NativeForm : public AnswerForm {
     return all;
   }
 
-  std::vector<Json> pieces(const CompletionEvent& event, const ChoiceText& so_far) const override {
-    if (event.result) return {last(event.choice, so_far, event.content, event.tokens)};
+  std::vector<std::string> pieces(const CompletionEvent& event, const ChoiceText& so_far) const override {
+    if (event.result) return {to_text(last(event.choice, so_far, event.content, event.tokens))};
     Json piece = {{"index", event.choice}, {"content", event.content}, {"tokens", ids(event.tokens)}, {"stop", false}};
     if (wish_.top_logprobs >= 0) piece["completion_probabilities"] = probabilities(event.tokens);
-    return {piece};
+    return {to_text(piece)};
   }
 
   bool ends_with_done() const override { return false; }

@@ -11,14 +11,17 @@ namespace {
 
 class OpenAiForm : public AnswerForm {
  public:
-  OpenAiForm(const Service& service, const RequestBody& body, std::string_view id_prefix, std::string object)
+  OpenAiForm(const Service& service, const RequestBody& body, std::string_view id_prefix, std::string object,
+             std::string chunk_object)
       : service_(service),
         id_(service.new_id(id_prefix)),
         object_(std::move(object)),
+        chunk_object_(std::move(chunk_object)),
         model_(body.text("model", service.model())),
         created_(unix_seconds()),
         copies_(body.integer("n", 1, 1, kMostCopies)),
-        include_usage_(body.object("stream_options").boolean("include_usage", false)) {}
+        include_usage_(body.object("stream_options").boolean("include_usage", false)),
+        chunk_(to_text(envelope(chunk_object_, Json::array()))) {}
 
   Json whole(const std::vector<ChoiceText>& choices) const override {
     Json list = Json::array();
@@ -31,15 +34,13 @@ class OpenAiForm : public AnswerForm {
 
   std::vector<Json> closing(const std::vector<ChoiceText>& choices) const override {
     if (!include_usage_) return {};
-    Json json = envelope(chunk_object(), Json::array());
+    Json json = envelope(chunk_object_, Json::array());
     json["usage"] = usage_json(choices, copies_);
     return {json};
   }
 
  protected:
   virtual Json choice(size_t index, const ChoiceText& text) const = 0;
-  virtual std::string chunk_object() const { return object_; }
-
   Json envelope(const std::string& object, Json choices) const {
     return {{"id", id_},
             {"object", object},
@@ -48,46 +49,56 @@ class OpenAiForm : public AnswerForm {
             {"system_fingerprint", "stoker-" STOKER_VERSION},
             {"choices", std::move(choices)}};
   }
+  Json chunk(Json choice) const { return envelope(chunk_object_, Json::array({std::move(choice)})); }
+
+  // The same, written, of a choice that is: all but the choice is the same in every chunk.
+  std::string chunk_text(const std::string& choice) const {
+    constexpr std::string_view kEnd = "]}";  // `choices`, the last field
+    return fmt::format("{}{}{}", std::string_view(chunk_).substr(0, chunk_.size() - kEnd.size()), choice, kEnd);
+  }
+
   std::string text_of(i32 token) const { return valid_text(std::string(service_.tokenizer().bytes(token))); }
 
   const Service& service_;
 
  private:
-  std::string id_, object_, model_;
+  std::string id_, object_, chunk_object_, model_;
   i64 created_, copies_;
   bool include_usage_;
+  std::string chunk_;  // without choices
 };
 
 class ChatForm : public OpenAiForm {
  public:
   ChatForm(const Service& service, const RequestBody& body)
-      : OpenAiForm(service, body, "chatcmpl-", "chat.completion"), logprobs_(body.boolean("logprobs", false)) {}
+      : OpenAiForm(service, body, "chatcmpl-", "chat.completion", "chat.completion.chunk"),
+        logprobs_(body.boolean("logprobs", false)) {}
 
   std::vector<Json> opening(size_t choices) const override {
     std::vector<Json> all;
-    for (size_t i = 0; i < choices; i++) all.push_back(piece(i, {{"role", "assistant"}, {"content", ""}}, nullptr, nullptr));
+    for (size_t i = 0; i < choices; i++) all.push_back(chunk(piece(i, {{"role", "assistant"}, {"content", ""}}, nullptr)));
     return all;
   }
 
-  std::vector<Json> pieces(const CompletionEvent& event, const ChoiceText& so_far) const override {
-    std::vector<Json> all;
+  std::vector<std::string> pieces(const CompletionEvent& event, const ChoiceText& so_far) const override {
+    std::vector<std::string> all;
     Json logprobs = logprobs_json(event.tokens);
     Json delta = Json::object();
     if (!event.reasoning.empty()) delta["reasoning_content"] = event.reasoning;
     if (!event.content.empty()) delta["content"] = event.content;
     for (const ToolCallPiece& piece : event.calls) delta["tool_calls"].push_back(call_json(piece, true));
     if (!delta.empty() || !(logprobs.is_null() || event.tokens.empty()))
-      all.push_back(piece(event.choice, std::move(delta), std::move(logprobs), nullptr));
+      all.push_back(chunk_text(fmt::format(R"({{"index":{},"delta":{},"logprobs":{},"finish_reason":null}})", event.choice,
+                                           to_text(delta), to_text(logprobs))));
     if (event.result) {
-      all.push_back(piece(event.choice, Json::object(), nullptr, finish(so_far)));
-      all.back()["timings"] = timings_json(so_far.result);
+      Json last = chunk(piece(event.choice, Json::object(), finish(so_far)));
+      last["timings"] = timings_json(so_far.result);
+      all.push_back(to_text(last));
     }
     return all;
   }
 
  protected:
-  std::string chunk_object() const override { return "chat.completion.chunk"; }
-
   Json choice(size_t index, const ChoiceText& text) const override {
     Json message = {{"role", "assistant"}, {"content", text.content}};
     if (!text.reasoning.empty()) message["reasoning_content"] = text.reasoning;
@@ -119,9 +130,8 @@ class ChatForm : public OpenAiForm {
     return json;
   }
 
-  Json piece(size_t index, Json delta, Json logprobs, Json finish) const {
-    Json choice = {{"index", index}, {"delta", std::move(delta)}, {"logprobs", std::move(logprobs)}, {"finish_reason", std::move(finish)}};
-    return envelope(chunk_object(), Json::array({std::move(choice)}));
+  static Json piece(size_t index, Json delta, Json finish) {
+    return {{"index", index}, {"delta", std::move(delta)}, {"logprobs", nullptr}, {"finish_reason", std::move(finish)}};
   }
 
   Json logprobs_json(const std::vector<TokenText>& tokens) const {
@@ -147,16 +157,17 @@ class ChatForm : public OpenAiForm {
 class TextForm : public OpenAiForm {
  public:
   TextForm(const Service& service, const RequestBody& body)
-      : OpenAiForm(service, body, "cmpl-", "text_completion"), logprobs_(body.find("logprobs") != nullptr) {}
+      : OpenAiForm(service, body, "cmpl-", "text_completion", "text_completion"),
+        logprobs_(body.find("logprobs") != nullptr) {}
 
-  std::vector<Json> pieces(const CompletionEvent& event, const ChoiceText& so_far) const override {
+  std::vector<std::string> pieces(const CompletionEvent& event, const ChoiceText& so_far) const override {
     std::span<const TokenText> before(so_far.tokens.data(), so_far.tokens.size() - event.tokens.size());
-    Json json = envelope(chunk_object(), Json::array({one(event.choice, event.content, before, event.tokens, nullptr)}));
-    if (event.result) {
-      json["choices"][0]["finish_reason"] = finish_reason(*event.result);
-      json["timings"] = timings_json(so_far.result);
-    }
-    return {json};
+    if (!event.result)
+      return {chunk_text(fmt::format(R"({{"index":{},"text":{},"logprobs":{},"finish_reason":null}})", event.choice,
+                                     to_text(event.content), to_text(logprobs_json(before, event.tokens))))};
+    Json json = chunk(one(event.choice, event.content, before, event.tokens, finish_reason(*event.result)));
+    json["timings"] = timings_json(so_far.result);
+    return {to_text(json)};
   }
 
  protected:
