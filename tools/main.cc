@@ -1,7 +1,11 @@
 // The one binary: command line -> command -> exit code. 0: done, 1: an error was printed, 130: interrupted.
+#include <unistd.h>
+
+#include <cstdlib>
 #include <exception>
 #include <new>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -73,9 +77,28 @@ int dispatch(const std::vector<std::string>& arguments) {
   return execute(line.command, line.options);
 }
 
+constexpr std::string_view kOutOfMemory = "out of memory; a smaller --ram or -c needs less";
+
+std::terminate_handler otherwise = nullptr;
+
+// What a thread has thrown that nobody catches there. Without memory nothing but this can be done.
+[[noreturn]] void end_with_message() {
+  try {
+    if (std::current_exception()) throw;
+  } catch (const std::bad_alloc&) {
+    for (std::string_view part : {std::string_view("stoker: error: "), kOutOfMemory, std::string_view("\n")})
+      (void)!::write(STDERR_FILENO, part.data(), part.size());
+    ::_exit(1);
+  } catch (...) {
+  }
+  otherwise();
+  std::abort();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  otherwise = std::set_terminate(end_with_message);
   try {
     return dispatch(std::vector<std::string>(argv + 1, argv + argc));
   } catch (const OutputClosed&) {
@@ -84,7 +107,7 @@ int main(int argc, char** argv) {
     note("stoker: interrupted");
     return kInterruptedExit;
   } catch (const std::bad_alloc&) {
-    return error("out of memory; a smaller --ram or -c needs less");
+    return error(kOutOfMemory);
   } catch (const std::exception& e) {
     return error(e.what());
   }

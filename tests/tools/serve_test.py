@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -586,6 +587,36 @@ class Options(unittest.TestCase):
                 break
         self.assertEqual((status, answer["error"]["type"]), (429, "rate_limit_error"))
         self.assertEqual(server.ask("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})[0], 200)
+
+    def test_without_memory_requests_fail_and_the_next_ones_are_served(self):
+        server = self.start()
+        with open("/proc/%d/status" % server.process.pid) as file:
+            size = int(re.search(r"VmSize:\s*(\d+)", file.read()).group(1)) << 10
+        if size > 1 << 40:
+            self.skipTest("a sanitizer has all of the address space")
+        before = resource.prlimit(server.process.pid, resource.RLIMIT_AS)
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (size, before[1]))
+        results = []
+
+        def ask():
+            try:
+                results.append(server.ask("POST", "/completion", {"prompt": "The sky " * 50, "n_predict": 5, "n_probs": 10})[0])
+            except (OSError, http.client.HTTPException):
+                results.append("closed")
+
+        threads = [threading.Thread(target=ask) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertTrue(set(results) & {500, 503, "closed"}, results)
+        if server.process.poll() is None:
+            resource.prlimit(server.process.pid, resource.RLIMIT_AS, before)
+            self.assertEqual(server.ask("POST", "/completion", {"prompt": "The sky", "n_predict": 3})[0], 200)
+            self.assertEqual(server.close(), 0)
+        else:  # it was the engine that got none
+            self.assertEqual(server.close(), 1)
+            self.assertIn("out of memory", "".join(server.lines))
 
     def test_a_port_in_use_is_told(self):
         server = self.start()

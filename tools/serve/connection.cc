@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <new>
 
 #include "kernels/base/clock.h"
 
@@ -31,22 +32,33 @@ class ConnectionQueue : public httplib::ThreadPool {
       : ThreadPool(static_cast<size_t>(crowd.threads)), crowd_(crowd), most_waiting_(most_waiting) {}
 
   void enqueue(std::function<void()> serve) override {
-    if (crowd_.waiting >= most_waiting_) {
-      refusing = true;
-      serve();
-      refusing = false;
-      return;
-    }
+    if (crowd_.waiting >= most_waiting_) return turn_away(serve);
     crowd_.waiting++;
-    ThreadPool::enqueue([this, serve = std::move(serve)] {
-      crowd_.served++;
+    try {
+      ThreadPool::enqueue([this, serve] { take(serve); });
+    } catch (const std::bad_alloc&) {
       crowd_.waiting--;
-      serve();
-      crowd_.served--;
-    });
+      turn_away(serve);
+    }
   }
 
  private:
+  void take(const std::function<void()>& serve) {
+    crowd_.served++;
+    crowd_.waiting--;
+    try {
+      serve();
+    } catch (const std::bad_alloc&) {
+      // Not even an error could be written: its connection is closed, and those who have memory go on.
+    }
+    crowd_.served--;
+  }
+  static void turn_away(const std::function<void()>& serve) {
+    refusing = true;
+    serve();
+    refusing = false;
+  }
+
   Crowd& crowd_;
   i64 most_waiting_;
 };
