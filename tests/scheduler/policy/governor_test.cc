@@ -121,6 +121,11 @@ TEST_CASE("the threshold rises on a busy drive or with useless bytes, and falls 
   feed(half, 100, 1000, 1000, 0.5, 0.6);
   CHECK(half.threshold() == doctest::Approx(0.2));
   CHECK(half.lookahead() == 1);  // but not to look farther ahead
+  Governor likely({PrefetchMode::on});  // on a drive with little time left
+  feed(likely, 3, 1000, 1000, 0.8, 0.6);
+  CHECK(likely.threshold() > first);
+  feed(likely, 100, 1000, 1000, 0.8, 0.6);
+  CHECK(likely.threshold() == doctest::Approx(0.6));
   feed(busy, 100, 1000, 1000, 0.97, 0.9);
   feed(idle, 100, 1000, 1000, 0.3, 0.9);
   CHECK(busy.threshold() < 1);
