@@ -5,6 +5,7 @@ that must not notice.  usage: serve_load_test.py STOKER SOURCE_ROOT REQUESTS [un
 
 import json
 import os
+import re
 import socket
 import struct
 import sys
@@ -246,6 +247,14 @@ class Abuse(Abused):
             while part := connection.recv(65536):
                 answer += part
         self.assertEqual(answer.count(b"HTTP/1.1 "), 1)
+
+    def test_without_a_length_there_is_no_body(self):
+        with self.connect() as connection:
+            connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\n\r\nGET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+        self.assertEqual(re.findall(rb"HTTP/1.1 (\d+)", answer), [b"400", b"200"])
 
     def test_what_is_not_http(self):
         for data in (b"\x16\x03\x01\x02\x00\x01\x00", b"\0" * 1000, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\r\n\r\n",

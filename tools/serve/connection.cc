@@ -224,6 +224,9 @@ bool ConnectionServer::process_and_close_socket(socket_t socket) {
     for (const char* header : {"Content-Type", "Content-Encoding"}) request.headers.erase(header);
     request.ranges.clear();
     bool has_body = request.method == "POST" || request.method == "PUT" || request.method == "PATCH";
+    // Without either of these there is no body (RFC 9112, 6.3); the library would read until the client closes.
+    if (has_body && !request.has_header("Content-Length") && !request.has_header("Transfer-Encoding"))
+      request.headers.emplace("Content-Length", "0");
     connection.begin_body(has_body || request.has_header("Content-Length") ? body_bytes(request) : 0);
   };
   while (connection.wait_for_request(stopping_)) {
