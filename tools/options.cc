@@ -250,6 +250,7 @@ constexpr std::array kRows = {
     OptionRow{kTune, "--prompts", "FILE", &O::prompts,
               "text like what you are going to ask; - is stdin (default: one that is built in)"},
     OptionRow{kTune, "--tokens", "N", &O::tune_tokens, "tokens of it that are computed in each run", 32, kMany},
+    OptionRow{kTune, "--search-seconds", "N", &O::search_seconds, "about so long settings are simulated", 0, kMany},
     OptionRow{kTune, "--measure", "", &O::measure, "only measure this machine, and write a machine file"},
     OptionRow{kTune, "-o, --output", "FILE", &O::output,
               "profile to write (default: where run, bench and serve look for it); with --measure: machine file (default: where serve does)"},

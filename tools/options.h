@@ -170,6 +170,7 @@ struct Options {
   bool measure = false;
   std::string prompts;
   i64 tune_tokens = 256;
+  i64 search_seconds = 600;
   std::string tune_profile = "auto";  // run, bench, serve: none, auto or a file
 
   std::vector<std::string_view> given;  // names of the rows that the command line sets

@@ -106,8 +106,11 @@ class Tuning {
     SearchResult found = search_settings({.options = searched,
                                           .machine = work_.file("machine.toml"),
                                           .routing = work_.file("routing.trace"),
-                                          .gate_recall = recording.gate_recall});
-    for (const std::vector<Candidate>* some : {&found.without, &found.with})
+                                          .gate_recall = recording.gate_recall,
+                                          .seconds = static_cast<f64>(options_.search_seconds)});
+    if (found.tokens < static_cast<i64>(text_.tokens.size()))
+      print(fmt::format("  {} of {} tokens each, to end within about {} s\n", found.tokens, text_.tokens.size(), options_.search_seconds));
+    for (const std::vector<Candidate>* some : {&found.without, &found.with, &found.governed})
       for (size_t i = 0; i < std::min(kShown, some->size()); i++)
         print(fmt::format("  {:.2f} tokens/s with {}\n", (*some)[i].simulated_tokens_per_second, (*some)[i].describe()));
 
@@ -138,8 +141,8 @@ class Tuning {
     text_.warm_up = static_cast<i64>(text_.tokens.size()) / 4;
   }
 
-  // The defaults first; then the best with guesses, with the defaults' reads too, because a simulated drive has no trouble with
-  // few; the best policy with the defaults' guesses, and without any.
+  // The defaults first; then the best with guesses and their governor, with the defaults' reads and governor too, because a
+  // simulated drive has no trouble with few; the best policy with the defaults' guesses, and without any.
   static std::vector<Candidate> finalists(const Candidate& defaults, const SearchResult& found) {
     Candidate policy = found.without[0], reads = found.with[0];
     reads.options.ring_depth = defaults.options.ring_depth;
@@ -148,7 +151,7 @@ class Tuning {
     policy.options.lookahead = defaults.options.lookahead;
     policy.options.prefetch = defaults.options.prefetch;
     std::vector<Candidate> all = {defaults};
-    for (const Candidate& c : {found.with[0], reads, policy, found.without[0]}) {
+    for (const Candidate& c : {found.governed[0], reads, policy, found.without[0]}) {
       auto same = [&](const Candidate& other) { return other.describe() == c.describe(); };
       if (std::none_of(all.begin(), all.end(), same)) all.push_back(c);
     }

@@ -101,7 +101,7 @@ class Tuning(Folder):
         return Tuning.tuned
 
     def tune_arguments(self):
-        return ("tune", "-m", MODEL, "--ram", self.ram, "--tokens", "40")
+        return ("tune", "-m", MODEL, "--ram", self.ram, "--tokens", "40", "--search-seconds", "0")
 
     def profile(self):
         folder = self.path("stoker")
@@ -121,7 +121,11 @@ class Tuning(Folder):
         for part in ("1 of 4", "2 of 4", "3 of 4", "4 of 4", "written; run, bench and serve use it"):
             self.assertIn(part, report)
         self.assertRegex(report, "gained|defaults are best")
+        self.assertIn("32 of 40 tokens each", report)
+        self.assertIn("by 16 tokens and 1 %", report)
         Tuning.tuned = read(self.profile()).decode()
+        self.assertRegex(Tuning.tuned, '(?m)^prefetch-window = "(16|64)"$')
+        self.assertRegex(Tuning.tuned, '(?m)^prefetch-gain = "[013]"$')
 
         text, tuned = self.run_says()
         self.assertIn("profile " + self.profile(), text)

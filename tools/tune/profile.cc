@@ -26,8 +26,8 @@ namespace {
 
 constexpr i64 kFormat = 1;
 // Options that a profile may set.
-constexpr std::array<std::string_view, 8> kSettings = {"policy",     "predictor", "lookahead", "prefetch", "prefetch-threshold",
-                                                       "ring-depth", "piece",     "popularity"};
+constexpr std::array<std::string_view, 10> kSettings = {"policy",          "predictor",     "lookahead",  "prefetch", "prefetch-threshold",
+                                                        "prefetch-window", "prefetch-gain", "ring-depth", "piece",    "popularity"};
 constexpr std::array<std::string_view, 7> kKeys = {"format",    "model", "fingerprint", "machine",
                                                    "ram_bytes", "found", "settings"};
 
