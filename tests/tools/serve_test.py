@@ -325,6 +325,14 @@ class Answers(Serving):
         last = self.post("/completion", prompt="The borrow checker", max_tokens=24, stop=whole[5:9], **GREEDY)
         self.assertEqual((last["stop_type"], last["stopping_word"]), ("word", whole[5:9]))
 
+    def test_what_only_begins_like_a_stop_string_is_said_at_the_end(self):
+        body = {"prompt": "The borrow checker", "n_predict": 24, **GREEDY}
+        whole = self.text("The borrow checker")
+        for stop in (whole[-1] + "\u0001", whole[-5:] + "\u0001"):
+            self.assertEqual(self.post("/completion", stop=[stop], **body)["content"], whole)
+            events, _ = self.server.stream("/completion", stop=[stop], **body)
+            self.assertEqual("".join(e["content"] for e in events), whole)
+
     def test_a_stop_string_over_three_tokens(self):
         body = {"prompt": "The borrow checker", "n_predict": 24, **GREEDY}
         whole = self.post("/completion", **body)
@@ -652,11 +660,13 @@ class Options(unittest.TestCase):
     def test_sigterm_finishes_what_runs(self):
         server = Server("--parallel", 2)
         connection = server.connect()
-        connection.request("POST", "/v1/completions", json.dumps({"prompt": "The sky", "max_tokens": 200, "temperature": 1, "seed": 2,
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "The sky", "max_tokens": 400, "ignore_eos": True,
                                                                     "stream": True}))
         response = connection.getresponse()  # the first token is there
         server.process.send_signal(signal.SIGTERM)
-        self.assertTrue(response.read().decode().endswith("data: [DONE]\n\n"))
+        answer = response.read().decode()
+        self.assertTrue(answer.endswith("data: [DONE]\n\n"))
+        self.assertIn('"finish_reason":"length"', answer)  # and not cancelled
         connection.close()
         server.process.wait(TIME_LIMIT)  # by itself: a second signal would end it with 130
         self.assertEqual(server.close(), 0)
