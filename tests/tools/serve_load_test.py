@@ -224,6 +224,9 @@ class Abuse(Abused):
         def long_header():
             self.assertIn(self.raw(b"GET /health HTTP/1.1\r\nX: " + 100 * piece), (0, 400, 414, 431))
 
+        def many_headers():
+            self.assertIn(self.raw(b"GET /health HTTP/1.1\r\n" + (1 << 20) * b"X: y\r\n" + b"\r\n"), (0, 400, 414, 431))
+
         def long_line():
             self.assertIn(self.raw(b"GET /" + 100 * piece), (0, 400, 414))
 
@@ -232,7 +235,7 @@ class Abuse(Abused):
             head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
             self.assertEqual(self.raw(head + body), 400)
 
-        for abuse in (told, chunked, long_header, long_line, packed):
+        for abuse in (told, chunked, long_header, many_headers, long_line, packed):
             with self.subTest(abuse.__name__):
                 self.beside_a_stream(abuse)
         self.assertLess(self.rss() - before, 160 * MIB)  # the allocator keeps some of one chunked body
