@@ -174,8 +174,8 @@ Status MoeLayer::compute_as_they_land(const Pass& pass, Scheduler::Lease& lease,
   return {};
 }
 
-// The gate, unless it has been asked, then what does not depend on it, unless it is under way. The lane that computes the FFN that every row passes;
-// none: the CPU does.
+// The gate, unless it has been asked, then what does not depend on it, unless it is under way. The lane that computes the FFN
+// that every row passes; none: the CPU does.
 DeviceLane* MoeLayer::post_to_home(LayerId layer, i64 rows) {
   for (DeviceLayers& device : lanes_) {
     const ResidentRouter* router = device.weights.router(layer);

@@ -1,6 +1,7 @@
 // Host devices' ops around attention: the CPU's own, in the stream's thread. Matrices in the packed order are put back into
 // the file's first, all heads of one after the other.
 #include <algorithm>
+#include <span>
 #include <vector>
 
 #include "kernels/cpu/cpu_ops.h"
@@ -20,6 +21,15 @@ struct Heads {
 
   i64 bytes() const { return heads * matrix_bytes(first); }
 };
+
+// What has a cache each, until the stream's next op. Grows in the first calls of its thread.
+template <class T>
+std::span<const T> with_real_caches(const HostDeviceStream& host, std::span<const T> items) {
+  thread_local std::vector<T> here;
+  here.assign(items.begin(), items.end());
+  for (T& item : here) item.cache = real(host, item.cache);
+  return here;
+}
 
 // With the bytes of which the CPU computes: `memory` holds what had to be put into the file's order.
 Heads in_file_order(const HostDeviceStream& host, Heads h, bool packed, std::vector<std::byte>& memory) {
@@ -74,11 +84,7 @@ void rms_norm(Stream& stream, const RmsNormArgs& args) {
 void attention_rows(Stream& stream, const AttentionRowsArgs& args) {
   const i64 bytes = float_bytes(args.rows * (args.latent + args.rope + args.heads * args.rope));
   post(stream, args, bytes, [](Stream& cpu, const HostDeviceStream& host, AttentionRowsArgs a) {
-    // Grows in the first calls of a stream's thread.
-    thread_local std::vector<AttentionRowsArgs::Run> runs;
-    runs.assign(a.runs.begin(), a.runs.end());
-    for (AttentionRowsArgs::Run& run : runs) run.cache = real(host, run.cache);
-    a.runs = runs;
+    a.runs = with_real_caches(host, a.runs);
     a.kv = real(host, a.kv);
     a.kv_weight = real(host, a.kv_weight);
     a.q = real(host, a.q);
@@ -93,11 +99,7 @@ void latent_attention(Stream& stream, const LatentAttentionArgs& args) {
   for (const LatentAttentionArgs::Query& q : args.queries) positions += q.length;
   i64 bytes = positions * cache_bytes(args.cache_type, args.latent + args.rope);
   post(stream, args, bytes, [](Stream& cpu, const HostDeviceStream& host, LatentAttentionArgs a) {
-    // Grows in the first calls of a stream's thread.
-    thread_local std::vector<LatentAttentionArgs::Query> queries;
-    queries.assign(a.queries.begin(), a.queries.end());
-    for (LatentAttentionArgs::Query& q : queries) q.cache = real(host, q.cache);
-    a.queries = queries;
+    a.queries = with_real_caches(host, a.queries);
     a.q_latent = real(host, a.q_latent);
     a.q_rope = real(host, a.q_rope);
     a.out = real(host, a.out);

@@ -28,8 +28,9 @@ class DeviceBuffer {
   i64 bytes_ = 0;
 };
 
-// Pinned where the user's limits allow it; copies are slower otherwise.
 enum class PinnedUse { copies, mapped };
+
+// Pinned where the user's limits allow it; copies are slower otherwise.
 class PinnedBuffer {
  public:
   PinnedBuffer(Device& device, i64 bytes, const char* purpose, PinnedUse use = PinnedUse::copies);

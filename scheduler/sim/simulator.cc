@@ -300,7 +300,8 @@ void Simulator::attend(i64 layer) {
     cross_link(home(layer).device);
     read_resident(home(layer).device, resident_.attention_bytes);
     const SimGpu& gpu = machine_.gpus[static_cast<size_t>(home(layer).device)];
-    i64 ns = std::llround(attention_ns(machine_, resident_, gpu) * static_cast<f64>(gpu.attention_tflops > 0 ? rows_ : div_up(rows_, kGpuTokens)));
+    i64 times = gpu.attention_tflops > 0 ? rows_ : div_up(rows_, kGpuTokens);  // multiplications, or reads, of one row
+    i64 ns = std::llround(attention_ns(machine_, resident_, gpu) * static_cast<f64>(times));
     clock_.advance(ns);
     totals_.resident_ns += ns;
     return;
