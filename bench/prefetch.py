@@ -45,7 +45,7 @@ def main():
     parser.add_argument("--folder", help="where to put the model (default: the system's for temporary files)")
     parser.add_argument("--ram", help="budgets, such as 3G,8G")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=1024, help="measured tokens of a run: the governor needs 512")
+    parser.add_argument("--tokens", type=int, default=1024, help="measured tokens of a run: the governor needs 768")
     parser.add_argument("--lookahead", type=int, default=1)
     parser.add_argument("--prefetch", default="auto")
     options = parser.parse_args()
